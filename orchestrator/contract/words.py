@@ -1,0 +1,74 @@
+"""The words that cross a process or a file: kinds, exit codes, suites, names of metrics and tags."""
+
+from enum import IntEnum, StrEnum
+from typing import Final
+
+API_VERSION: Final = "scaling-study.dev/v1alpha1"
+OBJECT_KIND: Final = "ScalingStudy"
+
+
+class TaskKind(StrEnum):
+    """What a task does. A trained tokenizer is a `prepare` task."""
+
+    PREPARE = "prepare"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+class StageKind(StrEnum):
+    """Names and defaults of one thing: a start, a mixture, a schedule and a number of tokens."""
+
+    PRETRAIN = "pretrain"
+    CONTINUE = "continue"
+    COOLDOWN = "cooldown"
+
+
+class Group(StrEnum):
+    """The two groups that `codePercent` divides a mixture between."""
+
+    TEXT = "text"
+    CODE = "code"
+
+
+class ExitCode(IntEnum):
+    """How an attempt ends. 64 and 65 are Argo's own."""
+
+    DONE = 0
+    """The record is there (also when it was there before)."""
+    FAILED = 1
+    """A failure that a retry may mend."""
+    HELD = 69
+    """Another attempt holds the lease: ask again later."""
+    STOPPED = 75
+    """Stopped on request after a checkpoint: run again; not a failure."""
+    REFUSED = 78
+    """No retry can mend it."""
+
+
+# Names of metrics: in metrics tables, records, MLflow and the tidy table alike.
+LOSS: Final = "loss"
+"""Mean cross-entropy of the step in nats a token, without z-loss."""
+GRAD_NORM: Final = "grad_norm"
+LEARNING_RATE: Final = "learning_rate"
+TOKENS_PER_SECOND: Final = "tokens_per_second"
+BITS_PER_BYTE: Final = "bits_per_byte"
+ACCURACY: Final = "accuracy"
+
+SOURCE_SUITES: Final = ("bpb", "continuation")
+"""Suites made from held-out documents: one evaluate task a state and source."""
+
+BENCHMARK_SUITES: Final[dict[str, tuple[str, ...]]] = {
+    # Aryabumi et al. 2024, arXiv:2408.10914, section 2.3
+    "nl-reasoning": (
+        "boolq", "piqa", "hellaswag", "siqa", "arc_easy", "arc_challenge", "copa", "openbookqa", "winogrande", "csqa", "storycloze",
+    ),
+    "world-knowledge": ("triviaqa", "nq_open"),
+    "code": ("humaneval", "mbpp"),
+    "generation": ("dolly200",),
+}
+"""Suites of named benchmarks: one evaluate task a state and suite."""
+
+SUITES: Final = (*SOURCE_SUITES, *BENCHMARK_SUITES)
+
+# Tags of an MLflow run; lists, joined by commas, where a task serves several cells.
+TAGS: Final = ("study", "recipe", "size", "code_percent", "seed", "stage", "digest", "attempt")

@@ -1,0 +1,78 @@
+"""Every error that this project raises on purpose.
+
+    ScalingStudyError                what went wrong, where, and what to do next; the command line prints it and exits 1
+    |-- StudyMistakes                the study file is wrong: every mistake at once (never retried)
+    |-- PlanRefused                  the file reads well, but its plan cannot be run (never retried)
+    |-- ContractError                bytes that do not follow the contract: bad identity, digest, record
+    |-- StoreError                   the store did not do what it was asked; `retryable` says whether asking again can help
+    |   |-- KeyMissing               no such object
+    |   |-- AlreadyThere             somebody created it first
+    |   |-- StoreUnavailable         the store is away, full, or read-only
+    |   |-- Damaged                  an artifact's bytes are not those its manifest or record promised
+    |   `-- LeaseHeld                another attempt is at work on it
+    |       `-- LeaseLost            this attempt was at work and has been overtaken
+    |-- TaskRefused                  no retry can mend the task (exit code 78)
+    `-- MissingExtra                 an optional package is not installed
+"""
+
+
+class ScalingStudyError(Exception):
+    """Base of all our errors. `retryable` tells whether doing the same again can help."""
+
+    retryable = False
+
+
+class StudyMistakes(ScalingStudyError):
+    """The study file is wrong. `mistakes` holds every one of them, in the order of the file."""
+
+    def __init__(self, mistakes: "list[object]") -> None:
+        self.mistakes = mistakes
+        super().__init__("\n".join(str(mistake) for mistake in mistakes))
+
+
+class PlanRefused(ScalingStudyError):
+    """The study reads well, but what it plans cannot be run."""
+
+
+class ContractError(ScalingStudyError):
+    """Something does not follow the contract that orchestrator, trainer and analysis share."""
+
+
+class StoreError(ScalingStudyError):
+    """The store did not do what it was asked to do."""
+
+
+class KeyMissing(StoreError):
+    """There is no object under this key."""
+
+
+class AlreadyThere(StoreError):
+    """A create-only write found that somebody had been there first."""
+
+
+class StoreUnavailable(StoreError):
+    """The store is away, full, slow beyond its limit, or refuses us."""
+
+    retryable = True
+
+
+class Damaged(StoreError):
+    """Bytes in the store are not those that a manifest, pointer or record promised."""
+
+
+class LeaseHeld(StoreError):
+    """Another attempt works on this."""
+
+    retryable = True
+
+
+class LeaseLost(LeaseHeld):
+    """This attempt was at work and another one has taken over: what it writes from now on does not count."""
+
+
+class TaskRefused(ScalingStudyError):
+    """No retry can mend this task: wrong input, a bad hash, other NUMERICS, NaN beyond the rule."""
+
+
+class MissingExtra(ScalingStudyError):
+    """An optional part of the installation is not there. The message holds the line that installs it."""

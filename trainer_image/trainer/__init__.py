@@ -1,0 +1,1 @@
+"""Runs one task of a scaling study on this machine or in a pod."""
