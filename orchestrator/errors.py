@@ -1,18 +1,18 @@
 """Every error that this project raises on purpose.
 
-    ScalingStudyError                what went wrong, where, and what to do next; the command line prints it and exits 1
-    |-- StudyMistakes                the study file is wrong: every mistake at once (never retried)
-    |-- PlanRefused                  the file reads well, but its plan cannot be run (never retried)
-    |-- ContractError                bytes that do not follow the contract: bad identity, digest, record
-    |-- StoreError                   the store did not do what it was asked; `retryable` says whether asking again can help
-    |   |-- KeyMissing               no such object
-    |   |-- AlreadyThere             somebody created it first
-    |   |-- StoreUnavailable         the store is away, full, or read-only
-    |   |-- Damaged                  an artifact's bytes are not those its manifest or record promised
-    |   `-- LeaseHeld                another attempt is at work on it
-    |       `-- LeaseLost            this attempt was at work and has been overtaken
-    |-- TaskRefused                  no retry can mend the task (exit code 78)
-    `-- MissingExtra                 an optional package is not installed
+ScalingStudyError                what went wrong, where, and what to do next; the command line prints it and exits 1
+|-- StudyMistakes                the study file is wrong: every mistake at once (never retried)
+|-- PlanRefused                  the file reads well, but its plan cannot be run (never retried)
+|-- ContractError                bytes that do not follow the contract: bad identity, digest, record
+|-- StoreError                   the store did not do what it was asked; `retryable` says whether asking again can help
+|   |-- KeyMissing               no such object
+|   |-- AlreadyThere             somebody created it first
+|   |-- StoreUnavailable         the store is away, full, or read-only
+|   |-- Damaged                  an artifact's bytes are not those its manifest or record promised
+|   `-- LeaseHeld                another attempt is at work on it
+|       `-- LeaseLost            this attempt was at work and has been overtaken
+|-- TaskRefused                  no retry can mend the task (exit code 78)
+`-- MissingExtra                 an optional package is not installed
 """
 
 

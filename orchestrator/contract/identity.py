@@ -113,4 +113,6 @@ def _refuse_what_json_would_blur(value: object, where: str) -> None:
         for index, inner in enumerate(value):
             _refuse_what_json_would_blur(inner, f"{where}[{index}]")
     else:
-        raise ContractError(f"{where}: {value!r} ({type(value).__name__}) has no canonical form; numbers that are not whole are decimal strings")
+        raise ContractError(
+            f"{where}: {value!r} ({type(value).__name__}) has no canonical form; numbers that are not whole are decimal strings"
+        )

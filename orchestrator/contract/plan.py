@@ -61,7 +61,8 @@ class CellStage:
 
     `trains`: its train tasks in order. `result`: the train task whose end is the stage's result, "" when nobody evaluates it or starts
     from it. Tokens are realised, that is whole steps; `asked` is what the file says. `code_percent` is of this stage's tokens,
-    `chain_code_percent` of all that the model has read up to its end, as decimals of 6 digits.
+    `chain_code_percent` of all that the model has read up to its end, as decimals of 6 digits. `rates` say, for people, which peak,
+    final and warm-up hold and where they come from. `read`: (prepare digest, windows) of all that the model has read up to its end.
     """
 
     name: str
@@ -76,6 +77,7 @@ class CellStage:
     code_percent: str
     chain_code_percent: str
     rates: tuple[str, ...]
+    read: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +162,13 @@ def _task_document(planned: PlannedTask, trajectories: Document) -> Document:
         trajectories[planned.work] = identity["trajectory"]
         identity["trajectory"] = planned.work
     return {
-        "digest": planned.digest, "identity": identity, "needs": list(planned.needs), "work": planned.work,
-        "size": planned.size, "from_tokens": planned.from_tokens, "label": planned.label,
+        "digest": planned.digest,
+        "identity": identity,
+        "needs": list(planned.needs),
+        "work": planned.work,
+        "size": planned.size,
+        "from_tokens": planned.from_tokens,
+        "label": planned.label,
     }
 
 
@@ -170,32 +177,50 @@ def _read_task(entry: Document, trajectories: Document) -> PlannedTask:
     if identity["kind"] == TaskKind.TRAIN:
         identity["trajectory"] = trajectories[identity["trajectory"]]
     return PlannedTask(
-        entry["digest"], TaskKind(identity["kind"]), read_identity(identity), tuple(entry["needs"]), entry["work"],
-        entry["size"], entry["from_tokens"], entry["label"],
+        entry["digest"],
+        TaskKind(identity["kind"]),
+        read_identity(identity),
+        tuple(entry["needs"]),
+        entry["work"],
+        entry["size"],
+        entry["from_tokens"],
+        entry["label"],
     )
 
 
 def _cell_document(cell: Cell) -> Document:
     return {
-        "name": cell.name, "recipe": cell.recipe, "size": cell.size, "code_percent": cell.code_percent,
-        "init_seed": cell.init_seed, "data_seed": cell.data_seed, "stages": [_stage_document(stage) for stage in cell.stages],
+        "name": cell.name,
+        "recipe": cell.recipe,
+        "size": cell.size,
+        "code_percent": cell.code_percent,
+        "init_seed": cell.init_seed,
+        "data_seed": cell.data_seed,
+        "stages": [_stage_document(stage) for stage in cell.stages],
     }
 
 
 def _stage_document(stage: CellStage) -> Document:
     return {
-        "name": stage.name, "kind": stage.kind, "trains": list(stage.trains), "result": stage.result,
-        "evaluations": [[e.suite, e.source, e.digest] for e in stage.evaluations], "asked": stage.asked, "tokens": stage.tokens,
-        "steps": stage.steps, "chain_tokens": stage.chain_tokens, "code_percent": stage.code_percent,
-        "chain_code_percent": stage.chain_code_percent, "rates": list(stage.rates),
+        "name": stage.name,
+        "kind": stage.kind,
+        "trains": list(stage.trains),
+        "result": stage.result,
+        "evaluations": [[e.suite, e.source, e.digest] for e in stage.evaluations],
+        "asked": stage.asked,
+        "tokens": stage.tokens,
+        "steps": stage.steps,
+        "chain_tokens": stage.chain_tokens,
+        "code_percent": stage.code_percent,
+        "chain_code_percent": stage.chain_code_percent,
+        "rates": list(stage.rates),
+        "read": [list(pair) for pair in stage.read],
     }
 
 
 def _read_cell(entry: Document) -> Cell:
     stages = tuple(_read_stage(stage) for stage in entry["stages"])
-    return Cell(
-        entry["name"], entry["recipe"], entry["size"], entry["code_percent"], entry["init_seed"], entry["data_seed"], stages
-    )
+    return Cell(entry["name"], entry["recipe"], entry["size"], entry["code_percent"], entry["init_seed"], entry["data_seed"], stages)
 
 
 def _read_stage(entry: Document) -> CellStage:
@@ -205,5 +230,6 @@ def _read_stage(entry: Document) -> CellStage:
             "trains": tuple(entry["trains"]),
             "evaluations": tuple(Evaluation(*values) for values in entry["evaluations"]),
             "rates": tuple(entry["rates"]),
+            "read": tuple((digest, windows) for digest, windows in entry["read"]),
         }
     )

@@ -51,8 +51,14 @@ class Shape:
 
     def identity(self) -> Document:
         return {
-            "width": self.width, "layers": self.layers, "heads": self.heads, "feed_forward": self.feed_forward,
-            "vocabulary": self.vocabulary, "tied": self.tied, "rope_theta": self.rope_theta, "norm_eps": self.norm_eps,
+            "width": self.width,
+            "layers": self.layers,
+            "heads": self.heads,
+            "feed_forward": self.feed_forward,
+            "vocabulary": self.vocabulary,
+            "tied": self.tied,
+            "rope_theta": self.rope_theta,
+            "norm_eps": self.norm_eps,
         }
 
 
@@ -113,8 +119,14 @@ class Optimizer:
 
     def identity(self) -> Document:
         return {
-            "name": "adamw", "beta1": self.beta1, "beta2": self.beta2, "eps": self.eps, "weight_decay": self.weight_decay,
-            "embedding_decay": self.embedding_decay, "clip": self.clip, "z_loss": self.z_loss,
+            "name": "adamw",
+            "beta1": self.beta1,
+            "beta2": self.beta2,
+            "eps": self.eps,
+            "weight_decay": self.weight_decay,
+            "embedding_decay": self.embedding_decay,
+            "clip": self.clip,
+            "z_loss": self.z_loss,
         }
 
 
@@ -178,8 +190,13 @@ class TokenizerTask:
 
     def identity(self) -> Document:
         return {
-            "kind": "prepare", "output": "tokenizer", "version": PREPARE_VERSION, "vocabulary": self.vocabulary,
-            "bytes": self.byte_count, "held_out_one_in": self.held_out_one_in, "shuffle_seed": SHUFFLE_SEED,
+            "kind": "prepare",
+            "output": "tokenizer",
+            "version": PREPARE_VERSION,
+            "vocabulary": self.vocabulary,
+            "bytes": self.byte_count,
+            "held_out_one_in": self.held_out_one_in,
+            "shuffle_seed": SHUFFLE_SEED,
             "sources": [{"fingerprint": f, "reader": reader.identity(), "weight": weight} for f, reader, weight in self.sources],
         }
 
@@ -200,9 +217,15 @@ class PrepareTask:
 
     def identity(self) -> Document:
         return {
-            "kind": "prepare", "output": "tokens", "version": PREPARE_VERSION, "fingerprint": self.fingerprint,
-            "reader": self.reader.identity(), "tokenizer": self.tokenizer, "held_out_one_in": self.held_out_one_in,
-            "shuffle_seed": SHUFFLE_SEED, "limit": self.limit,
+            "kind": "prepare",
+            "output": "tokens",
+            "version": PREPARE_VERSION,
+            "fingerprint": self.fingerprint,
+            "reader": self.reader.identity(),
+            "tokenizer": self.tokenizer,
+            "held_out_one_in": self.held_out_one_in,
+            "shuffle_seed": SHUFFLE_SEED,
+            "limit": self.limit,
         }
 
 
@@ -229,8 +252,11 @@ class EvaluateTask:
 
     def identity(self) -> Document:
         return {
-            "kind": "evaluate", "state": {"trajectory": self.trajectory, "tokens": self.tokens}, "suite": self.suite,
-            "items": dict(self.items), "numerics": self.numerics,
+            "kind": "evaluate",
+            "state": {"trajectory": self.trajectory, "tokens": self.tokens},
+            "suite": self.suite,
+            "items": dict(self.items),
+            "numerics": self.numerics,
         }
 
 

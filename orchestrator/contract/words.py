@@ -60,7 +60,17 @@ SOURCE_SUITES: Final = ("bpb", "continuation")
 BENCHMARK_SUITES: Final[dict[str, tuple[str, ...]]] = {
     # Aryabumi et al. 2024, arXiv:2408.10914, section 2.3
     "nl-reasoning": (
-        "boolq", "piqa", "hellaswag", "siqa", "arc_easy", "arc_challenge", "copa", "openbookqa", "winogrande", "csqa", "storycloze",
+        "boolq",
+        "piqa",
+        "hellaswag",
+        "siqa",
+        "arc_easy",
+        "arc_challenge",
+        "copa",
+        "openbookqa",
+        "winogrande",
+        "csqa",
+        "storycloze",
     ),
     "world-knowledge": ("triviaqa", "nq_open"),
     "code": ("humaneval", "mbpp"),

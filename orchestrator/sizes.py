@@ -1,0 +1,119 @@
+"""The model ladder: shapes, parameters, FLOPs, and the laws that give a size its rate, batch and warm-up.
+
+`spec` checks names against it, `plan` settles what a file leaves open, `estimate` prices with it. Everything here can be overruled by
+the study file; `plan` shows what is used and where it comes from.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.contract.tasks import Shape
+
+ROPE_THETA: Final = 500_000
+NORM_EPS: Final = "1e-5"
+LADDER_VOCABULARY: Final = 50_304
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A named shape without its vocabulary. `tiny`: made for a CPU, with laws of its own."""
+
+    width: int
+    layers: int
+    heads: int
+    feed_forward: int
+    tied: bool = False
+    tiny: bool = False
+    rope_theta: int = ROPE_THETA
+    norm_eps: str = NORM_EPS
+
+    def shape(self, vocabulary: int) -> Shape:
+        return Shape(self.width, self.layers, self.heads, self.feed_forward, vocabulary, self.tied, self.rope_theta, self.norm_eps)
+
+
+LADDER: Final[dict[str, Rung]] = {
+    # Named by the body: a vocabulary of 50,304 would outweigh them
+    "0.01M": Rung(24, 2, 1, 64, tied=True, tiny=True),
+    "0.03M": Rung(32, 2, 1, 96, tied=True, tiny=True),
+    "0.05M": Rung(40, 2, 1, 144, tied=True, tiny=True),
+    "0.09M": Rung(48, 3, 2, 144, tied=True, tiny=True),
+    "0.25M": Rung(80, 3, 2, 224, tied=True, tiny=True),
+    "0.6M": Rung(128, 3, 4, 352, tied=True, tiny=True),
+    "1M": Rung(160, 4, 4, 336, tied=True, tiny=True),
+    "3M": Rung(256, 4, 8, 640, tied=True, tiny=True),
+    "10M": Rung(128, 10, 2, 512),
+    "25M": Rung(256, 12, 4, 768),
+    # 60M, 150M, 300M and 1B are the shapes of DataDecide, Magnusson et al. 2025
+    "60M": Rung(384, 16, 12, 1536),
+    "150M": Rung(768, 12, 12, 3072),
+    "300M": Rung(1024, 16, 16, 4096),
+    "470M": Rung(1280, 16, 10, 4864),
+    "1B": Rung(2048, 16, 16, 8192),
+    # 1.4B and 2.8B are those of DCLM, Li et al. 2024, with heads of 128
+    "1.4B": Rung(2048, 24, 16, 5632),
+    "2.8B": Rung(2560, 32, 20, 6912),
+}
+
+# Where the laws of the ladder stop to hold: fitted for 10M and more, at 27k parameters they ask for a rate of 0.037
+TINY_BELOW: Final = 8_000_000
+
+
+def is_tiny(rung: Rung, vocabulary: int) -> bool:
+    """Whether the laws for a CPU's shapes apply: to the tiny rungs, and to shapes of one's own with fewer than 8M parameters N."""
+    return rung.tiny or (rung not in LADDER.values() and rung.shape(vocabulary).n < TINY_BELOW)
+
+
+# Porian et al. 2024, arXiv:2406.19146, halved as in OLMo-core's ladder; made for about 80 tokens a parameter
+def peak_learning_rate(n: int) -> float:
+    """Peak AdamW learning rate for `n` parameters without the input embedding."""
+    return 0.0047 * (n / 108e6) ** (-1 / 3) / 2
+
+
+# Porian et al. 2024, arXiv:2406.19146
+def batch_tokens(n: int) -> float:
+    """Tokens a step, before rounding to sequences, for `n` parameters without the input embedding."""
+    return 160 * 2048 * float((n / 108e6) ** (2 / 3))
+
+
+def batch_sequences(n: int, sequence_length: int) -> int:
+    """Sequences a step by the law: the nearest multiple of 16, below 10M parameters of 1, at least one such multiple."""
+    multiple = 16 if n >= 10_000_000 else 1
+    return max(1, round(batch_tokens(n) / sequence_length / multiple)) * multiple
+
+
+# Measured with tiny shapes at 4 sequences of 128 tokens on one CPU core: 0.006 at a body of 27k falls with the cube root
+def tiny_peak_learning_rate(body: int) -> float:
+    """Peak AdamW learning rate for a tiny shape with `body` parameters in its body."""
+    return 0.006 * (body / 27_000) ** (-1 / 3)
+
+
+TINY_BATCH: Final = 4
+"""Sequences a step of the tiny shapes."""
+
+DEVIATION: Final = "0.02"
+"""Standard deviation of the initial weights on the ladder."""
+
+TINY_DEVIATION: Final = "0.06"
+"""The same for tiny shapes: with 0.02 their curves did not fall with size."""
+
+# OLMo-core's ladder, after Porian et al. 2024: beta2 0.95 for large batches, 0.99 for small ones
+LARGE_BATCH_TOKENS: Final = 524_288
+
+
+def beta2(tokens_per_step: int) -> str:
+    return "0.95" if tokens_per_step >= LARGE_BATCH_TOKENS else "0.99"
+
+
+def flops_palm(shape: Shape, sequence_length: int) -> int:
+    """FLOPs a token, forward and backward: 6 N + 12 L d T (Chowdhery et al. 2022, arXiv:2204.02311, appendix B)."""
+    return 6 * shape.n + 12 * shape.layers * shape.width * sequence_length
+
+
+def flops_causal(shape: Shape, sequence_length: int) -> int:
+    """As `flops_palm` with half the attention, since a causal mask leaves half of it to compute."""
+    return 6 * shape.n + 6 * shape.layers * shape.width * sequence_length
+
+
+def flops_6nd(shape: Shape) -> int:
+    """FLOPs a token as 6 N (Kaplan et al. 2020, arXiv:2001.08361), without attention."""
+    return 6 * shape.n
