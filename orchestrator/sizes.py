@@ -4,6 +4,7 @@
 the study file; `plan` shows what is used and where it comes from.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,13 +67,13 @@ def is_tiny(rung: Rung, vocabulary: int) -> bool:
 # Porian et al. 2024, arXiv:2406.19146, halved as in OLMo-core's ladder; made for about 80 tokens a parameter
 def peak_learning_rate(n: int) -> float:
     """Peak AdamW learning rate for `n` parameters without the input embedding."""
-    return 0.0047 * (n / 108e6) ** (-1 / 3) / 2
+    return 0.0047 * math.pow(n / 108e6, -1 / 3) / 2
 
 
 # Porian et al. 2024, arXiv:2406.19146
 def batch_tokens(n: int) -> float:
     """Tokens a step, before rounding to sequences, for `n` parameters without the input embedding."""
-    return 160 * 2048 * float((n / 108e6) ** (2 / 3))
+    return 160 * 2048 * math.pow(n / 108e6, 2 / 3)
 
 
 def batch_sequences(n: int, sequence_length: int) -> int:
@@ -84,7 +85,7 @@ def batch_sequences(n: int, sequence_length: int) -> int:
 # Measured with tiny shapes at 4 sequences of 128 tokens on one CPU core: 0.006 at a body of 27k falls with the cube root
 def tiny_peak_learning_rate(body: int) -> float:
     """Peak AdamW learning rate for a tiny shape with `body` parameters in its body."""
-    return 0.006 * (body / 27_000) ** (-1 / 3)
+    return 0.006 * math.pow(body / 27_000, -1 / 3)
 
 
 TINY_BATCH: Final = 4

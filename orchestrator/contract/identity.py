@@ -19,7 +19,7 @@ NUMERICS: Final = 1
 
 SIGNIFICANT_DIGITS: Final = 6
 
-Json: TypeAlias = "None | bool | int | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | str | list[Json] | dict[str, Json] | None"
 
 
 def canonical(value: object) -> str:

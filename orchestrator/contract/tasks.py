@@ -4,7 +4,7 @@ The planner builds these, the trainer obeys them; neither adds a default of its 
 is hashed, `read_identity` is its inverse. Placement (names, paths, image, GPUs, threads, store) has no place here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -321,7 +321,7 @@ def _read_prepare(document: Document) -> PrepareTask:
     )
 
 
-_READERS: Final = {
+_READERS: Final[dict[tuple[str, str | None], Callable[[Document], Task]]] = {
     ("train", None): _read_train,
     ("evaluate", None): _read_evaluate,
     ("prepare", "tokenizer"): _read_tokenizer,
