@@ -1,1 +1,57 @@
-def main() -> None: ...
+"""The command `scaling-study`: one module a command, each thin, each with a `register(app)`.
+
+A command's module imports at its top only what `--help` needs; plan, store, analysis and mlflow are imported inside the command, so that
+help and a wrong flag answer at once. What a command cannot do, it raises as a ScalingStudyError; `main` prints that without a traceback.
+"""
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Final
+
+import typer
+
+from orchestrator.errors import ScalingStudyError, StudyMistakes
+
+# In the order in which --help shows them: the way of a study from file to report, then upkeep.
+COMMANDS: Final = ("plan", "explain", "run", "status", "report", "tracking", "demo_corpus", "verify", "gc")
+
+# Exit codes of the command line itself. Workers and pods have their own: orchestrator.contract.words.ExitCode.
+EXIT_FAILED: Final = 1
+EXIT_MISTAKES: Final = 2
+EXIT_STOPPED: Final = 75
+
+HELP: Final = """Plans a scaling study, prices it, runs it, and reports what it shows.
+
+Exit codes: 0 done; 1 something failed or is missing at the end; 2 the command or the study file has mistakes; 75 stopped on request.
+"""
+
+
+def build_app() -> typer.Typer:
+    """The app with every command that is there. Imports nothing heavy."""
+    app = typer.Typer(name="scaling-study", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+    app.callback()(_no_options)
+    for name in COMMANDS:
+        if find_spec(f"orchestrator.cli.{name}") is not None:
+            import_module(f"orchestrator.cli.{name}").register(app)
+    return app
+
+
+def main() -> None:
+    """Runs the command line. Errors of ours end in one message on stderr."""
+    try:
+        build_app()()
+    except StudyMistakes as problem:
+        _complain(problem)
+        sys.exit(EXIT_MISTAKES)
+    except ScalingStudyError as problem:
+        _complain(problem)
+        sys.exit(EXIT_FAILED)
+
+
+def _no_options() -> None:
+    """Keeps commands as subcommands even while there is only one."""
+
+
+def _complain(problem: ScalingStudyError) -> None:
+    print(problem, file=sys.stderr)
