@@ -1,0 +1,239 @@
+"""Draws figures as SVG: a file that stands alone, or a panel to stand inside a page.
+
+`report` calls it with what `panels` and `curves` prepared. Equal figures give equal bytes: no date, no random id. matplotlib is loaded
+here and only when something is drawn; nothing opens a window.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from html import escape
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from analysis.colours import FIXED, GRID, INK, MUTED, PAPER, Colour, ramp
+from analysis.panels import Figure, Line, Panel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+PANEL_INCHES: Final = (4.5, 3.3)
+"""Of one panel. A phone shows one at about this size, so text keeps its points."""
+
+_STYLE: Final = {
+    "font.family": ["DejaVu Sans"], "font.size": 9.0, "axes.labelsize": 8.5, "xtick.labelsize": 8.0, "ytick.labelsize": 8.0,
+    "axes.titlesize": 10.0, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.edgecolor": MUTED.light, "axes.linewidth": 0.8, "axes.labelcolor": MUTED.light, "axes.titlecolor": INK.light,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none", "text.color": INK.light,
+    "xtick.color": MUTED.light, "ytick.color": MUTED.light, "xtick.major.size": 3.0, "ytick.major.size": 0.0, "xtick.minor.size": 0.0,
+    "grid.color": GRID.light, "grid.linewidth": 0.8, "path.simplify": False, "axes.formatter.useoffset": False,
+}  # fmt: skip
+
+LABEL_GAP: Final = 0.055
+"""Least distance between two labels at the ends of lines, as a share of the panel's height."""
+
+TICK_GAP: Final = 0.085
+"""Least distance between two labels below the panel, as a share of its width."""
+
+
+def write_figure(figure: Figure, folder: Path) -> Path:
+    """The whole figure as `folder`/<name>.svg, on paper, with its glyphs as outlines: the same everywhere."""
+    columns = max(len(strip.panels) for strip in figure.strips)
+    with _drawing(figure.name, "path"):
+        canvas = _canvas(columns, len(figure.strips))
+        canvas.set_facecolor(PAPER.light)
+        rows = canvas.subfigures(len(figure.strips), 1, squeeze=False)[:, 0]
+        for strip, row in zip(figure.strips, rows, strict=True):
+            row.set_facecolor(PAPER.light)
+            row.suptitle(strip.title, x=0.012, ha="left", fontsize=10)
+            axes = row.subplots(1, columns, squeeze=False)[0]
+            for panel, pair in zip(strip.panels, axes, strict=False):
+                _draw(panel, pair)
+            for unused in axes[len(strip.panels) :]:
+                unused.set_axis_off()
+        path = folder / f"{figure.name}.svg"
+        path.write_text(_svg(canvas), encoding="utf-8")
+    return path
+
+
+def panel_svg(panel: Panel, name: str, anchors: Mapping[str, str]) -> str:
+    """One panel as an <svg> element for a page: text in the page's font, colours as variables of its style sheet, ids prefixed by `name`.
+
+    `anchors`: digest -> id of the row that a dot leads to; dots of other digests lead nowhere.
+    """
+    with _drawing(name, "none"):
+        canvas = _canvas(1, 1)
+        _draw(panel, canvas.subplots(), links=True)
+        text = _svg(canvas)
+    return _for_a_page(text, panel, name, anchors)
+
+
+def colours_of(panel: Panel) -> list[Colour]:
+    """Every colour that `panel_svg` may use, for the style sheet."""
+    return [PAPER, INK, MUTED, GRID, FIXED, *ramp(panel.ramp, panel.ranks)]
+
+
+@contextmanager
+def _drawing(salt: str, fonttype: str) -> Iterator[None]:
+    import matplotlib as mpl
+
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": salt, "svg.fonttype": fonttype}):
+        yield
+
+
+def _canvas(columns: int, rows: int) -> "Canvas":
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as Canvas
+
+    width, height = PANEL_INCHES
+    canvas = Canvas(figsize=(width * columns, height * rows), layout="constrained")
+    FigureCanvasSVG(canvas)
+    canvas.set_facecolor("none")
+    return canvas
+
+
+def _svg(canvas: "Canvas") -> str:
+    text = StringIO()
+    canvas.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()
+
+
+def _draw(panel: Panel, axes: "Axes", links: bool = False) -> None:
+    axes.set_title(panel.title)
+    axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(panel.y_label)
+    _draw_scales(panel, axes)
+    colours = ramp(panel.ramp, panel.ranks) if panel.ranks else []
+    if panel.chance is not None:
+        axes.axhline(panel.chance, color=MUTED.light, linewidth=0.9, dashes=(4, 3))
+        axes.annotate("chance", (0, panel.chance), (2, 2), ("axes fraction", "data"), "offset points", color=MUTED.light, fontsize=7.5)
+    for line in panel.lines:
+        colour = (FIXED if line.rank is None else colours[line.rank]).light
+        axes.plot(*zip(*line.curve, strict=True), color=colour, linewidth=1.7, solid_capstyle="round", solid_joinstyle="round")
+        if line.dots:
+            dots = axes.scatter([d.x for d in line.dots], [d.y for d in line.dots], s=15, color=colour, alpha=0.65, linewidths=0, zorder=3)
+            if links:
+                dots.set_urls([f"#dot-{dot.digests[0]}" for dot in line.dots])
+    _label_ends(panel, axes, colours)
+
+
+def _draw_scales(panel: Panel, axes: "Axes") -> None:
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    if panel.log_x:
+        axes.set_xscale("log")
+    axes.set_ylim(*panel.y_limits)
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+    low, high = _x_limits(panel)
+    axes.set_xlim(low, high)
+    if panel.ticks:
+        axes.xaxis.set_major_locator(FixedLocator([at for at, _ in panel.ticks]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticklabels(_thinned(panel, low, high))
+    if panel.chance is not None:
+        axes.yaxis.set_major_formatter("{x:.0%}")
+
+
+def _x_limits(panel: Panel) -> tuple[float, float]:
+    """A margin on the left, and a wider one on the right for the labels of the lines."""
+    xs = [at for at, _ in panel.ticks] or [x for line in panel.lines for x, _ in line.curve]
+    low, high = min(xs), max(xs)
+    if panel.log_x:
+        ratio = high / low if high > low else 4.0
+        return low / ratio**0.06, high * ratio**0.17
+    width = (high - low) or 10.0
+    return low - 0.06 * width, high + 0.17 * width
+
+
+def _thinned(panel: Panel, low: float, high: float) -> list[str]:
+    """The labels of the ticks, without those that would touch the one before."""
+    labels, last = [], float("-inf")
+    for at, label in panel.ticks:
+        place = _share(at, low, high, panel.log_x)
+        wanted = place - last >= TICK_GAP
+        labels.append(label if wanted else "")
+        last = place if wanted else last
+    return labels
+
+
+def _share(value: float, low: float, high: float, log: bool) -> float:
+    from math import log as ln
+
+    return (ln(value) - ln(low)) / (ln(high) - ln(low)) if log else (value - low) / (high - low)
+
+
+def _label_ends(panel: Panel, axes: "Axes", colours: list[Colour]) -> None:
+    labelled = [line for line in panel.lines if line.label]
+    low, high = panel.y_limits
+    wanted = [(line.curve[-1][1] - low) / (high - low) for line in labelled]
+    for line, place in zip(labelled, spread(wanted, LABEL_GAP), strict=True):
+        colour = (FIXED if line.rank is None else colours[line.rank]).light
+        right = _share(max(x for x, _ in line.curve), *axes.get_xlim(), panel.log_x)
+        axes.annotate(
+            line.label, (right, place), (6, 0), "axes fraction", "offset points", color=colour, fontsize=8, va="center", fontweight="bold"
+        )
+    if labelled and panel.legend:
+        axes.text(1.0, 1.02, panel.legend, transform=axes.transAxes, ha="right", va="bottom", color=MUTED.light, fontsize=8)
+
+
+def spread(wanted: list[float], gap: float) -> list[float]:
+    """Places as near to `wanted` as they can be, in the same order, `gap` apart and inside 0 to 1 as long as there is room."""
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    blocks: list[tuple[float, list[int]]] = []
+    for index in order:
+        blocks.append((wanted[index], [index]))
+        while len(blocks) > 1 and _top(blocks[-2], gap) + gap > _bottom(blocks[-1], gap):
+            (left, ours), (right, theirs) = blocks[-2:]
+            middle = (left * len(ours) + right * len(theirs)) / (len(ours) + len(theirs))
+            blocks[-2:] = [(middle, [*ours, *theirs])]
+    placed = [0.0] * len(wanted)
+    for middle, members in blocks:
+        start = middle - gap * (len(members) - 1) / 2
+        for step, index in enumerate(members):
+            placed[index] = start + gap * step
+    return placed
+
+
+def _top(block: tuple[float, list[int]], gap: float) -> float:
+    return block[0] + gap * (len(block[1]) - 1) / 2
+
+
+def _bottom(block: tuple[float, list[int]], gap: float) -> float:
+    return block[0] - gap * (len(block[1]) - 1) / 2
+
+
+def _for_a_page(text: str, panel: Panel, name: str, anchors: Mapping[str, str]) -> str:
+    body = text[text.index("<svg ") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'(\sid=")([^"]+")', rf"\g<1>{name}-\g<2>", body)
+    body = re.sub(r"(url\(#)", rf"\g<1>{name}-", body)
+    body = re.sub(r'(xlink:href="#)(?!dot-)', rf"\g<1>{name}-", body)
+    body = _with_links(body, panel, anchors)
+    swaps = {colour.light: f"var({colour.variable})" for colour in colours_of(panel)}
+    body = re.sub(r"(?<=: )#[0-9a-f]{6}\b", lambda found: swaps.get(found[0], found[0]), body)
+    body = re.sub(r"font: [^;\"]*?([0-9.]+px) 'DejaVu Sans'", r"font-size: \1", body)
+    label = escape(f"{panel.y_label} of {panel.title} against {panel.x_label}", quote=True)
+    return re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', _opening(label), body, count=1)
+
+
+def _opening(label: str) -> str:
+    return (
+        r'<svg viewBox="\1" role="group" aria-label="' + label.replace("\\", r"\\") + '" xmlns="http://www.w3.org/2000/svg" '
+        'xmlns:xlink="http://www.w3.org/1999/xlink" version="1.1">'
+    )
+
+
+def _with_links(body: str, panel: Panel, anchors: Mapping[str, str]) -> str:
+    """Every dot gets its cell and value as a tooltip, and leads to the row of its record."""
+    dots = iter([dot for line in panel.lines for dot in line.dots])
+
+    def link(found: Any) -> str:
+        dot = next(dots)
+        title = f"<title>{escape(dot.name)}: {dot.y:.4g}, digest {dot.digests[0][:12]}</title>"
+        anchor = anchors.get(dot.digests[0])
+        return f'<a href="#{anchor}">{title}' if anchor else f"<a>{title}"
+
+    return re.sub(r'<a xlink:href="#dot-([0-9a-f]+)">', link, body)
