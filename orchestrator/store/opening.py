@@ -1,0 +1,59 @@
+"""Opens the store that an address names. Command line, workers and controller begin here."""
+
+import os
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from obstore.store import AzureStore, GCSStore, LocalStore, S3Store, from_url
+
+from orchestrator.errors import StoreError, StoreUnavailable
+from orchestrator.store.bucket import BucketObjects, cause
+from orchestrator.store.memory import named_memory
+from orchestrator.store.objects import Store, utc_now
+
+_CLOUDS: Final = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl")
+
+# A client that asks for three minutes, the library's default, looks hung; training itself survives a store that is away for longer.
+_RETRY: Final = timedelta(seconds=40)
+_REQUEST: Final = timedelta(seconds=120)
+
+
+def open_store(url_or_path: str, *, clock: Callable[[], datetime] = utc_now) -> Store:
+    """The store at a folder, `file://`, `s3://`, `gs://`, `az://`, or `memory://` (for tests; one name is one store in this process).
+
+    Credentials and endpoint come from the cloud's usual environment variables. A folder is made. Raises StoreError.
+    """
+    scheme = urlsplit(url_or_path).scheme if "://" in url_or_path else ""
+    if scheme in ("", "file"):
+        return _open_folder(unquote(urlsplit(url_or_path).path) if scheme else url_or_path, url_or_path, clock)
+    if scheme == "memory":
+        return Store(named_memory(url_or_path.removeprefix("memory://").strip("/")), url_or_path, clock)
+    if scheme in _CLOUDS:
+        return _open_cloud(url_or_path, clock)
+    raise StoreError(f"{url_or_path}: {scheme}:// is no store; allowed are a folder, file://, s3://, gs:// and az://")
+
+
+def _open_folder(path: str, url: str, clock: Callable[[], datetime]) -> Store:
+    root = Path(path).expanduser().absolute()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        message = f"the store {url} cannot be opened as a folder: {cause(problem)}"
+        raise StoreUnavailable(message) from problem
+    return Store(BucketObjects(LocalStore(root), url, root), url, clock)
+
+
+def _open_cloud(url: str, clock: Callable[[], datetime]) -> Store:
+    # an endpoint of one's own inside a cluster mostly speaks plain HTTP, which the library else refuses
+    plain = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", "")).startswith("http://")
+    backend = from_url(
+        url,
+        client_options={"timeout": _REQUEST, "connect_timeout": timedelta(seconds=5), "allow_http": plain},
+        retry_config={"max_retries": 8, "retry_timeout": _RETRY},
+    )
+    if not isinstance(backend, (S3Store, GCSStore, AzureStore)):
+        raise StoreError(f"{url}: not a bucket that this project can use")
+    return Store(BucketObjects(backend, url), url, clock)

@@ -1,0 +1,90 @@
+"""Frozen plans, and which version of a study has which.
+
+Command line and controller freeze; run, status, tracking and report read. A plan is named by its digest; a study's versions are numbered.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from orchestrator.contract.identity import digest_of_text, dumps
+from orchestrator.contract.plan import Plan, from_document, to_document
+from orchestrator.errors import Damaged, KeyMissing
+from orchestrator.store.addresses import PLANS, plan_key, study_key, study_prefix
+from orchestrator.store.objects import Store, create_once
+
+
+def freeze(store: Store, plan: Plan, spec_document: Mapping[str, Any]) -> tuple[str, int]:
+    """Keep the plan for good and make it its study's newest version; its digest and the version's number.
+
+    Nothing is written when the newest version has this very plan already.
+    """
+    text = dumps(to_document(plan))
+    digest = digest_of_text(text)
+    _write_plan(store, digest, text.encode())
+    nonce = uuid.uuid4().hex
+    body = json.dumps({"plan": digest, "spec": spec_document, "at": store.clock().isoformat(), "nonce": nonce}, indent=1).encode()
+    while True:
+        number = _newest(store, plan.study)
+        if number and _version(store, plan.study, number)["plan"] == digest:
+            return digest, number
+        if create_once(store.objects, study_key(plan.study, number + 1), body) == body:
+            return digest, number + 1
+
+
+def _write_plan(store: Store, digest: str, body: bytes) -> None:
+    """Not create-only, since a plan may be large; any two writers write the same bytes."""
+    try:
+        if store.objects.stat(plan_key(digest)).size == len(body):
+            return
+    except KeyMissing:
+        pass
+    store.objects.put(plan_key(digest), body)
+
+
+def current(store: Store, study: str) -> tuple[str, Plan] | None:
+    """The digest and plan of the study's newest version, None for a study that is not there. Raises Damaged."""
+    number = _newest(store, study)
+    if not number:
+        return None
+    digest = _version(store, study, number)["plan"]
+    return digest, read_plan(store, digest)
+
+
+def current_spec(store: Store, study: str) -> dict[str, Any] | None:
+    """The study file's object as the newest version was frozen with it."""
+    number = _newest(store, study)
+    spec: dict[str, Any] | None = _version(store, study, number)["spec"] if number else None
+    return spec
+
+
+def read_plan(store: Store, digest: str) -> Plan:
+    """A frozen plan, checked against its digest. Raises KeyMissing, Damaged."""
+    key = plan_key(digest)
+    body = store.objects.get(key)
+    if digest_of_text(body.decode(errors="replace")) != digest:
+        raise Damaged(f"{key} does not have the digest it is named after; plan the study again, and the same plan is written anew")
+    return from_document(json.loads(body))
+
+
+def plans(store: Store) -> Iterator[tuple[str, Plan]]:
+    """Every frozen plan with its digest."""
+    for stat in store.objects.list(PLANS):
+        digest = stat.key.rpartition("/")[2].removesuffix(".json")
+        yield digest, read_plan(store, digest)
+
+
+def _newest(store: Store, study: str) -> int:
+    names = [stat.key.rpartition("/")[2].removesuffix(".json") for stat in store.objects.list(study_prefix(study))]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def _version(store: Store, study: str, number: int) -> dict[str, Any]:
+    key = study_key(study, number)
+    try:
+        body: dict[str, Any] = json.loads(store.objects.get(key))
+        _ = body["plan"], body["spec"]
+    except (ValueError, KeyError, TypeError) as problem:
+        raise Damaged(f"{key} is not a version of a study; delete it, and `scaling-study plan` freezes it anew") from problem
+    return body
