@@ -1,0 +1,243 @@
+"""A cell's way through its recipe: stages -> trajectories, and the tokens that each must reach.
+
+`build` walks every cell with it. Two cells share what comes out equal here; nothing else in the project decides about sharing.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
+from typing import Literal
+
+from orchestrator.contract.identity import NUMERICS, coprime, decimal, digest_of_text
+from orchestrator.contract.mixture import counts
+from orchestrator.contract.tasks import FromInitialisation, FromState, Schedule, Trajectory, trajectory_text
+from orchestrator.contract.words import Group, StageKind
+from orchestrator.errors import PlanRefused
+from orchestrator.plan.settle import Rates, Sized, rates
+from orchestrator.spec import Mixture, Recipe, Seed, Stage, StudySpec
+
+Windows = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A model state: a trajectory, tokens from its start, all that was read on the way there, and the learning rate it has."""
+
+    trajectory: Trajectory
+    digest: str
+    tokens: int
+    read: Windows
+    rate: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One stage of a cell. `reach`: the states to train to, in order; `result` and `stable` are None where nobody wants them."""
+
+    stage: Stage
+    rates: Rates
+    reach: tuple[Point, ...]
+    result: Point | None
+    stable: Point | None
+    asked: int
+    steps: int
+    tokens: int
+    code_percent: Decimal
+    end: Windows
+
+
+class Trajectories:
+    """Canonical texts and digests of trajectories, each computed once."""
+
+    def __init__(self) -> None:
+        self._digests: dict[str, str] = {}
+        self.texts: dict[str, str] = {}
+
+    def digest(self, trajectory: Trajectory) -> str:
+        text = trajectory_text(trajectory)
+        digest = self._digests.get(text)
+        if digest is None:
+            digest = self._digests[text] = digest_of_text(text)
+            self.texts[digest] = text
+        return digest
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A recipe at a size and a proportion: all of a cell but its seeds."""
+
+    spec: StudySpec
+    recipe: Recipe
+    size: Sized
+    percents: tuple[Decimal, ...]
+    shares: tuple[tuple[tuple[str, int], ...], ...]
+    rates: tuple[Rates, ...]
+
+
+def arm(spec: StudySpec, recipe: Recipe, size: Sized, proportion: Decimal | None, prepared: Mapping[str, str]) -> Arm:
+    """What the cells of a recipe, size and proportion have in common. `prepared`: source name -> prepare digest."""
+    percents = tuple(stage.code_percent_at(proportion) for stage in recipe.stages)
+    mixtures = zip(recipe.stages, percents, strict=True)
+    return Arm(
+        spec=spec,
+        recipe=recipe,
+        size=size,
+        percents=percents,
+        shares=tuple(shares_of(stage.mixture, percent, prepared) for stage, percent in mixtures),
+        rates=tuple(rates(spec, stage, size) for stage in recipe.stages),
+    )
+
+
+def legs(arm: Arm, seed: Seed, trajectories: Trajectories) -> Iterator[Leg]:
+    """The stages of one cell, in order. Raises PlanRefused where a stage cannot start."""
+    before: Leg | None = None
+    stages = arm.recipe.stages
+    for index, stage in enumerate(stages):
+        after = stages[index + 1] if index + 1 < len(stages) else None
+        wants_stable = after is not None and starts_from(after, arm.rates[index].shape) == "stable"
+        wants_result = not wants_stable or stage.name in arm.spec.evaluation.after
+        before = _leg(arm, index, seed, before, wants_stable, wants_result, trajectories)
+        yield before
+
+
+def starts_from(stage: Stage, shape_before: str) -> Literal["result", "stable"]:
+    """Which state of the stage before it a stage begins at: a cooldown the stable one, if there is one, others the result."""
+    if stage.start is not None:
+        return stage.start
+    return "stable" if stage.kind == StageKind.COOLDOWN and shape_before == "wsd" else "result"
+
+
+def shares_of(mixture: Mixture, percent: Decimal, prepared: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
+    """The mixture as coprime shares by prepare digest. Two sources of one content are one."""
+    exact: dict[str, Fraction] = {}
+    for weights, part in ((mixture.code, Fraction(percent)), (mixture.text, 100 - Fraction(percent))):
+        for name, weight in weights.items():
+            exact[prepared[name]] = exact.get(prepared[name], Fraction(0)) + Fraction(weight) * part
+    return tuple(coprime(exact).items())
+
+
+def code_windows(read: Mapping[str, int], groups: Mapping[str, str]) -> int:
+    """How many of the windows read are of the code group."""
+    return sum(windows for digest, windows in read.items() if groups[digest] == Group.CODE)
+
+
+def _leg(arm: Arm, index: int, seed: Seed, before: Leg | None, wants_stable: bool, wants_result: bool, trajectories: Trajectories) -> Leg:
+    stage, size, asked_rates = arm.recipe.stages[index], arm.size, arm.rates[index]
+    asked = stage.tokens.asked(size.shape.n, arm.percents[index])
+    steps = asked // size.tokens_per_step
+    if steps < 1:
+        raise PlanRefused(
+            f"recipe {arm.recipe.name}, stage {stage.name}, size {size.name}: {asked:,} tokens are less than one batch of"
+            f" {size.tokens_per_step:,}; give more tokens or a smaller `training.batch`"
+        )
+    start, read = _start(arm, stage, index, seed, before)
+    trajectory = Trajectory(
+        start=start,
+        shares=arm.shares[index],
+        already_read=_of_these(arm.shares[index], read),
+        data_seed=seed.data,
+        sequence_length=size.sequence_length,
+        batch=size.batch,
+        optimizer=size.optimizer,
+        schedule=_schedule(asked_rates, steps * size.tokens_per_step, _peak(arm, asked_rates, before)),
+        precision=size.precision,
+        numerics=NUMERICS,
+    )
+    reach, result, stable = _reach(trajectory, asked_rates, steps, read, wants_stable, wants_result, trajectories)
+    return Leg(
+        stage=stage,
+        rates=asked_rates,
+        reach=reach,
+        result=result,
+        stable=stable,
+        asked=asked,
+        steps=steps,
+        tokens=steps * size.tokens_per_step,
+        code_percent=arm.percents[index],
+        end=reach[-1].read if stable is None else stable.read,
+    )
+
+
+def _start(arm: Arm, stage: Stage, index: int, seed: Seed, before: Leg | None) -> tuple[FromInitialisation | FromState, Windows]:
+    if before is None:
+        return FromInitialisation(arm.size.shape, seed.init, arm.size.deviation), {}
+    where = starts_from(stage, arm.rates[index - 1].shape)
+    point = before.stable if where == "stable" else before.result
+    if point is None:
+        raise PlanRefused(f"recipe {arm.recipe.name}: stage {before.stage.name} has no {where} state that {stage.name} could start from")
+    keep = stage.kind == StageKind.COOLDOWN if stage.optimizer is None else stage.optimizer == "keep"
+    return FromState(point.digest, point.tokens, keep), point.read
+
+
+def _peak(arm: Arm, asked: Rates, before: Leg | None) -> str:
+    if asked.peak is not None:
+        return asked.peak
+    if before is None or before.stable is None:
+        raise PlanRefused(f"recipe {arm.recipe.name}: a cooldown that does not start from a stable state needs `schedule: {{peak: ...}}`")
+    return before.stable.rate
+
+
+def _schedule(asked: Rates, tokens: int, peak: str) -> Schedule:
+    if asked.shape == "wsd":
+        return Schedule("constant", asked.warmup, peak)
+    return Schedule(asked.shape, asked.warmup, peak, asked.final, tokens)
+
+
+def _reach(
+    trajectory: Trajectory,
+    asked: Rates,
+    steps: int,
+    read: Windows,
+    wants_stable: bool,
+    wants_result: bool,
+    trajectories: Trajectories,
+) -> tuple[tuple[Point, ...], Point | None, Point | None]:
+    """The states to train to, the stage's result and its stable end."""
+    decay = _half_up(steps * asked.decay / 100) if asked.shape == "wsd" else 0
+    digest = trajectories.digest(trajectory)
+    whole = _point(trajectory, digest, steps, read)
+    if decay == 0:
+        return (whole,), whole, whole if asked.shape == "wsd" else None
+    if not wants_result:
+        return (whole,), None, whole
+    if decay == steps:
+        raise PlanRefused(f"a decay of {asked.decay} % leaves nothing stable of {steps} steps; use shape: linear")
+    branch = _point(trajectory, digest, steps - decay, read)
+    leaf = _leaf(trajectory, branch, decay, asked.final)
+    result = _point(leaf, trajectories.digest(leaf), decay, branch.read)
+    return (branch, result, *((whole,) if wants_stable else ())), result, whole if wants_stable else None
+
+
+def _leaf(stable: Trajectory, branch: Point, steps: int, final: str) -> Trajectory:
+    """The leaf of a wsd stage: from the stable trajectory at the branch linearly down to `final`, on the same mixture."""
+    return replace(
+        stable,
+        start=FromState(branch.digest, branch.tokens, keep_optimizer=True),
+        already_read=_of_these(stable.shares, branch.read),
+        schedule=Schedule("linear", 0, branch.rate, final, steps * stable.tokens_per_step),
+    )
+
+
+def _point(trajectory: Trajectory, digest: str, steps: int, read: Windows) -> Point:
+    tokens = steps * trajectory.tokens_per_step
+    total = dict(read)
+    taken = counts([share for _, share in trajectory.shares], steps * trajectory.batch)
+    for (source, _), windows in zip(trajectory.shares, taken, strict=True):
+        total[source] = total.get(source, 0) + windows
+    return Point(trajectory, digest, tokens, total, _rate_at(trajectory.schedule, tokens))
+
+
+def _rate_at(schedule: Schedule, tokens: int) -> str:
+    """The rate that a stable state has: the peak, or less where the warm-up has not ended."""
+    if tokens >= schedule.warmup:
+        return schedule.peak
+    return decimal(Fraction(schedule.peak) * tokens / schedule.warmup, derived=True)
+
+
+def _of_these(shares: Sequence[tuple[str, int]], read: Windows) -> tuple[tuple[str, int], ...]:
+    return tuple((digest, read[digest]) for digest, _ in shares if read.get(digest))
+
+
+def _half_up(number: Fraction) -> int:
+    return int(number + Fraction(1, 2))
