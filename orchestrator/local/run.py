@@ -1,0 +1,281 @@
+"""Runs a plan in worker processes until everything is done, cannot be done, or a person stops it.
+
+The command line's `run` calls `run_plan`. One thread waits on one queue: events of workers, their deaths, a wish to stop. What to start
+next and what an end means is `schedule`'s decision; results are the trainer's; here are only processes, in order.
+"""
+
+import queue
+import subprocess
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from orchestrator.contract.events import End, Placement, Progress, Ready, Start
+from orchestrator.contract.plan import Plan, PlannedTask
+from orchestrator.contract.words import ExitCode
+from orchestrator.errors import ScalingStudyError, StoreError
+from orchestrator.local.schedule import Ended, Outcome, Schedule, State, cost, wanted_tasks
+from orchestrator.local.workers import Gone, Message, StopRequest, Stray, Worker, environment, start_worker, trainer_command
+from orchestrator.progress import Listener, Meter, Snapshot, duration
+from orchestrator.store import Store
+from orchestrator.store.records import create_task, done
+
+# Seconds between two looks at the clock when no worker says anything: also how often the live view's times move on.
+TICK: Final = 0.5
+# Workers that die before they are ready, one after the other, before the run gives up: the installation is broken.
+DEATHS_AT_THE_START: Final = 3
+# Seconds that an idle worker gets to leave after its input has been closed.
+LEAVE: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended. All are digests; `failed` has the last message of each. `held_back` needed something that failed."""
+
+    done: frozenset[str]
+    skipped: int
+    failed: dict[str, str]
+    held_back: frozenset[str]
+    was_stopped: bool
+    seconds: float
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.failed and not self.held_back and not self.was_stopped
+
+
+def run_plan(
+    store: Store,
+    plan: Plan,
+    placement: Placement,
+    *,
+    workers: int,
+    listener: Listener,
+    logs: Path,
+    only: Collection[str] = (),
+    stop: StopRequest | None = None,
+    command: Sequence[str] = (),
+    clock: Callable[[], float] = time.monotonic,
+) -> RunResult:
+    """Brings every wanted task of `plan` to a record. Returns when nothing can go on; never raises for a task that failed.
+
+    `only`: names of cells or patterns, empty for all. `logs`: folder for the workers' standard error. `command`: starts a worker, by
+    default this interpreter's `python -m trainer worker`. Raises PlanRefused for a cell that is not there, StoreError when the store
+    cannot be read, ScalingStudyError when no worker can start.
+    """
+    schedule = Schedule(plan, wanted_tasks(plan, only), done(store))
+    run = _Run(store, schedule, placement, workers, listener, logs, stop or StopRequest(), command or trainer_command(store.url), clock)
+    return run.to_its_end()
+
+
+class _Run:
+    def __init__(
+        self, store: Store, schedule: Schedule, placement: Placement, limit: int, listener: Listener, logs: Path, stop: StopRequest,
+        command: Sequence[str], clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self.store = store
+        self.schedule = schedule
+        self.placement = placement
+        self.limit = limit
+        self.listener = listener
+        self.logs = logs
+        self.stop = stop
+        self.command = command
+        self.clock = clock
+        self.workers: list[Worker] = []
+        self.messages: dict[str, str] = {}
+        self.begun_at = clock()
+        self.given_at: dict[str, float] = {}
+        self.obeyed = 0
+        self.started_workers = 0
+        self.early_deaths = 0
+        open_tasks = [digest for digest in schedule.wanted if schedule.state[digest] is not State.DONE]
+        self.meter = Meter(self.begun_at, sum(cost(schedule.plan, schedule.plan.tasks[digest]) for digest in open_tasks))
+
+    def to_its_end(self) -> RunResult:
+        try:
+            while not self._is_over():
+                self._obey()
+                if not self.stop.times:
+                    self._start_what_can()
+                self._take(self._timeout())
+                self.listener.show(self.snapshot())
+        finally:
+            self._clear()
+        held_back = frozenset() if self.stop.times else frozenset(self.schedule.held_back())
+        return RunResult(
+            done=frozenset(digest for digest, state in self.schedule.state.items() if state is State.DONE),
+            skipped=self.schedule.skipped,
+            failed={digest: self.messages.get(digest, "") for digest in self.schedule.failed()},
+            held_back=held_back,
+            was_stopped=bool(self.stop.times) and self.schedule.count(State.WAITING) > 0,
+            seconds=self.clock() - self.begun_at,
+        )
+
+    def snapshot(self) -> Snapshot:
+        now = self.clock()
+        running = self.meter.running()
+        held_back = len(self.schedule.held_back())
+        return Snapshot(
+            total=len(self.schedule.wanted),
+            done=self.schedule.count(State.DONE),
+            skipped=self.schedule.skipped,
+            waiting=self.schedule.count(State.WAITING) - held_back,
+            failed=self.schedule.count(State.FAILED),
+            held_back=held_back,
+            running=running,
+            tokens=self.meter.tokens(),
+            tokens_per_second=sum(task.per_second for task in running if task.unit == "tokens"),
+            elapsed=now - self.begun_at,
+            eta=self.meter.eta(now),
+        )
+
+    def _is_over(self) -> bool:
+        busy = any(worker.task for worker in self.workers)
+        return not busy and (bool(self.stop.times) or self.schedule.is_over())
+
+    def _obey(self) -> None:
+        """Acts once on each wish to stop."""
+        if self.stop.times == self.obeyed:
+            return
+        self.obeyed = self.stop.times
+        busy = [worker for worker in self.workers if worker.task]
+        if self.stop.times == 1:
+            self.listener.note(f"stopping: {len(busy)} tasks write a checkpoint and end; Ctrl-C again ends them at once")
+        for worker in self.workers:
+            if self.stop.times == 1:
+                worker.ask_to_stop()
+            else:
+                worker.kill()
+
+    def _start_what_can(self) -> None:
+        """Gives tasks to idle workers, and starts a worker only when there is a task for it."""
+        while True:
+            worker = next((each for each in self.workers if not each.task), None)
+            if worker is None and len(self.workers) >= self.limit:
+                return
+            planned = self.schedule.next(self.clock())
+            if planned is None:
+                return
+            self._give(worker or self._hire(), planned)
+
+    def _hire(self) -> Worker:
+        self.started_workers += 1
+        log = self.logs / f"worker-{self.started_workers}.log"
+        worker = start_worker(self.started_workers, self.command, environment(self.placement.threads), log, self.stop.inbox)
+        self.workers.append(worker)
+        return worker
+
+    def _give(self, worker: Worker, planned: PlannedTask) -> None:
+        self.given_at[planned.digest] = self.clock()
+        self.meter.given(planned, cost(self.schedule.plan, planned), self.clock())
+        worker.task = planned.digest
+        try:
+            create_task(self.store, planned.task)
+        except StoreError as problem:
+            self._end(worker, ExitCode.FAILED, str(problem))
+        else:
+            worker.give(planned.digest, replace(self.placement, node=f"worker-{worker.number}"))
+
+    def _timeout(self) -> float:
+        due = self.schedule.due()
+        return TICK if due is None else min(TICK, max(0.0, due - self.clock()))
+
+    def _take(self, timeout: float) -> None:
+        """Waits for one message and takes all that are there."""
+        try:
+            worker, message = self.stop.inbox.get(timeout=timeout)
+            while True:
+                if worker is not None and message is not None:
+                    self._react(worker, message)
+                worker, message = self.stop.inbox.get_nowait()
+        except queue.Empty:
+            return
+
+    def _react(self, worker: Worker, message: Message) -> None:
+        match message:
+            case Ready():
+                worker.is_ready = True
+                self.early_deaths = 0
+            case Start(digest=digest) if digest == worker.task:
+                self.schedule.started(digest, message.from_tokens)
+                self.meter.started(digest, message.from_tokens)
+            case Progress(digest=digest) if digest == worker.task:
+                self.meter.progressed(message, self.clock())
+            case End(digest=digest) if digest == worker.task:
+                self._end(worker, message.code, message.message)
+            case Gone():
+                self._bury(worker, message.code)
+            case Stray():
+                self.listener.note(f"worker {worker.number}: {message.text}")
+            case _:
+                self.listener.note(f"worker {worker.number}: an event of a task that it was not given: {message}")
+
+    def _end(self, worker: Worker, code: int, message: str) -> None:
+        digest, worker.task = worker.task, ""
+        ended = self.schedule.ended(digest, code, self.clock())
+        self.meter.ended(digest, ended.outcome is Outcome.DONE)
+        self.messages[digest] = message or f"ended with {code}"
+        if ended.outcome in (Outcome.AGAIN, Outcome.FAILED):
+            self._look_for_lost_needs(digest)
+        self.listener.note(self._told(digest, ended, self.messages[digest]))
+
+    def _look_for_lost_needs(self, digest: str) -> None:
+        """Whoever meets a damaged input moves it aside: then what made it runs again first."""
+        try:
+            there = done(self.store)
+        except StoreError:
+            return
+        for lost in self.schedule.recheck(digest, there):
+            self.meter.open_cost += cost(self.schedule.plan, self.schedule.plan.tasks[lost])
+            self.listener.note(f"{self._name(lost)} is no longer in the store and is made again")
+
+    def _bury(self, worker: Worker, code: int) -> None:
+        """A process is gone: its task, if it had one, is queued again. The next task starts a new worker."""
+        self.workers.remove(worker)
+        worker.dismiss()
+        if not worker.is_ready and not self.stop.times:
+            self.early_deaths += 1
+            if self.early_deaths >= DEATHS_AT_THE_START:
+                raise ScalingStudyError(
+                    f"{self.early_deaths} workers in a row died before they were ready (exit code {code}). The last one wrote to "
+                    f"{worker.log}:\n{worker.last_words()}\nTry it by hand: {' '.join(self.command)}"
+                )
+        if worker.task:
+            words = worker.last_words()
+            told = f"its worker died with exit code {code}" + (f":\n{words}" if words else "")
+            self._end(worker, ExitCode.STOPPED if self.stop.times or not worker.is_ready else code or ExitCode.FAILED, told)
+
+    def _told(self, digest: str, ended: Ended, message: str) -> str:
+        """One line for people about the end of an attempt."""
+        name = self._name(digest)
+        took = duration(self.clock() - self.given_at[digest])
+        match ended.outcome:
+            case Outcome.DONE:
+                return f"done    {name} ({took})"
+            case Outcome.STOPPED:
+                return f"stopped {name}: it goes on from its last checkpoint"
+            case Outcome.HELD:
+                return f"held    {name}: {message}; asking again in {ended.delay:.0f} s"
+            case Outcome.AGAIN:
+                return f"failed  {name}: {message}; again in {ended.delay:.0f} s"
+            case Outcome.FAILED:
+                return f"FAILED  {name}, for good: {message}"
+
+    def _name(self, digest: str) -> str:
+        planned = self.schedule.plan.tasks[digest]
+        return f"{planned.kind} {planned.label} [{digest[:12]}]"
+
+    def _clear(self) -> None:
+        """No process outlives the run: idle workers leave, one still at work (the run itself failed) writes a checkpoint first."""
+        for worker in self.workers:
+            worker.ask_to_stop()
+        deadline = time.monotonic() + LEAVE
+        for worker in self.workers:
+            try:
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.process.wait()
