@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
+from functools import lru_cache
 from math import gcd, lcm
 from typing import Final, TypeAlias
 
@@ -46,6 +47,7 @@ def digest_of_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@lru_cache(maxsize=4096)
 def decimal(value: str | int | float | Decimal | Fraction, *, derived: bool = False) -> str:
     """The one way to write a number in an identity: at most 6 significant digits, `1e-6` and never `0.000001`.
 

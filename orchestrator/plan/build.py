@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
 
@@ -198,8 +199,8 @@ class _Planner:
             tokens=leg.tokens,
             steps=leg.steps,
             chain_tokens=trained,
-            code_percent=decimal(leg.code_percent, derived=True),
-            chain_code_percent=decimal(Fraction(100 * code, windows), derived=True),
+            code_percent=decimal(leg.code_percent),
+            chain_code_percent=_percent(code, windows),
             rates=_told(leg, leg.reach[0].trajectory.schedule.peak),
             read=tuple(sorted(leg.end.items())),
         )
@@ -273,6 +274,11 @@ def source_items(suite: str, prepare: str, documents: int, window: int) -> dict[
 def benchmark_items(suite: str) -> dict[str, Any]:
     """What a suite of named benchmarks asks."""
     return {"benchmarks": list(BENCHMARK_SUITES[suite]), "version": 1}
+
+
+@lru_cache(maxsize=65536)
+def _percent(part: int, whole: int) -> str:
+    return decimal(Fraction(100 * part, whole), derived=True)
 
 
 def _reader(source: Source) -> Reader:

@@ -64,6 +64,15 @@ class Trajectories:
 
 
 @dataclass(frozen=True, slots=True)
+class Length:
+    """How long a stage is: tokens as asked, whole steps, and how many of those its leaf takes (0 without one)."""
+
+    asked: int
+    steps: int
+    decay: int
+
+
+@dataclass(frozen=True, slots=True)
 class Arm:
     """A recipe at a size and a proportion: all of a cell but its seeds."""
 
@@ -73,19 +82,22 @@ class Arm:
     percents: tuple[Decimal, ...]
     shares: tuple[tuple[tuple[str, int], ...], ...]
     rates: tuple[Rates, ...]
+    lengths: tuple[Length, ...]
 
 
 def arm(spec: StudySpec, recipe: Recipe, size: Sized, proportion: Decimal | None, prepared: Mapping[str, str]) -> Arm:
     """What the cells of a recipe, size and proportion have in common. `prepared`: source name -> prepare digest."""
     percents = tuple(stage.code_percent_at(proportion) for stage in recipe.stages)
-    mixtures = zip(recipe.stages, percents, strict=True)
+    asked_rates = tuple(rates(spec, stage, size) for stage in recipe.stages)
+    stages = tuple(zip(recipe.stages, percents, asked_rates, strict=True))
     return Arm(
         spec=spec,
         recipe=recipe,
         size=size,
         percents=percents,
-        shares=tuple(shares_of(stage.mixture, percent, prepared) for stage, percent in mixtures),
-        rates=tuple(rates(spec, stage, size) for stage in recipe.stages),
+        shares=tuple(shares_of(stage.mixture, percent, prepared) for stage, percent, _ in stages),
+        rates=asked_rates,
+        lengths=tuple(_length(recipe, stage, size, percent, rate) for stage, percent, rate in stages),
     )
 
 
@@ -123,14 +135,8 @@ def code_windows(read: Mapping[str, int], groups: Mapping[str, str]) -> int:
 
 
 def _leg(arm: Arm, index: int, seed: Seed, before: Leg | None, wants_stable: bool, wants_result: bool, trajectories: Trajectories) -> Leg:
-    stage, size, asked_rates = arm.recipe.stages[index], arm.size, arm.rates[index]
-    asked = stage.tokens.asked(size.shape.n, arm.percents[index])
-    steps = asked // size.tokens_per_step
-    if steps < 1:
-        raise PlanRefused(
-            f"recipe {arm.recipe.name}, stage {stage.name}, size {size.name}: {asked:,} tokens are less than one batch of"
-            f" {size.tokens_per_step:,}; give more tokens or a smaller `training.batch`"
-        )
+    stage, size, asked_rates, length = arm.recipe.stages[index], arm.size, arm.rates[index], arm.lengths[index]
+    tokens = length.steps * size.tokens_per_step
     start, read = _start(arm, stage, index, seed, before)
     trajectory = Trajectory(
         start=start,
@@ -140,23 +146,38 @@ def _leg(arm: Arm, index: int, seed: Seed, before: Leg | None, wants_stable: boo
         sequence_length=size.sequence_length,
         batch=size.batch,
         optimizer=size.optimizer,
-        schedule=_schedule(asked_rates, steps * size.tokens_per_step, _peak(arm, asked_rates, before)),
+        schedule=_schedule(asked_rates, tokens, _peak(arm, asked_rates, before)),
         precision=size.precision,
         numerics=NUMERICS,
     )
-    reach, result, stable = _reach(trajectory, asked_rates, steps, read, wants_stable, wants_result, trajectories)
+    reach, result, stable = _reach(trajectory, asked_rates.final, length, read, wants_stable, wants_result, trajectories)
     return Leg(
         stage=stage,
         rates=asked_rates,
         reach=reach,
         result=result,
         stable=stable,
-        asked=asked,
-        steps=steps,
-        tokens=steps * size.tokens_per_step,
+        asked=length.asked,
+        steps=length.steps,
+        tokens=tokens,
         code_percent=arm.percents[index],
         end=reach[-1].read if stable is None else stable.read,
     )
+
+
+def _length(recipe: Recipe, stage: Stage, size: Sized, percent: Decimal, asked_rates: Rates) -> Length:
+    asked = stage.tokens.asked(size.shape.n, percent)
+    steps = asked // size.tokens_per_step
+    where = f"recipe {recipe.name}, stage {stage.name}, size {size.name}"
+    if steps < 1:
+        raise PlanRefused(
+            f"{where}: {asked:,} tokens are less than one batch of {size.tokens_per_step:,}; give more tokens or a smaller `training.batch`"
+        )
+    # Half a step rounds up
+    decay = int(steps * asked_rates.decay / 100 + Fraction(1, 2)) if asked_rates.shape == "wsd" else 0
+    if decay == steps:
+        raise PlanRefused(f"{where}: a decay of {asked_rates.decay} % leaves nothing stable of {steps} steps; write `shape: linear`")
+    return Length(asked, steps, decay)
 
 
 def _start(arm: Arm, stage: Stage, index: int, seed: Seed, before: Leg | None) -> tuple[FromInitialisation | FromState, Windows]:
@@ -186,25 +207,23 @@ def _schedule(asked: Rates, tokens: int, peak: str) -> Schedule:
 
 def _reach(
     trajectory: Trajectory,
-    asked: Rates,
-    steps: int,
+    final: str,
+    length: Length,
     read: Windows,
     wants_stable: bool,
     wants_result: bool,
     trajectories: Trajectories,
 ) -> tuple[tuple[Point, ...], Point | None, Point | None]:
     """The states to train to, the stage's result and its stable end."""
-    decay = _half_up(steps * asked.decay / 100) if asked.shape == "wsd" else 0
+    steps, decay = length.steps, length.decay
     digest = trajectories.digest(trajectory)
     whole = _point(trajectory, digest, steps, read)
     if decay == 0:
-        return (whole,), whole, whole if asked.shape == "wsd" else None
+        return (whole,), whole, whole if trajectory.schedule.shape == "constant" else None
     if not wants_result:
         return (whole,), None, whole
-    if decay == steps:
-        raise PlanRefused(f"a decay of {asked.decay} % leaves nothing stable of {steps} steps; use shape: linear")
     branch = _point(trajectory, digest, steps - decay, read)
-    leaf = _leaf(trajectory, branch, decay, asked.final)
+    leaf = _leaf(trajectory, branch, decay, final)
     result = _point(leaf, trajectories.digest(leaf), decay, branch.read)
     return (branch, result, *((whole,) if wants_stable else ())), result, whole if wants_stable else None
 
@@ -237,7 +256,3 @@ def _rate_at(schedule: Schedule, tokens: int) -> str:
 
 def _of_these(shares: Sequence[tuple[str, int]], read: Windows) -> tuple[tuple[str, int], ...]:
     return tuple((digest, read[digest]) for digest, _ in shares if read.get(digest))
-
-
-def _half_up(number: Fraction) -> int:
-    return int(number + Fraction(1, 2))
