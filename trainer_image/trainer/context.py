@@ -15,7 +15,7 @@ from orchestrator.store import Store
 from orchestrator.store.leases import Lease
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the attempt was asked to stop and did, after its checkpoint
+class Stopped(Exception):
     """The task left on request, with all that it wants to find again in the store. Ends the attempt with 75."""
 
 

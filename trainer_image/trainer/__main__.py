@@ -1,0 +1,125 @@
+"""`python -m trainer`: one task in a process of its own, or a worker for many.
+
+A pod's command is the first form, `orchestrator.local` starts the second.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+
+from orchestrator.contract.events import End, Event, Placement, Progress, Start
+from orchestrator.contract.words import ExitCode
+from orchestrator.errors import ScalingStudyError
+
+EPILOG = """\
+Everything that decides a result is in the task's task.json; the flags below say only where and how it is worked out.
+
+examples:
+  python -m trainer 3f6c... --store s3://studies/to-code --study to-code --gpus 1
+  python -m trainer 3f6c... --store ./store --input 9ab1...=corpus/web/*.jsonl.zst
+  python -m trainer worker --store ./store      requests as JSON lines on stdin, events on stdout (orchestrator/contract/events.py)
+
+exit codes:
+   0  the record is there (also when it was there before)
+   1  a failure that a retry may mend; the reason is in failure.json of the attempt
+  69  another attempt works on this task: ask again later
+  75  stopped on request (SIGTERM) after writing a checkpoint: run it again
+  78  no retry can mend it; the reason is in failure.json of the attempt
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer",
+        description="Run one task of a scaling study (prepare, train or evaluate) from its digest to its record.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("task", metavar="DIGEST | worker", help="digest of the task (64 hex digits), or the word `worker`")
+    parser.add_argument("--store", required=True, metavar="URL", help="the study's store: a folder, s3://, gs:// or az://")
+    placed = parser.add_argument_group("placement: changes no result; a worker gets it with each request")
+    default = Placement()
+    placed.add_argument("--study", default=default.study, help="name of the study that asks")
+    placed.add_argument("--run-number", type=int, default=default.run_number, help="failures are counted in it (default %(default)s)")
+    placed.add_argument("--node", default=default.node, help="node of the Workflow; its later attempt may take over at once")
+    placed.add_argument("--image", default=default.image, help="image that this runs in, for the record")
+    placed.add_argument("--gpus", type=int, default=default.gpus, help="GPUs to use (default %(default)s: the CPU)")
+    placed.add_argument("--threads", type=int, default=default.threads, help="threads on the CPU; changes last bits (default %(default)s)")
+    placed.add_argument("--micro-batch", type=int, default=default.micro_batch, help="sequences a forward pass; 0: the whole batch")
+    placed.add_argument(
+        "--checkpoint-seconds", type=int, default=default.checkpoint_seconds, help="between checkpoints (default %(default)s)"
+    )
+    placed.add_argument(
+        "--lease-seconds",
+        type=int,
+        default=default.lease_seconds,
+        help="without a step for so long the task may be taken over (default %(default)s)",
+    )
+    placed.add_argument(
+        "--cache", default=default.cache, metavar="FOLDER", help="for downloads (default: in the system's temporary folder)"
+    )
+    placed.add_argument(
+        "--input", action="append", default=[], metavar="FINGERPRINT=PATH", help="where the files of a source lie; again for more paths"
+    )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code of the command line `arguments`."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    placement = _placement(given, parser)
+    _limit_threads(placement.threads)
+    try:
+        return _work(given.task, given.store, placement)
+    except ScalingStudyError as problem:
+        print(f"trainer: {problem}", file=sys.stderr)
+        return int(ExitCode.FAILED)
+
+
+def _placement(given: argparse.Namespace, parser: argparse.ArgumentParser) -> Placement:
+    values = {field.name: getattr(given, field.name) for field in dataclasses.fields(Placement) if field.name != "inputs"}
+    inputs: dict[str, list[str]] = {}
+    for pair in given.input:
+        fingerprint, equals, path = pair.partition("=")
+        if not (fingerprint and equals and path):
+            parser.error(f"--input {pair!r}: write FINGERPRINT=PATH")
+        inputs.setdefault(fingerprint, []).append(path)
+    return Placement(**values, inputs=inputs)
+
+
+def _limit_threads(threads: int) -> None:
+    """Read once, when the libraries start: OpenMP by torch, rayon by tokenizers."""
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ.setdefault(variable, str(threads))
+
+
+def _work(task: str, url: str, placement: Placement) -> int:
+    from orchestrator.store import open_store
+    from trainer import attempt, worker
+
+    store = open_store(url)
+    if task == "worker":
+        return worker.serve(store, attempt.run_task, attempt.load)
+    stop = worker.StopRequest(with_parent=False)
+    stop.install()
+    return int(attempt.run_task(store, task, placement, _tell, stop))
+
+
+def _tell(event: Event) -> None:
+    """For the log of a pod, where a person reads."""
+    match event:
+        case Start():
+            line = f"{event.digest[:12]} attempt {event.attempt}" + (f" from {event.from_tokens} tokens" if event.from_tokens else "")
+        case Progress():
+            line = f"{event.done} / {event.total} {event.unit}" + (f", loss {event.loss:.4f}" if event.loss is not None else "")
+        case End():
+            line = f"{event.digest[:12]} ends with {event.code} ({ExitCode(event.code).name}) {event.message}".rstrip()
+        case _:
+            return
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Scores the state of a trajectory on one suite: suite -> benchmarks -> items.
+
+`attempt` calls `run` for evaluate tasks. What is asked comes from `suites`, the model's log-likelihoods from `likelihood`; each item's
+row is kept in `items.parquet`, the sums go into the record.
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from orchestrator.contract.record import Artifact
+from orchestrator.contract.tasks import EvaluateTask
+from orchestrator.contract.words import TaskKind
+from orchestrator.store import addresses, artifacts, checkpoints
+from trainer.checkpoint import load_model
+from trainer.context import Context, Outcome, Stopped
+from trainer.evaluate import items, suites
+from trainer.evaluate.items import Benchmark, Row
+from trainer.evaluate.likelihood import log_likelihoods
+from trainer.model import Model
+
+
+def run(context: Context) -> Outcome:
+    """Do the evaluate task of `context`. Raises TaskRefused, Stopped, and what the store raises."""
+    task = context.task
+    assert isinstance(task, EvaluateTask)
+    asked = suites.benchmarks(context, task)
+    device = torch.device("cuda" if context.placement.gpus else "cpu")
+    _, files = checkpoints.at(context.store, addresses.work_root(TaskKind.TRAIN, task.trajectory), task.tokens, context.cache)
+    model = load_model(files, device)
+    results: dict[str, float | int | str] = {}
+    rows: list[Row] = []
+    for benchmark in asked:
+        judged = _judged(context, benchmark, model, device)
+        results.update(benchmark.results(judged))
+        rows += judged
+    return Outcome(results, {"items": _kept(context, rows)})
+
+
+def _judged(context: Context, benchmark: Benchmark, model: Model, device: torch.device) -> list[Row]:
+    sequences = benchmark.sequences()
+
+    def step(done: int) -> None:
+        context.lease.renew(done)
+        context.progress(done, len(sequences), f"{benchmark.name} sequences")
+        if context.stopping():
+            raise Stopped(f"asked to stop while scoring {benchmark.name}; it begins again, since a score has no half")
+
+    return benchmark.judge(log_likelihoods(model.logits, sequences, model.shape.vocabulary, device, step))
+
+
+def _kept(context: Context, rows: list[Row]) -> Artifact:
+    with tempfile.TemporaryDirectory(prefix="items-", dir=context.cache) as folder:
+        path = Path(folder) / "items.parquet"
+        items.write(rows, path)
+        return artifacts.write_file(context.store, context.lease.key(path.name), path)

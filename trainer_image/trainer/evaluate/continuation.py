@@ -1,0 +1,99 @@
+"""Suite `continuation`: which of several continuations is a held-out document's own?
+
+Every held-out document that is long enough is an item: its first tokens are the context, the tokens after them the true continuation,
+and the wrong ones are what stands at the same place in other documents of the source, so that all have one length and nothing but
+the sum of log-likelihoods decides. A model that knows nothing scores 1 / choices. Everything is drawn from SHA-256 of the seed and the
+documents' hashes: the items are the same on every machine and Python.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.contract.words import ACCURACY
+from orchestrator.errors import TaskRefused
+from trainer.evaluate.bits_per_byte import HeldOut
+from trainer.evaluate.items import Row, Sequence
+
+DRAWS_A_CHOICE: Final = 64
+"""After so many documents in vain (all with the same continuation, as licence texts have) an item is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One item: `choices` all have the same number of tokens, `truth` is the index of the true one."""
+
+    item: str
+    context: NDArray[np.int64]
+    choices: list[NDArray[np.int64]]
+    truth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    questions: list[Question]
+    bytes_of_token: NDArray[np.int64]
+    name: str = "continuation"
+
+    def sequences(self) -> list[Sequence]:
+        return [
+            Sequence(np.concatenate([question.context, choice]), len(choice)) for question in self.questions for choice in question.choices
+        ]
+
+    def judge(self, log_likelihoods: list[float]) -> list[Row]:
+        scores = iter(log_likelihoods)
+        return [self._row(question, [next(scores) for _ in question.choices]) for question in self.questions]
+
+    def results(self, rows: list[Row]) -> dict[str, float | int | str]:
+        right = sum(row.correct is True for row in rows)
+        return {ACCURACY: right / len(rows), "correct": right, "items": len(rows), "choices": len(rows[0].log_likelihoods)}
+
+    def _row(self, question: Question, scores: list[float]) -> Row:
+        prediction = max(range(len(scores)), key=scores.__getitem__)
+        sizes = [int(self.bytes_of_token[choice].sum()) for choice in question.choices]
+        return Row(self.name, question.item, prediction, prediction == question.truth, scores, sizes, [len(c) for c in question.choices])
+
+
+def questions(documents: list[HeldOut], end_of_text: int, *, context: int, continuation: int, choices: int, seed: int) -> list[Question]:
+    """The items that `documents` give, in their order. Raises TaskRefused when they give none."""
+    eligible = [document for document in documents if len(document.ids) >= context + continuation]
+    made = [_question(eligible, index, end_of_text, context, continuation, choices, seed) for index in range(len(eligible))]
+    kept = [question for question in made if question is not None]
+    if not kept:
+        raise TaskRefused(
+            f"{len(eligible)} of {len(documents)} held-out documents have the {context} + {continuation} tokens that an item takes, and an "
+            f"item needs {choices} of them that go on differently; ask for shorter ones, or keep more documents out"
+        )
+    return kept
+
+
+def _question(
+    eligible: list[HeldOut], index: int, end_of_text: int, context: int, continuation: int, choices: int, seed: int
+) -> Question | None:
+    own = eligible[index]
+    ids = [np.asarray(own.ids[: context + continuation], dtype=np.int64)]
+    answers = {ids[0][context:].tobytes()}
+    wrong: list[NDArray[np.int64]] = []
+    for draw in _draws(seed, own.hash, len(eligible), DRAWS_A_CHOICE * choices):
+        if len(wrong) == choices - 1:
+            break
+        other = np.asarray(eligible[draw].ids[context : context + continuation], dtype=np.int64)
+        if other.tobytes() not in answers:
+            answers.add(other.tobytes())
+            wrong.append(other)
+    if len(wrong) < choices - 1:
+        return None
+    truth = _number(seed, own.hash, "place") % choices
+    return Question(own.hash, np.concatenate([[end_of_text], ids[0][:context]]), [*wrong[:truth], ids[0][context:], *wrong[truth:]], truth)
+
+
+def _draws(seed: int, item: str, among: int, at_most: int) -> Iterator[int]:
+    return (_number(seed, item, str(draw)) % among for draw in range(at_most))
+
+
+def _number(seed: int, item: str, what: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{item}:{what}".encode()).digest()[:8])

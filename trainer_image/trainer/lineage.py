@@ -1,0 +1,168 @@
+"""Where a result comes from: code, packages, machine and the attempts that worked on it.
+
+`attempt` writes what this process is into its own folder of the store when it starts and again when it ends, because a lease does not
+know commits and packages, and a killed attempt can tell nothing afterwards. A record gathers them all.
+"""
+
+import os
+import platform
+import subprocess
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from orchestrator.contract.record import Attempt
+from orchestrator.errors import KeyMissing
+from orchestrator.store import Store, addresses, leases
+from orchestrator.store.leases import LeaseBody
+from trainer.context import Context, Outcome
+
+COMMIT_VARIABLE: Final = "SCALING_STUDY_COMMIT"
+"""What the image was built from; `-dirty` at its end says that more than the commit went in."""
+
+PACKAGES: Final = ("scaling-study", "scaling-study-trainer", "torch", "transformers", "tokenizers", "numpy")
+ATTEMPT_FILE: Final = "attempt.json"
+
+
+@lru_cache(maxsize=1)
+def commit() -> tuple[str, bool]:
+    """The commit that this code stands at, and whether files were changed since; ("", False) when nobody knows."""
+    stated = os.environ.get(COMMIT_VARIABLE, "")
+    if stated:
+        return stated.removesuffix("-dirty"), stated.endswith("-dirty")
+    package = Path(__file__).parent
+    # a virtual environment inside another project's checkout must not name that project's commit
+    if _git(package, "ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return "", False
+    head, changes = _git(package, "rev-parse", "HEAD"), _git(package, "status", "--porcelain", "--untracked-files=no")
+    return (head or "").strip(), bool((changes or "").strip())
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout if answer.returncode == 0 else None
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Python and the packages that can change a result."""
+    installed = {name: _version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **{name: version for name, version in installed.items() if version}}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+@lru_cache(maxsize=2)
+def processor(gpus: int) -> str:
+    """Name of the GPU, or of the CPU where none is used."""
+    if gpus:
+        import torch
+
+        return f"{gpus} x {torch.cuda.get_device_name()}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def cpu_seconds() -> float:
+    """Of this process and of its children that have ended, user and system."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+class Journal:
+    """What this attempt says of itself: kept in its folder when it starts and when it ends."""
+
+    def __init__(self, context: Context) -> None:
+        placement, (code, dirty) = context.placement, commit()
+        self._context = context
+        self._cpu_seconds = cpu_seconds()
+        self._attempt = Attempt(
+            number=context.lease.number,
+            study=placement.study,
+            run_number=placement.run_number,
+            node=context.lease.body.host,
+            pid=os.getpid(),
+            image=placement.image,
+            commit=code,
+            dirty=dirty,
+            versions=versions(),
+            processor=processor(placement.gpus),
+            threads=placement.threads,
+            gpus=placement.gpus,
+            start=context.lease.body.start.isoformat(),
+            end="",
+        )
+        self._keep()
+
+    def close(self, how: str, outcome: Outcome | None = None) -> Attempt:
+        """The attempt as it ends; later calls without an outcome keep what an earlier one said."""
+        now, body = self._context.store.clock(), self._context.lease.body
+        known = {"from_tokens": body.from_tokens} if outcome is None else _tokens(outcome)
+        self._attempt = self._attempt.model_copy(
+            update={
+                "end": now.isoformat(),
+                "how": how,
+                "cpu_seconds": round(cpu_seconds() - self._cpu_seconds, 3),
+                "gpu_seconds": round(body.gpus * (now - body.start).total_seconds(), 3),
+                **known,
+            }
+        )
+        self._keep()
+        return self._attempt
+
+    def _keep(self) -> None:
+        lease = self._context.lease
+        self._context.store.objects.put(lease.key(ATTEMPT_FILE), self._attempt.model_dump_json(indent=1).encode())
+
+
+def _tokens(outcome: Outcome) -> dict[str, int]:
+    return {"from_tokens": outcome.from_tokens, "tokens_lost": outcome.tokens_lost}
+
+
+def attempts(store: Store, work_root: str, own: Attempt) -> list[Attempt]:
+    """Everybody who worked here up to now, `own` last: what they said of themselves, and what their leases say."""
+    before = [body for body in leases.history(store, work_root) if body.number < own.number]
+    return [*(_attempt(store, work_root, body) for body in before), own]
+
+
+def _attempt(store: Store, work_root: str, body: LeaseBody) -> Attempt:
+    """The lease knows best when and how it ended; a killed attempt has said nothing of that."""
+    return _said(store, work_root, body).model_copy(
+        update={
+            "end": (body.ended.at if body.ended else body.renewed).isoformat(),
+            "how": body.ended.how if body.ended else "no word",
+            "gpu_seconds": round(leases.seconds(body) * body.gpus, 3),
+            "from_tokens": body.from_tokens,
+        }
+    )
+
+
+def _said(store: Store, work_root: str, body: LeaseBody) -> Attempt:
+    try:
+        return Attempt.model_validate_json(store.objects.get(addresses.attempt_key(work_root, body.number, ATTEMPT_FILE)))
+    except (KeyMissing, ValidationError):
+        return Attempt(
+            number=body.number,
+            study=body.study,
+            run_number=body.run_number,
+            node=body.host,
+            pid=body.pid,
+            gpus=body.gpus,
+            start=body.start.isoformat(),
+            end="",
+        )
