@@ -5,31 +5,12 @@ Everybody who needs a study calls `read_study`; the planner and the rest know on
 
 from pathlib import Path
 
-from orchestrator.spec.models import (
-    Arm,
-    Budget,
-    Contrast,
-    Data,
-    EvaluationSpec,
-    Execution,
-    Grid,
-    HeldOut,
-    Mixture,
-    ModelShape,
-    OptimizerSpec,
-    PartialTraining,
-    Recipe,
-    ScheduleSpec,
-    Seed,
-    Source,
-    Stage,
-    Study,
-    StudySpec,
-    TokenizerFile,
-    Tokens,
-    Training,
-    TrainTokenizer,
-)
+from orchestrator.spec.data import Data, HeldOut, Source, TokenizerFile, TrainTokenizer
+from orchestrator.spec.execution import Budget, Execution
+from orchestrator.spec.grid import Grid, ModelShape, Seed
+from orchestrator.spec.models import Arm, Contrast, EvaluationSpec, Study, StudySpec
+from orchestrator.spec.recipe import Mixture, Recipe, Stage, Tokens
+from orchestrator.spec.training import OptimizerSpec, PartialTraining, ScheduleSpec, Training
 
 __all__ = [
     "Arm",

@@ -1,56 +1,67 @@
 """The types of the fields of a study file, each with what people are told about it.
 
-`orchestrator.spec.models` is made of them. Every type carries what is allowed, an example of what to write, and bounds for the CRD.
+The models are made of them. Every type carries what is allowed, an example of what to write, and pattern and bounds for the CRD.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Final, TypeAlias, TypeVar
+from typing import Annotated, Final, NoReturn, TypeAlias, TypeVar
 
-from pydantic import Discriminator, GetCoreSchemaHandler, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, GetCoreSchemaHandler, Tag
+from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from orchestrator.spec.numbers import Quantity, read_bytes, read_count, read_decimal, read_percent, read_whole
+from orchestrator.spec.numbers import (
+    BYTES_PATTERN,
+    COUNT_PATTERN,
+    DECIMAL_PATTERN,
+    PERCENT_PATTERN,
+    WHOLE_PATTERN,
+    Quantity,
+    read_bytes,
+    read_count,
+    read_decimal,
+    read_percent,
+    read_whole,
+)
 
-_COUNT_PATTERN: Final = r"^(0|[1-9][0-9]{0,17})([.][0-9]{1,12})?[kKMGBT]?$"
-_BYTES_PATTERN: Final = r"^(0|[1-9][0-9]{0,17})([.][0-9]{1,12})?([kMGT]|[KMGT]iB)?$"
-_WHOLE_PATTERN: Final = r"^(0|[1-9][0-9]{0,18})$"
-_DECIMAL_PATTERN: Final = r"^(0|[1-9][0-9]{0,17})([.][0-9]{1,17})?(e[+-]?[0-9]{1,2})?$"
-_PERCENT_PATTERN: Final = r"^(0|[1-9][0-9]{0,2})([.][0-9]{1,5})?%$"
 
+class Part(BaseModel):
+    """A part of a study file: frozen, with camelCase names in the file, and no key that it does not know."""
 
-def whole(what: str, example: str, low: int, high: int) -> Quantity:
-    """The type of a whole number between `low` and `high`."""
-    return Quantity(read_whole, f"{what}: a whole number from {low} to {high}", example, _WHOLE_PATTERN, low, high)
-
-
-def number(what: str, example: str, low: int, high: int | None = None, *, above: bool = False) -> Quantity:
-    """The type of a decimal number of at most 6 digits: an integer, or a string such as "12.5" or "1e-6"."""
-    bounds = f"{'above' if above else 'at least'} {low}" if high is None else f"from {low} to {high}{', not 0' if above else ''}"
-    allowed = f"{what}: an integer, or a decimal in quotes of at most 6 digits, {bounds}"
-    top = None if high is None else Decimal(high)
-    return Quantity(read_decimal, allowed, example, _DECIMAL_PATTERN, Decimal(low), top, above)
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
 
 
 @dataclass(frozen=True)
 class Text:
-    """A field's type: text that a pattern must match from end to end."""
+    """A field's type: text that `pattern` must match from end to end. `tidy`: whether a near miss can be put right by cleaning it."""
 
     allowed: str
     example: str
     pattern: str
     longest: int
+    tidy: bool = False
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self.validate)
 
     def validate(self, given: object) -> str:
         """`given`, when it is such a text. Raises PydanticCustomError."""
-        if not isinstance(given, str) or len(given) > self.longest or re.fullmatch(self.pattern, given) is None:
-            raise PydanticCustomError("text", "{allowed}", {"allowed": self.allowed, "because": "", "write": self.example})
+        if not isinstance(given, str) or not self._fits(given):
+            self._refuse(given)
         return given
+
+    def _fits(self, text: str) -> bool:
+        return len(text) <= self.longest and re.fullmatch(self.pattern, text) is not None
+
+    def _refuse(self, given: object) -> NoReturn:
+        meant = f'"{given}"' if isinstance(given, int) and self._fits(str(given)) else ""
+        if self.tidy and isinstance(given, str):
+            cleaned = re.sub("[^a-z0-9]+", "-", given.lower()).strip("-")
+            meant = f'"{cleaned}"' if self._fits(cleaned) else ""
+        raise PydanticCustomError("value", "{allowed}", {"allowed": self.allowed, "because": "", "example": self.example, "meant": meant})
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class Choice:
 
     @property
     def example(self) -> str:
-        return self.words[0]
+        return str(self.words[0])
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self.validate)
@@ -69,9 +80,86 @@ class Choice:
     def validate(self, given: object) -> str:
         """`given`, when it is one of the words. Raises PydanticCustomError."""
         if not isinstance(given, str) or given not in self.words:
-            raise PydanticCustomError("choice", "{allowed}", {"allowed": " or ".join(self.words), "choices": list(self.words)})
+            raise PydanticCustomError("choice", "{words}", {"words": [str(word) for word in self.words]})
         return self.words[self.words.index(given)]
 
+
+@dataclass(frozen=True)
+class Short:
+    """Stands beside a model that may also be written as one value, and says which. `only`: the keys that its long form may have."""
+
+    types: tuple[Quantity, ...]
+    only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Under:
+    """Stands beside a model that is written under one key of its own: `{train: {...}}`."""
+
+    key: str
+
+
+def whole(example: str, low: int, high: int) -> Quantity:
+    """The type of a whole number between `low` and `high`."""
+    return Quantity(read_whole, f"a whole number from {low} to {high}", example, WHOLE_PATTERN, low, high)
+
+
+def number(example: str, low: int, high: str = "", *, above: bool = False) -> Quantity:
+    """The type of a decimal number of at most 6 digits: an integer, or a string such as "12.5" or "1e-6"."""
+    bounds = f"{'above' if above else 'from'} {low}" + (f" {'up ' if above else ''}to {high}" if high else " on")
+    allowed = f"a number {bounds if high or not above else f'above {low}'} (a fraction stands in quotes, with at most 6 digits)"
+    return Quantity(read_decimal, allowed, example, DECIMAL_PATTERN, Decimal(low), Decimal(high) if high else None, above)
+
+
+# RFC 1123 label: what Kubernetes takes as a name
+LABEL_PATTERN: Final = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+SUBDOMAIN_PATTERN: Final = "[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?"
+SIZE_PATTERN: Final = "[A-Za-z0-9]([-.A-Za-z0-9]{0,30}[A-Za-z0-9])?"
+LINE_PATTERN: Final = "[^\\x00-\\x1f\\x7f]+"
+
+LABEL: Final = Text(
+    "a name (lower-case letters, digits and '-', at most 63, a letter or digit at both ends)", "to-code", LABEL_PATTERN, 63, tidy=True
+)
+SIZE: Final = Text("the name of a size (letters, digits, '.' and '-', at most 32)", "470M", SIZE_PATTERN, 32)
+ADDRESS: Final = Text("an address or a path, of one line and at most 1024 characters", "s3://bucket/folder", LINE_PATTERN, 1024)
+LINE: Final = Text("text of one line and at most 1024 characters", "text", LINE_PATTERN, 1024)
+IMAGE: Final = Text("the name of an image, without spaces", "registry.example.com/trainer:1", r"[^\x00-\x20\x7f]+", 512)
+OBJECT_NAME: Final = Text(
+    "the name of a Kubernetes object (lower-case letters, digits, '-' and '.')", "research", SUBDOMAIN_PATTERN, 253, tidy=True
+)
+DIGEST: Final = Text("64 lower-case hex digits (a SHA-256)", "0123456789abcdef" * 4, "[0-9a-f]{64}", 64)
+
+Label: TypeAlias = Annotated[str, LABEL]
+SizeName: TypeAlias = Annotated[str, SIZE]
+Address: TypeAlias = Annotated[str, ADDRESS]
+Line: TypeAlias = Annotated[str, LINE]
+Image: TypeAlias = Annotated[str, IMAGE]
+ObjectName: TypeAlias = Annotated[str, OBJECT_NAME]
+HexDigest: TypeAlias = Annotated[str, DIGEST]
+
+SEED: Final = whole("1", 0, 2**31 - 1)
+"""A seed fits a signed 32-bit integer, which every generator takes."""
+
+TokenCount: TypeAlias = Annotated[int, Quantity(read_count, "a number of tokens from 1 on (4096, 470M, 1.5T)", "200B", COUNT_PATTERN, 1)]
+WarmupTokens: TypeAlias = Annotated[int, Quantity(read_count, "a number of tokens (0, 4096, 470M, 2.8B)", "470M", COUNT_PATTERN, 0)]
+ByteCount: TypeAlias = Annotated[int, Quantity(read_bytes, "a number of bytes from 1 on (65536, 1MiB, 10G)", "10G", BYTES_PATTERN, 1)]
+CodePercent: TypeAlias = Annotated[Decimal, number("25", 0, "100")]
+Weight: TypeAlias = Annotated[Decimal, number("50", 0, "100")]
+DECAY: Final = Quantity(
+    read_percent,
+    "a percentage of the stage above 0% and below 100%",
+    "10%",
+    PERCENT_PATTERN,
+    Decimal(0),
+    Decimal("99.9999"),
+    True,
+    False,
+)
+Decay: TypeAlias = Annotated[Decimal, DECAY]
+Rate: TypeAlias = Annotated[Decimal, number('"1e-6"', 0, "10")]
+PeakRate: TypeAlias = Annotated[Decimal, number('"3e-4"', 0, "10", above=True)]
+Deviation: TypeAlias = Annotated[Decimal, number('"0.02"', 0, "10", above=True)]
+Sequences: TypeAlias = Annotated[int, whole("256", 1, 2**20)]
 
 T = TypeVar("T")
 
@@ -79,36 +167,5 @@ T = TypeVar("T")
 def _one_or_by_size(given: object) -> str:
     return "<by size>" if isinstance(given, Mapping) else "<one>"
 
-
-# RFC 1123 label: what Kubernetes takes as a name
-LABEL_PATTERN: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-SIZE_PATTERN: Final = r"[A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?"
-
-_LABEL: Final = Text(
-    "a name of lower-case letters, digits and '-', at most 63, a letter or digit at both ends", "to-code", LABEL_PATTERN, 63
-)
-_SIZE: Final = Text("the name of a size: letters, digits, '.' and '-', at most 32", "470M", SIZE_PATTERN, 32)
-
-Label: TypeAlias = Annotated[str, _LABEL]
-SizeName: TypeAlias = Annotated[str, _SIZE]
-Address: TypeAlias = Annotated[
-    str, Text("an address (s3://bucket/folder) or a path, without line breaks", "s3://studies/to-code", r"[^\x00-\x1f\x7f]+", 1024)
-]
-Words: TypeAlias = Annotated[str, Text("text of one line", "text", r"[^\x00-\x1f\x7f]+", 1024)]
-HexDigest: TypeAlias = Annotated[str, Text("64 lower-case hex digits (a SHA-256)", "0" * 64, r"[0-9a-f]{64}", 64)]
-
-TokenCount: TypeAlias = Annotated[int, Quantity(read_count, "a number of tokens from 1: 4096, 470M, 200B, 1.5T", "200B", _COUNT_PATTERN, 1)]
-WarmupTokens: TypeAlias = Annotated[int, Quantity(read_count, "a number of tokens: 0, 470M, 2.8B", "470M", _COUNT_PATTERN, 0)]
-ByteCount: TypeAlias = Annotated[int, Quantity(read_bytes, "a number of bytes from 1: 65536, 10G, 1MiB", "10G", _BYTES_PATTERN, 1)]
-CodePercent: TypeAlias = Annotated[Decimal, number("a percentage of code", '"12.5"', 0, 100)]
-Weight: TypeAlias = Annotated[Decimal, number("a weight in percent", "50", 0, 100)]
-Decay: TypeAlias = Annotated[
-    Decimal,
-    Quantity(read_percent, "a part of the stage from 0% to 100%, not 0", "10%", _PERCENT_PATTERN, Decimal(0), Decimal(100), True, False),
-]
-Rate: TypeAlias = Annotated[Decimal, number("a learning rate", '"3e-4"', 0, 10)]
-PeakRate: TypeAlias = Annotated[Decimal, number("a learning rate", '"3e-4"', 0, 10, above=True)]
-Deviation: TypeAlias = Annotated[Decimal, number("a standard deviation", '"0.02"', 0, 10, above=True)]
-BatchSequences: TypeAlias = Annotated[int, whole("sequences a step", "256", 1, 2**20)]
 
 BySize: TypeAlias = Annotated[Annotated[T, Tag("<one>")] | Annotated[dict[SizeName, T], Tag("<by size>")], Discriminator(_one_or_by_size)]

@@ -1,11 +1,11 @@
 """Reads the numbers that people write in a study file: `470M`, `200B`, `20x`, `10%`, `"12.5"`, `1MiB`.
 
-`orchestrator.spec.models` uses these as the types of its fields; `orchestrator.crd` takes pattern and bounds from them. A number in the
-file is an integer or a string; nothing here ever sees or makes a float.
+The models use `Quantity` as the type of their fields; `orchestrator.crd` takes pattern and bounds from it. A number in the file is an
+integer or a string; nothing here makes a float.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, NoReturn, TypeAlias
@@ -25,24 +25,32 @@ LARGEST_COUNT: Final = 10**18
 COUNT_UNITS: Final = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 BYTE_UNITS: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
-PLAIN_DECIMAL: Final = r"-?(0|[1-9][0-9]{0,17})([.][0-9]{1,17})?(e[+-]?[0-9]{1,2})?"
-_DECIMAL: Final = re.compile(PLAIN_DECIMAL)
-_COUNT: Final = re.compile(r"(0|[1-9][0-9]{0,17})([.][0-9]{1,12})?([kKMGBT]|[KMGT]iB)?")
+# Patterns as the CRD shows them; RE2 and Python read them alike
+_INTEGER: Final = "(0|[1-9][0-9]{0,17})"
+COUNT_PATTERN: Final = rf"^{_INTEGER}([.][0-9]{{1,12}})?[kKMGBT]?$"
+BYTES_PATTERN: Final = rf"^{_INTEGER}([.][0-9]{{1,12}})?([kMGT]|[KMGT]iB)?$"
+WHOLE_PATTERN: Final = rf"^{_INTEGER}$"
+DECIMAL_PATTERN: Final = rf"^{_INTEGER}([.][0-9]{{1,17}})?(e[+-]?[0-9]{{1,2}})?$"
+PERCENT_PATTERN: Final = r"^(0|[1-9][0-9]{0,2})([.][0-9]{1,6})?%$"
+MULTIPLE_PATTERN: Final = r"^(0|[1-9][0-9]{0,6})([.][0-9]{1,6})?x$"
+
+_UNIT: Final = re.compile("[A-Za-z]*$")
 
 
 @dataclass(frozen=True)
 class Quantity:
     """A field's type: how its text becomes a number, what people are told is allowed, and what the CRD says of it.
 
-    `low` and `high` are inclusive unless `above`, which excludes `low`. `plain`: an unquoted integer is allowed too.
+    `low` and `high` are inclusive unless `above`, which excludes `low`. `plain`: an unquoted integer is allowed too. `example` is as it
+    stands in a file.
     """
 
     read: Callable[[str], Exact]
     allowed: str
     example: str
     pattern: str
-    low: int | Decimal | None = None
-    high: int | Decimal | None = None
+    low: Exact | None = None
+    high: Exact | None = None
     above: bool = False
     plain: bool = True
 
@@ -50,54 +58,73 @@ class Quantity:
         return core_schema.no_info_plain_validator_function(self.validate)
 
     def validate(self, given: object) -> Exact:
-        """The number that `given` stands for. Raises PydanticCustomError, whose context has `allowed` and `write`."""
+        """The number that `given` stands for. Raises PydanticCustomError, whose context has what is allowed and what to write."""
         if isinstance(given, Decimal):
-            number = given
-        elif isinstance(given, str):
-            number = self._read_text(given)
-        elif isinstance(given, int) and not isinstance(given, bool) and self.plain:
-            number = self._read_plain(given)
-        else:
-            self.refuse()
-        return self._within(number)
-
-    def _read_text(self, text: str) -> Exact:
+            return given if self._is_within(given) else self._refuse(given)
+        if isinstance(given, bool) or not isinstance(given, (str, int)) or (isinstance(given, int) and not self.plain):
+            self._refuse(given)
+        if isinstance(given, int) and abs(given) > LARGEST_PLAIN:
+            self._refuse(given, "JSON readers round integers past 2^53")
         try:
-            return self.read(text)
+            number = self.read(given if isinstance(given, str) else str(given))
         except ValueError as problem:
-            self.refuse(str(problem))
+            self._refuse(given, str(problem))
+        return number if self._is_within(number) else self._refuse(given)
 
-    def _read_plain(self, number: int) -> Exact:
-        if abs(number) > LARGEST_PLAIN:
-            self.refuse("", f'"{number}" in quotes, since JSON readers round integers past 2^53')
-        return self._read_text(str(number))
+    def _is_within(self, number: Exact) -> bool:
+        if self.low is not None and (number < self.low or (self.above and number == self.low)):
+            return False
+        return self.high is None or number <= self.high
 
-    def _within(self, number: Exact) -> Exact:
-        too_low = self.low is not None and (number < self.low or (self.above and number == self.low))
-        if too_low or (self.high is not None and number > self.high):
-            self.refuse()
-        return number
+    def _refuse(self, given: object, because: str = "") -> NoReturn:
+        context = {"allowed": self.allowed, "because": because, "example": self.example, "meant": self._meant(given)}
+        raise PydanticCustomError("value", "{allowed}", context)
 
-    def refuse(self, because: str = "", write: str = "") -> NoReturn:
-        context = {"allowed": self.allowed, "because": because, "write": write or self.example}
-        raise PydanticCustomError("quantity", "{allowed}", context)
+    def _meant(self, given: object) -> str:
+        """What `given` was probably meant to be, "" where nobody can tell."""
+        if isinstance(given, bool) or not isinstance(given, (str, int, float)):
+            return ""
+        for text in _spellings(str(given)):
+            try:
+                if text != given and self._is_within(self.read(text)):
+                    return text if text.isdigit() and self.plain and len(text) < 16 else f'"{text}"'
+            except ValueError:
+                continue
+        return ""
+
+
+def _spellings(text: str) -> Iterator[str]:
+    bare = re.sub("[ _,]", "", text[:40])
+    yield bare
+    unit = _UNIT.search(bare)
+    assert unit is not None
+    figure = bare[: unit.start()]
+    for other in ("k", "M", "B", "T", "KiB", "MiB", "GiB", "x"):
+        if other.lower() == unit[0].lower():
+            yield figure + other
+    yield bare.lower()
+    yield "0" + bare
+    yield bare.lstrip("0")
+    yield bare + "%"
+    yield bare.removesuffix("%")
+    yield bare.removesuffix(".0")
 
 
 def read_count(text: str) -> int:
     """A whole number: `4096`, `470M`, `2.8B`, `1.5T`. Raises ValueError."""
-    return _scaled(text, COUNT_UNITS)
+    return _scaled(text, COUNT_PATTERN, COUNT_UNITS)
 
 
 def read_bytes(text: str) -> int:
     """A number of bytes: `10G` (powers of ten) or `1MiB` (powers of two). Raises ValueError."""
-    return _scaled(text, BYTE_UNITS)
+    return _scaled(text, BYTES_PATTERN, BYTE_UNITS)
 
 
-def _scaled(text: str, units: dict[str, int]) -> int:
-    match = _COUNT.fullmatch(text)
-    if match is None or (match[3] or "") not in units:
-        raise ValueError("")
-    number = Decimal(match[1] + (match[2] or "")) * units[match[3] or ""]
+def _scaled(text: str, pattern: str, units: dict[str, int]) -> int:
+    _expect(text, pattern)
+    unit = _UNIT.search(text)
+    assert unit is not None
+    number = Decimal(text[: unit.start()]) * units[unit[0]]
     if number != int(number):
         raise ValueError("it is not whole")
     if number > LARGEST_COUNT:
@@ -107,15 +134,13 @@ def _scaled(text: str, units: dict[str, int]) -> int:
 
 def read_whole(text: str) -> int:
     """A whole number without a unit. Raises ValueError."""
-    if re.fullmatch(r"-?(0|[1-9][0-9]{0,18})", text) is None:
-        raise ValueError("")
+    _expect(text, WHOLE_PATTERN)
     return int(text)
 
 
 def read_decimal(text: str) -> Decimal:
     """A decimal number of at most 6 significant digits, as the identity of a task can hold it. Raises ValueError."""
-    if _DECIMAL.fullmatch(text) is None:
-        raise ValueError("")
+    _expect(text, DECIMAL_PATTERN)
     number = Decimal(text)
     if len(number.normalize().as_tuple().digits) > SIGNIFICANT_DIGITS:
         raise ValueError(f"it has more than {SIGNIFICANT_DIGITS} significant digits")
@@ -124,13 +149,21 @@ def read_decimal(text: str) -> Decimal:
 
 def read_percent(text: str) -> Decimal:
     """`10%` -> Decimal(10). Raises ValueError."""
-    if not text.endswith("%"):
-        raise ValueError("it has no % sign")
+    _expect(text, PERCENT_PATTERN)
     return read_decimal(text.removesuffix("%"))
 
 
 def read_multiple(text: str) -> Decimal:
     """`20x` -> Decimal(20). Raises ValueError."""
-    if not text.endswith("x"):
-        raise ValueError("it has no x")
+    _expect(text, MULTIPLE_PATTERN)
     return read_decimal(text.removesuffix("x"))
+
+
+def _expect(text: str, pattern: str) -> None:
+    if re.fullmatch(pattern, text) is None:
+        raise ValueError
+
+
+def written(number: Decimal) -> str:
+    """A decimal as people write it: `12.5`, `100`, `0.00001`."""
+    return f"{number.normalize():f}"

@@ -1,0 +1,49 @@
+"""What a study may cost, and where and how it runs: nothing here is part of an identity."""
+
+from decimal import Decimal
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from orchestrator.spec.fields import BySize, Choice, Image, Line, ObjectName, Part, Sequences, SizeName, number, whole
+
+Operator: TypeAlias = Annotated[Literal["Exists", "Equal"], Choice(("Exists", "Equal"))]
+Effect: TypeAlias = Annotated[
+    Literal["NoSchedule", "PreferNoSchedule", "NoExecute"], Choice(("NoSchedule", "PreferNoSchedule", "NoExecute"))
+]
+Gpus: TypeAlias = Annotated[int, whole("8", 0, 1024)]
+Nodes: TypeAlias = Annotated[int, whole("2", 1, 1024)]
+
+
+class Budget(Part):
+    """What the study may cost."""
+
+    gpu_hours: Annotated[Decimal, number("300000", 0, above=True)] | None = Field(None, description="No run is started that passes it.")
+
+
+class Toleration(Part):
+    """A taint that pods of the study may ignore, as Kubernetes has it."""
+
+    key: Line | None = Field(None, description="Key of the taint; every key unless given.")
+    operator: Operator = Field("Equal", description="How `value` is compared.")
+    value: Line | None = Field(None, description="Value of the taint.")
+    effect: Effect | None = Field(None, description="Effect of the taint; every effect unless given.")
+
+
+class Execution(Part):
+    """Where and how the study runs; never part of an identity."""
+
+    image: Image | None = Field(None, description="Image of the trainer, best by digest.")
+    gpus_per_pod: dict[SizeName, Gpus] = Field({}, max_length=64, description="GPUs of a training pod by size; 1 unless given.")
+    nodes: dict[SizeName, Nodes] = Field({}, max_length=64, description="Nodes of a training task by size; 1 unless given.")
+    micro_batch: BySize[Sequences] | None = Field(None, description="Sequences a forward pass on one GPU, one or by size.")
+    queue: ObjectName | None = Field(None, description="Kueue's queue for training pods.")
+    priority_class: ObjectName | None = Field(None, description="PriorityClass of the pods.")
+    service_account: ObjectName | None = Field(None, description="ServiceAccount of the Workflows.")
+    pull_secrets: tuple[ObjectName, ...] = Field((), max_length=16, description="Secrets that pull the image.")
+    store_secret: ObjectName | None = Field(None, description="Secret whose keys are the store's environment variables.")
+    node_selector: dict[Line, Line] = Field({}, max_length=32, description="Labels that a node must have.")
+    tolerations: tuple[Toleration, ...] = Field((), max_length=32, description="Taints that the pods ignore.")
+    grace_seconds: Annotated[int, whole("120", 1, 3600)] = Field(
+        120, description="Between SIGTERM and SIGKILL: time for a last checkpoint."
+    )

@@ -1,0 +1,103 @@
+"""A mistake in a study file, and the words for it: where it is, what was given, what is allowed, what to write instead."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+Path: TypeAlias = tuple[str | int, ...]
+
+LONGEST_SHOWN: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One mistake. `line` is 0 where there are no lines (an object from a cluster). `wrong` says what is given and what is allowed."""
+
+    file: str
+    line: int
+    where: str
+    wrong: str
+    write: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return ": ".join(part for part in (place, self.where, self.wrong) if part) + f"\n    {self.write}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A mistake before it has a file and a line.
+
+    `reads`: what else the finding rests on, `"*"` for any entry; where one of these is broken itself, the finding is dropped.
+    `on_missing`: the path's last key is not there, so the line is that of what should hold it.
+    """
+
+    path: Path
+    wrong: str
+    write: str
+    reads: tuple[Path, ...] = ()
+
+    def placed(self, file: str, line: int) -> Mistake:
+        return Mistake(file, line, written_path(self.path), self.wrong, self.write)
+
+    def under(self, parent: Path) -> "Finding":
+        """The same finding, its path seen from further out."""
+        return replace(self, path=(*parent, *self.path))
+
+
+def written_path(path: Path) -> str:
+    """`spec.grid.sizes[1]`, `spec.execution.gpusPerPod["2.8B"]`."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif re.fullmatch("[A-Za-z0-9_-]+", part):
+            text += f".{part}"
+        else:
+            text += f'["{part[:LONGEST_SHOWN]}"]'
+    return text.removeprefix(".")
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: short, and on one line."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        text = f'"{value}"' if value.isprintable() else repr(value)
+        return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 4] + '..."'
+    if isinstance(value, Mapping):
+        return "a mapping" + (f" ({', '.join(str(key)[:20] for key in list(value)[:4])})" if value else " without keys")
+    if isinstance(value, Sequence):
+        return f"a list of {len(value)}" if value else "an empty list"
+    text = str(value)
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
+
+
+def listed(words: Iterable[object], most: int = 12) -> str:
+    """`a, b, c`; in a long list the middle is left out."""
+    every = [str(word) for word in words]
+    return ", ".join(every if len(every) <= most else [*every[: most - 2], "...", every[-1]])
+
+
+def nearest(given: object, known: Iterable[str]) -> str:
+    """The one of `known` that `given` was probably meant to be, or ""."""
+    by_look = {_look(word): word for word in known}
+    look = _look(str(given)[:LONGEST_SHOWN])
+    if look in by_look:
+        return by_look[look]
+    close = difflib.get_close_matches(look, by_look, n=1, cutoff=0.6)
+    return by_look[close[0]] if close else ""
+
+
+def did_you_mean(given: object, known: Iterable[str], otherwise: str) -> str:
+    """`Did you mean "x"?`, or what to do where nothing is near."""
+    word = nearest(given, known)
+    return f'Did you mean "{word}"?' if word else otherwise
+
+
+def _look(word: str) -> str:
+    return re.sub("[-_ ]", "", word.lower())

@@ -1,0 +1,75 @@
+"""How a study trains, where it says more than the ladder: optimiser, schedule, batch, precision."""
+
+from decimal import Decimal
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field
+
+from orchestrator.spec.fields import BySize, Choice, Decay, Deviation, Part, PeakRate, Rate, Sequences, WarmupTokens, number, whole
+
+Precision: TypeAlias = Annotated[Literal["fp32", "bf16"], Choice(("fp32", "bf16"))]
+SequenceLength: TypeAlias = Annotated[int, whole("4096", 8, 2**20)]
+ScheduleShape: TypeAlias = Annotated[Literal["wsd", "cosine", "linear"], Choice(("wsd", "cosine", "linear"))]
+
+# A moment that never decays has no correction of its bias
+_BELOW_ONE = "0.999999"
+
+
+class OptimizerSpec(Part):
+    """AdamW, where it shall differ from the ladder."""
+
+    beta1: Annotated[Decimal, number('"0.9"', 0, _BELOW_ONE)] | None = Field(None, description="Decay of the first moment.")
+    beta2: Annotated[Decimal, number('"0.95"', 0, _BELOW_ONE)] | None = Field(None, description="Decay of the second moment.")
+    eps: Annotated[Decimal, number('"1e-8"', 0, "1", above=True)] | None = Field(None, description="Epsilon of AdamW.")
+    weight_decay: Annotated[Decimal, number('"0.1"', 0, "10")] | None = Field(
+        None, description="Decoupled weight decay; embeddings have none."
+    )
+    clip: Annotated[Decimal, number("1", 0, above=True)] | None = Field(None, description="Largest norm of a gradient.")
+    z_loss: Annotated[Decimal, number('"1e-5"', 0, "1")] | None = Field(None, description="Weight of the z-loss.")
+
+    def over(self, base: "OptimizerSpec") -> "OptimizerSpec":
+        """This one, with what it leaves open taken from `base`."""
+        return base.model_copy(update=_given(self))
+
+
+class ScheduleSpec(Part):
+    """The learning rate over tokens, where it shall differ from the kind's and the ladder's."""
+
+    shape: ScheduleShape | None = Field(None, description="wsd: flat, then a linear leaf; cosine and linear: down over the whole stage.")
+    decay: Decay | None = Field(None, description="wsd: the part of the stage over which the leaf falls; 10% unless given.")
+    peak: BySize[PeakRate] | None = Field(None, description="Highest rate, one or by size; by the ladder's law unless given.")
+    warmup: BySize[WarmupTokens] | None = Field(None, description="Tokens over which the rate rises, one or by size; N unless given.")
+    final: Rate | None = Field(None, description="The rate at the end; 0 unless given.")
+
+    def over(self, base: "ScheduleSpec") -> "ScheduleSpec":
+        """This one, with what it leaves open taken from `base`, key by key."""
+        return base.model_copy(update=_given(self))
+
+
+class PartialTraining(Part):
+    """What a recipe may say otherwise than the study."""
+
+    sequence_length: SequenceLength | None = Field(None, description="Tokens a sequence (T).")
+    precision: Precision | None = Field(None, description="Of the forward and backward pass; never substituted.")
+    batch: BySize[Sequences] | None = Field(None, description="Sequences a step, one or by size; by the ladder's law unless given.")
+    deviation: BySize[Deviation] | None = Field(None, description="Standard deviation of the initial weights, one or by size.")
+    optimizer: OptimizerSpec = Field(OptimizerSpec(), description="AdamW, where it shall differ from the ladder.")
+    schedule: ScheduleSpec = Field(ScheduleSpec(), description="Learning rate, where it shall differ from the ladder.")
+
+
+class Training(PartialTraining):
+    """How every stage is trained unless a recipe or the stage says otherwise."""
+
+    sequence_length: SequenceLength = Field(description="Tokens a sequence (T).")
+    precision: Precision = Field(description="Of the forward and backward pass; never substituted: bf16 on a CPU runs as bf16.")
+
+    def overridden(self, part: PartialTraining | None) -> "Training":
+        """This training with what a recipe says otherwise, key by key."""
+        if part is None:
+            return self
+        merged = {"optimizer": part.optimizer.over(self.optimizer), "schedule": part.schedule.over(self.schedule)}
+        return self.model_copy(update={**_given(part), **merged})
+
+
+def _given(part: Part) -> dict[str, Any]:
+    return {name: value for name, value in part if value is not None}

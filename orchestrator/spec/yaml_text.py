@@ -1,0 +1,283 @@
+"""Bytes of a study file -> a tree of values that know their lines.
+
+`orchestrator.spec.reading` calls it. It reads the events of PyYAML itself instead of using its constructors, which hide duplicate keys,
+read YAML 1.1, follow cycles and nest without a limit.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import yaml
+
+from orchestrator.spec.messages import Finding, Mistake, Path
+from orchestrator.spec.scalars import Wrong, plain_scalar
+
+# An object of a cluster may have 1.5 MB in etcd, and annotations need room
+LARGEST_FILE: Final = 2**20
+LARGEST_TREE: Final = 100_000
+DEEPEST: Final = 24
+
+_LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+
+
+class Unreadable:
+    """Stands for a value that could not be read; the mistake has been reported."""
+
+
+@dataclass(slots=True)
+class Node:
+    """A value with its line. `entries` of a mapping: key, line of the key, value. `wrong` is told where the value stands."""
+
+    line: int
+    value: object = None
+    entries: "list[tuple[str, int, Node]] | None" = None
+    items: "list[Node] | None" = None
+    wrong: Wrong | None = None
+    wrong_keys: "list[tuple[str, int, Wrong]]" = field(default_factory=list)
+    size: int = 1
+    depth: int = 1
+
+    @property
+    def children(self) -> "list[Node]":
+        return [child for _, _, child in self.entries] if self.entries is not None else self.items or []
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a file holds: plain values, the findings on the way there, and the tree that knows the lines."""
+
+    root: Node
+    values: object
+    findings: tuple[tuple[int, Finding], ...]
+    broken: frozenset[Path]
+
+    def line(self, path: Path) -> int:
+        """The line of what stands at `path`, or of the last thing on the way there."""
+        node, line = self.root, self.root.line
+        for part in path:
+            if isinstance(part, str) and node.entries is not None:
+                found = next(((at, child) for key, at, child in node.entries if key == part), None)
+            elif isinstance(part, int) and node.items is not None and part < len(node.items):
+                found = (node.items[part].line, node.items[part])
+            else:
+                found = None
+            if found is None:
+                return line
+            line, node = found
+        return line
+
+
+class NotYaml(Exception):
+    """The file cannot be read any further. Holds its one mistake."""
+
+    def __init__(self, mistake: Mistake) -> None:
+        self.mistake = mistake
+        super().__init__(str(mistake))
+
+
+def read_document(body: bytes, file: str) -> tuple[Document, list[Mistake]]:
+    """The first document of the file, and the mistakes of the file as a whole. Raises NotYaml where nothing can be read."""
+    text = decode(body, file)
+    root, second = _compose(text, file)
+    if root is None:
+        raise NotYaml(Mistake(file, 0, "", "the file is empty.", "Begin with apiVersion, kind, metadata and spec."))
+    if root.size > LARGEST_TREE or root.depth > DEEPEST:
+        raise NotYaml(
+            Mistake(file, root.line, "", f"the file holds more than {LARGEST_TREE} values, or nests deeper than {DEEPEST}.", "Write less.")
+        )
+    findings: list[tuple[int, Finding]] = []
+    broken: set[Path] = set()
+    values = _plain(root, (), findings, broken)
+    mistakes = []
+    if second:
+        wrong = "a second document begins here; one file is one study."
+        mistakes.append(Mistake(file, second, "", wrong, "Put it into a file of its own, or take the --- away."))
+    return Document(root, values, tuple(findings), frozenset(broken)), mistakes
+
+
+def decode(body: bytes, file: str) -> str:
+    """The text of the file. Raises NotYaml for what is no UTF-8, too large, or holds control characters."""
+    if len(body) > LARGEST_FILE:
+        raise NotYaml(Mistake(file, 0, "", f"the file has {len(body)} bytes; at most {LARGEST_FILE} are read.", "Is it a study file?"))
+    if body.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise NotYaml(Mistake(file, 1, "", "the file is UTF-16; a study file is UTF-8.", "Save it as UTF-8."))
+    if body.startswith(b"\xef\xbb\xbf"):
+        raise NotYaml(Mistake(file, 1, "", "the file begins with a byte-order mark.", "Save it as UTF-8 without BOM."))
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as problem:
+        raise NotYaml(_not_utf8(body, problem.start, file)) from None
+    control = _CONTROL.search(text)
+    if control is not None:
+        line = text.count("\n", 0, control.start()) + 1
+        raise NotYaml(Mistake(file, line, "", f"the character {control[0]!r} cannot stand in YAML.", "Take it away."))
+    return text
+
+
+def _not_utf8(body: bytes, at: int, file: str) -> Mistake:
+    line = body.count(b"\n", 0, at) + 1
+    column = at - (body.rfind(b"\n", 0, at) + 1) + 1
+    wrong = f"the byte 0x{body[at]:02X} in column {column} is not UTF-8 (it is {bytes([body[at]]).decode('latin-1')!r} in Latin-1)."
+    return Mistake(file, line, "", wrong, f"Convert the file: iconv -f latin1 -t utf-8 {file}")
+
+
+def _compose(text: str, file: str) -> tuple[Node | None, int]:
+    """The tree of the first document, and the line where a second one begins (0 if there is none)."""
+    composer = _Composer(file)
+    try:
+        for event in yaml.parse(text, Loader=_LOADER):
+            composer.take(event)
+            if composer.second:
+                break
+    except yaml.YAMLError as problem:
+        raise NotYaml(_syntax(problem, text, file)) from None
+    return composer.root, composer.second
+
+
+class _Composer:
+    """Builds a tree from events, without recursion."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.root: Node | None = None
+        self.second = 0
+        self.open: list[Node] = []
+        self.keys: list[tuple[str, int] | None] = []
+        self.anchors: dict[str, Node] = {}
+        self.seen = False
+
+    def take(self, event: Any) -> None:  # noqa: ANN401  (PyYAML's events share no type that knows their fields)
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.DocumentStartEvent):
+            self.second = line if self.seen else 0
+            self.seen = True
+        elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            mapping = isinstance(event, yaml.MappingStartEvent)
+            self._begin(Node(line, entries=[] if mapping else None, items=None if mapping else []), event)
+        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            self._end()
+        elif isinstance(event, yaml.ScalarEvent):
+            self._scalar(event, line)
+        elif isinstance(event, yaml.AliasEvent):
+            self._alias(str(event.anchor), line)
+
+    def _begin(self, node: Node, event: Any) -> None:  # noqa: ANN401
+        if len(self.open) >= DEEPEST:
+            raise NotYaml(Mistake(self.file, node.line, "", f"this nests deeper than {DEEPEST} levels.", "No study file needs that."))
+        self._name(node, event)
+        self.open.append(node)
+        self.keys.append(None)
+
+    def _end(self) -> None:
+        node = self.open.pop()
+        self.keys.pop()
+        node.size = 1 + sum(child.size for child in node.children)
+        node.depth = 1 + max((child.depth for child in node.children), default=0)
+        if node.size > LARGEST_TREE:
+            raise NotYaml(Mistake(self.file, node.line, "", f"this holds more than {LARGEST_TREE} values.", "No study file needs that."))
+        self._put(node)
+
+    def _scalar(self, event: Any, line: int) -> None:  # noqa: ANN401
+        plain = event.style is None or event.style == ""
+        value, wrong = plain_scalar(event.value) if plain and event.tag is None else (event.value, None)
+        node = Node(line, value, wrong=wrong)
+        self._name(node, event)
+        if self.open and self.open[-1].entries is not None and self.keys[-1] is None:
+            self._key(event.value, line, value, node.wrong)
+        else:
+            self._put(node)
+
+    def _name(self, node: Node, event: Any) -> None:  # noqa: ANN401
+        if event.tag is not None:
+            node.wrong = (f"{event.tag[:40]} is a tag, and a study file has none.", "Take it away.")
+        if event.anchor is not None:
+            self.anchors[event.anchor] = node
+
+    def _alias(self, name: str, line: int) -> None:
+        node = self.anchors.get(name)
+        if node is None:
+            node = Node(line, wrong=(f"*{name[:40]} names an anchor that is not there", f"Write &{name[:40]} where it is defined, above."))
+        elif any(node is outer for outer in self.open):
+            node = Node(line, wrong=(f"*{name[:40]} stands inside of what it names, so that it never ends", "Write the value out."))
+        self._put(node)
+
+    def _key(self, text: str, line: int, value: object, wrong: Wrong | None) -> None:
+        if wrong is None and (value is None or isinstance(value, bool)):
+            wrong = (f"{text or 'an empty key'} is not a text, and keys are", f'Write "{text}" in quotes.')
+        if wrong is not None:
+            self.open[-1].wrong_keys.append((text, line, wrong))
+        self.keys[-1] = (text, line)
+
+    def _put(self, node: Node) -> None:
+        if not self.open:
+            self.root = node
+            return
+        parent = self.open[-1]
+        if parent.items is not None:
+            parent.items.append(node)
+            return
+        key = self.keys[-1]
+        assert parent.entries is not None
+        if key is None:
+            wrong = ("a key is a list or a mapping, and keys are text", "Write a text as the key.")
+            parent.wrong_keys.append(("?", node.line, wrong))
+            self.keys[-1] = ("?", node.line)
+            return
+        self.keys[-1] = None
+        first = next((line for name, line, _ in parent.entries if name == key[0]), 0)
+        if first:
+            wrong = (f"this key stands here a second time (first in line {first})", "Take one of the two away.")
+            parent.wrong_keys.append((*key, wrong))
+        else:
+            parent.entries.append((*key, node))
+
+
+def _plain(node: Node, path: Path, findings: list[tuple[int, Finding]], broken: set[Path]) -> object:
+    wrong = node.wrong
+    if wrong is None and node.entries is None and node.items is None and node.value is None and path[:1] == ("spec",):
+        wrong = ("nothing stands here", "Give a value, or leave the key out.")
+    for key, line, key_wrong in node.wrong_keys:
+        findings.append((line, Finding((*path, key), key_wrong[0] + ".", key_wrong[1])))
+        if "second time" not in key_wrong[0]:
+            broken.add((*path, key))
+    if wrong is not None:
+        findings.append((node.line, Finding(path, wrong[0].removesuffix(".") + ".", wrong[1])))
+        broken.add(path)
+        return Unreadable()
+    if node.entries is not None:
+        return {key: _plain(child, (*path, key), findings, broken) for key, _, child in node.entries}
+    if node.items is not None:
+        return [_plain(child, (*path, index), findings, broken) for index, child in enumerate(node.items)]
+    return node.value
+
+
+# What libyaml and PyYAML say -> what to do about it
+_ADVICE: Final = (
+    ("tab", "Indent with spaces: YAML allows no tabs there."),
+    ("mapping values are not allowed", "Check the indentation; a text with a colon and a space in it stands in quotes."),
+    ("cannot start any token", "Put the text in quotes."),
+    ("expected ',' or", "Close the bracket or brace, or put the comma that is missing."),
+    ("end of stream", "Close the quote."),
+    ("unknown escape", "Write \\\\ for a backslash inside \"...\", or use '...'."),
+)
+
+
+def _syntax(problem: yaml.YAMLError, text: str, file: str) -> Mistake:
+    mark = getattr(problem, "problem_mark", None)
+    line = mark.line + 1 if mark is not None else 1
+    said = (getattr(problem, "problem", None) or str(problem).splitlines()[0])[:120]
+    if "\t" in _indentation(text, line):
+        said = "a tab where YAML wants spaces"
+    context = getattr(problem, "context_mark", None)
+    since = f", in what begins in line {context.line + 1}" if context is not None and context.line + 1 != line else ""
+    advice = next((advice for sign, advice in _ADVICE if sign in said), "Check indentation, brackets and quotes up to this line.")
+    return Mistake(file, line, "", f"this is not YAML: {said}{since}.", advice)
+
+
+def _indentation(text: str, line: int) -> str:
+    lines: Iterator[str] = (found for number, found in enumerate(text.split("\n"), 1) if number == line)
+    found = next(lines, "")
+    return found[: len(found) - len(found.lstrip())]
