@@ -32,7 +32,7 @@ def open_store(url_or_path: str, *, clock: Callable[[], datetime] = utc_now) -> 
     if scheme == "memory":
         return Store(named_memory(url_or_path.removeprefix("memory://").strip("/")), url_or_path, clock)
     if scheme in _CLOUDS:
-        return _open_cloud(url_or_path, clock)
+        return Store(BucketObjects(cloud(url_or_path), url_or_path), url_or_path, clock)
     raise StoreError(f"{url_or_path}: {scheme}:// is no store; allowed are a folder, file://, s3://, gs:// and az://")
 
 
@@ -46,7 +46,10 @@ def _open_folder(path: str, url: str, clock: Callable[[], datetime]) -> Store:
     return Store(BucketObjects(LocalStore(root), url, root), url, clock)
 
 
-def _open_cloud(url: str, clock: Callable[[], datetime]) -> Store:
+def cloud(url: str) -> S3Store | GCSStore | AzureStore:
+    """The client of a bucket, for the store and for corpora alike. Raises StoreError for a scheme that is none."""
+    if urlsplit(url).scheme not in _CLOUDS:
+        raise StoreError(f"{url}: not a bucket that this project can use; allowed are s3://, gs:// and az://")
     # an endpoint of one's own inside a cluster mostly speaks plain HTTP, which the library else refuses
     plain = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", "")).startswith("http://")
     backend = from_url(
@@ -55,5 +58,5 @@ def _open_cloud(url: str, clock: Callable[[], datetime]) -> Store:
         retry_config={"max_retries": 8, "retry_timeout": _RETRY},
     )
     if not isinstance(backend, (S3Store, GCSStore, AzureStore)):
-        raise StoreError(f"{url}: not a bucket that this project can use")
-    return Store(BucketObjects(backend, url), url, clock)
+        raise StoreError(f"{url}: not a bucket that this project can use; allowed are s3://, gs:// and az://")
+    return backend

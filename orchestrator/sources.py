@@ -1,0 +1,120 @@
+"""Fingerprints of sources: what their files hold, whatever they are called and wherever they lie.
+
+The planner calls `fingerprint` for every source that it can reach. Hashing a corpus takes minutes, so the hash of a file is kept with
+its size and version in an sqlite file; a file that changes gets another version and is hashed again.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from orchestrator.contract.files import fingerprint_of
+from orchestrator.store.corpora import CorpusFile, check_unchanged, expand, hash_of
+
+# A file written to twice within its clock's tick keeps its time; Linux ticks every 10 ms at most, FAT and some NFS servers every 2 s.
+_SETTLED_SECONDS: Final = 3.0
+# Reading is bound by disk or network, hashing by a core; more threads than this gain nothing on either.
+_THREADS: Final = 16
+
+_TABLE: Final = """
+CREATE TABLE IF NOT EXISTS hashes (name TEXT PRIMARY KEY, size INTEGER NOT NULL, version TEXT NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """`bytes`: of the files as they lie there, compressed or not."""
+
+    fingerprint: str
+    files: int
+    bytes: int
+
+
+def fingerprint(path: str, base: Path, cache: Path | None = None) -> SourceFacts:
+    """What the source at `path` holds now. A relative path starts at `base`; `cache` is a folder, by default in the user's cache.
+
+    Raises KeyMissing when there is nothing to read, StoreUnavailable when it cannot be reached or changes meanwhile.
+    """
+    files = expand(path, base)
+    hashes = _hashes(files, cache or default_cache())
+    triples = [(hashes[file.name], file.kind.reader, file.kind.language) for file in files]
+    return SourceFacts(fingerprint_of(triples), len(files), sum(file.size for file in files))
+
+
+def default_cache() -> Path:
+    """The user's cache folder for this project (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scaling-study"
+
+
+def _hashes(files: list[CorpusFile], cache: Path) -> dict[str, str]:
+    """SHA-256 by name of file."""
+    with _opened(cache) as table:
+        known = _known(table, files)
+        missing = [file for file in files if file.name not in known]
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
+            for file, sha256 in zip(missing, threads.map(_hash, missing), strict=True):
+                known[file.name] = sha256
+        now = time.time()
+        settled = [file for file in missing if now - file.changed > _SETTLED_SECONDS]
+        _keep(table, [(file.name, file.size, file.version, known[file.name]) for file in settled])
+    return known
+
+
+def _hash(file: CorpusFile) -> str:
+    sha256 = hash_of(file, lambda _: None)
+    check_unchanged(file)
+    return sha256
+
+
+@contextmanager
+def _opened(cache: Path) -> Iterator[sqlite3.Connection]:
+    """The table of hashes; one in memory when the folder cannot be used, since a cache must never be the reason of a failure."""
+    try:
+        connection = _connected(cache)
+    except (OSError, sqlite3.Error):
+        connection = sqlite3.connect(":memory:")
+        connection.execute(_TABLE)
+    with closing(connection):
+        yield connection
+
+
+def _connected(cache: Path) -> sqlite3.Connection:
+    cache.mkdir(parents=True, exist_ok=True)
+    path = cache / "hashes.sqlite"
+    try:
+        return _with_table(path)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        path.unlink()
+        return _with_table(path)
+
+
+def _with_table(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=30)
+    try:
+        connection.execute(_TABLE)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _known(table: sqlite3.Connection, files: Iterable[CorpusFile]) -> dict[str, str]:
+    query = "SELECT sha256 FROM hashes WHERE name = ? AND size = ? AND version = ?"
+    rows = ((file.name, table.execute(query, (file.name, file.size, file.version)).fetchone()) for file in files)
+    return {name: row[0] for name, row in rows if row is not None}
+
+
+def _keep(table: sqlite3.Connection, rows: list[tuple[str, int, str, str]]) -> None:
+    try:
+        with table:
+            table.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", rows)
+    except sqlite3.OperationalError:
+        pass  # full or read-only: the next plan hashes again
