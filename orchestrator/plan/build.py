@@ -51,7 +51,7 @@ def plan_study(study: Study, fingerprints: Mapping[str, str], tokenizer_sha256: 
 
 def is_runnable(plan: Plan) -> bool:
     """Whether the content of every source is known, so that every digest is final."""
-    return not any(source.fingerprint.startswith(UNKNOWN) for source in plan.sources)
+    return not plan.tokenizer.startswith(UNKNOWN) and not any(source.fingerprint.startswith(UNKNOWN) for source in plan.sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class _Planner:
             sequence_length=self.spec.training.sequence_length,
             tokenizer=self.tokenizer,
             shapes={name: rung_of(self.spec, name).shape(vocabulary_of(self.spec)) for name in self.spec.grid.sizes},
-            sources=tuple(source for source in self.sources if source.digest in used),
+            sources=tuple(source for source in self.sources if source.digest in used or source.fingerprint in self._read_by_tokenizer()),
             tasks={**prepares, **trains, **self.scores},
             cells=cells,
             contrasts=tuple(contrast.model_dump(mode="json", by_alias=True, exclude_none=True) for contrast in self.spec.contrasts),
@@ -151,6 +151,10 @@ class _Planner:
         read = {digest for cell in cells for digest, _ in cell.stages[-1].read}
         scored = {asked.source.digest for of_window in self.asked.values() for asked in of_window if asked.source is not None}
         return read | scored | {self.tokenizer}
+
+    def _read_by_tokenizer(self) -> set[str]:
+        planned = self.tasks.get(self.tokenizer)
+        return {part[0] for part in planned.task.sources} if planned and isinstance(planned.task, TokenizerTask) else set()
 
     def _add(self, task: Task, kind: TaskKind, needs: tuple[str, ...], label: str) -> str:
         digest = digest_of_text(dumps(task.identity()))

@@ -87,7 +87,7 @@ class Arm:
 
 def arm(spec: StudySpec, recipe: Recipe, size: Sized, proportion: Decimal | None, prepared: Mapping[str, str]) -> Arm:
     """What the cells of a recipe, size and proportion have in common. `prepared`: source name -> prepare digest."""
-    percents = tuple(stage.code_percent_at(proportion) for stage in recipe.stages)
+    percents = tuple(_percent(stage, proportion) for stage in recipe.stages)
     asked_rates = tuple(rates(spec, stage, size) for stage in recipe.stages)
     stages = tuple(zip(recipe.stages, percents, asked_rates, strict=True))
     return Arm(
@@ -163,6 +163,14 @@ def _leg(arm: Arm, index: int, seed: Seed, before: Leg | None, wants_stable: boo
         code_percent=arm.percents[index],
         end=reach[-1].read if stable is None else stable.read,
     )
+
+
+def _percent(stage: Stage, proportion: Decimal | None) -> Decimal:
+    percent = stage.mixture.code_percent
+    if percent == "grid":
+        assert proportion is not None
+        return proportion
+    return percent
 
 
 def _length(recipe: Recipe, stage: Stage, size: Sized, percent: Decimal, asked_rates: Rates) -> Length:

@@ -155,10 +155,9 @@ def by_size(value: T | Mapping[str, T] | None, size: str) -> T | None:
 
 
 def _optimizer(training: Training, tokens_per_step: int) -> Optimizer:
-    given = training.optimizer.given()
-
     def setting(name: str, law: str) -> str:
-        return decimal(given[name]) if name in given else law
+        given: Decimal | None = getattr(training.optimizer, name)
+        return law if given is None else decimal(given)
 
     return Optimizer(
         beta1=setting("beta1", BETA1),

@@ -1,0 +1,138 @@
+"""A study file and the store it names, made ready: read, fingerprint, plan, freeze.
+
+Every command that needs a plan begins here, so that `plan`, `run`, `status` and `report` speak of the same tasks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from orchestrator.contract.plan import Plan
+from orchestrator.errors import PlanRefused, StoreError
+from orchestrator.plan import UNKNOWN, is_runnable, plan_study
+from orchestrator.sources import fingerprint
+from orchestrator.spec import Study, TokenizerFile, read_study
+from orchestrator.store import Store, open_store
+from orchestrator.store.corpora import expand, hash_of
+from orchestrator.store.plans import current, current_spec, freeze
+
+# A spec that differs in these alone keeps its plan
+NOT_PLANNED: Final = ("paused", "budget", "execution")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A study with its plan.
+
+    `is_frozen`: the plan is the store's. `bytes_of`: source name -> bytes of its files, where they were reached. `unreachable`: source
+    name, or `tokenizer`, -> why its content is not known; a plan with such sources cannot run.
+    """
+
+    study: Study
+    store: Store
+    plan: Plan
+    is_frozen: bool
+    bytes_of: Mapping[str, int]
+    unreachable: Mapping[str, str]
+
+
+def open_study(file: Path, store_url: str | None = None, *, replan: bool = False) -> Opened:
+    """The study in `file` and its plan: the frozen one if the store has it and the file asks for the same, else a new one.
+
+    Nothing is written; `keep` does that. Raises StudyMistakes, PlanRefused (also when the files of a source have changed under a frozen
+    plan and `replan` is not given), StoreError.
+    """
+    study = read_study(file)
+    store = open_store(store_address(study, store_url))
+    seen = _look_at_files(study)
+    fresh = plan_study(study, seen.fingerprints, seen.tokenizer)
+    frozen = current(store, study.name)
+    if frozen is None or replan or _planned_part(current_spec(store, study.name) or {}) != _planned_part(study.document):
+        return Opened(study, store, fresh, False, seen.bytes_of, seen.unreachable)
+    _refuse_changed_files(frozen[1], fresh)
+    return Opened(study, store, frozen[1], True, seen.bytes_of, seen.unreachable)
+
+
+def keep(opened: Opened) -> str:
+    """Freeze the plan in the store; its digest. Raises PlanRefused for a plan that cannot run, StoreError."""
+    if not is_runnable(opened.plan):
+        reasons = "\n    ".join(f"{name}: {why}" for name, why in opened.unreachable.items())
+        raise PlanRefused(
+            f"this plan cannot run, since the content of some of what it reads is not known:\n    {reasons}\n"
+            "    Make the files reachable from here, or write `fingerprint:` (64 hex digits) at the source"
+        )
+    return freeze(opened.store, opened.plan, dict(opened.study.document))[0]
+
+
+def store_address(study: Study, given: str | None) -> str:
+    """Where the store is: as given on the command line, else as the file says, a folder relative to the file."""
+    if given is not None:
+        return given
+    written = study.spec.store
+    return written if "://" in written else str((Path(study.path).parent / written).resolve())
+
+
+def inputs(study: Study, plan: Plan) -> dict[str, list[str]]:
+    """Where the files of each fingerprint are, for placement. Relative paths start at the study file."""
+    base = Path(study.path).resolve().parent
+    found: dict[str, list[str]] = {}
+    for source in plan.sources:
+        found.setdefault(source.fingerprint, []).append(_absolute(source.path, base))
+    tokenizer = study.spec.data.tokenizer
+    if isinstance(tokenizer, TokenizerFile):
+        found[plan.tokenizer] = [_absolute(tokenizer.file, base)]
+    return found
+
+
+@dataclass(slots=True)
+class _Files:
+    """What the files of a study are, as far as they can be reached."""
+
+    fingerprints: dict[str, str]
+    bytes_of: dict[str, int]
+    unreachable: dict[str, str]
+    tokenizer: str = ""
+
+
+def _look_at_files(study: Study) -> _Files:
+    """Fingerprints of the sources whose file declares none. A declared one is believed here; `prepare` checks it."""
+    base = Path(study.path).resolve().parent
+    found = _Files({}, {}, {})
+    for source in study.spec.data.sources:
+        if source.fingerprint is None:
+            try:
+                facts = fingerprint(source.path, base)
+            except StoreError as problem:
+                found.unreachable[source.name] = str(problem)
+            else:
+                found.fingerprints[source.name], found.bytes_of[source.name] = facts.fingerprint, facts.bytes
+    tokenizer = study.spec.data.tokenizer
+    if isinstance(tokenizer, TokenizerFile):
+        try:
+            found.tokenizer = hash_of(expand(tokenizer.file, base)[0], lambda _: None)
+        except StoreError as problem:
+            found.unreachable["tokenizer"] = str(problem)
+    return found
+
+
+def _planned_part(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in NOT_PLANNED}
+
+
+def _refuse_changed_files(frozen: Plan, fresh: Plan) -> None:
+    now = {source.name: source.fingerprint for source in fresh.sources}
+    changed = [
+        source.name
+        for source in frozen.sources
+        if not now.get(source.name, UNKNOWN).startswith(UNKNOWN) and now[source.name] != source.fingerprint
+    ]
+    if changed:
+        raise PlanRefused(
+            f"the files of {', '.join(changed)} have changed since {frozen.study} was planned, and its plan is frozen.\n"
+            "    Put the old files back, or make a new plan from the new ones with --replan; what is done stays in the store"
+        )
+
+
+def _absolute(path: str, base: Path) -> str:
+    return path if "://" in path else str(base / path)
