@@ -41,14 +41,27 @@ def fetch(store: Store, artifact: Artifact, cache: Path) -> Path:
     local = store.objects.local_path(artifact.key)
     if local is None:
         return _cached(store, artifact, cache)
-    check_file(store, artifact, local)
+    _check_file(store, artifact, local)
     return local
 
 
-def check_file(store: Store, artifact: Artifact, path: Path) -> None:
-    """Raises Damaged unless the file is what the artifact promised, KeyMissing when it is not there."""
+def check(store: Store, artifact: Artifact, scratch: Path) -> None:
+    """Read the artifact and leave nothing behind. `scratch`: a folder with room for it. Raises Damaged, KeyMissing."""
+    local = store.objects.local_path(artifact.key)
+    if local is not None:
+        _check_file(store, artifact, local)
+        return
+    copy = scratch / artifact.sha256
+    store.objects.fetch(artifact.key, copy)
+    try:
+        _check(artifact, copy.stat().st_size, lambda: hash_file(copy))
+    finally:
+        copy.unlink()
+
+
+def _check_file(store: Store, artifact: Artifact, path: Path) -> None:
     if not path.exists():
-        store.objects.stat(artifact.key)
+        store.objects.stat(artifact.key)  # raises KeyMissing
     _check(artifact, path.stat().st_size, lambda: hash_once(path))
 
 

@@ -3,6 +3,8 @@
 `open_store` builds it. One code path serves a folder and a cloud; errors become ours, with a word about what to do next.
 """
 
+import errno
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,16 +23,21 @@ Backend: TypeAlias = LocalStore | S3Store | GCSStore | AzureStore
 # A piece of a download: small enough to come within the client's timeout over a slow line.
 _PIECE_BYTES: Final = 32 * 2**20
 
-# Operating system's words in obstore's messages (Linux, macOS) -> what the user is told.
-_CAUSES: Final = (
-    ("os error 28", "its disk is full; free some space, or `scaling-study store gc`, and run again: nothing is lost"),
-    ("StorageFull", "its disk is full; free some space, or `scaling-study store gc`, and run again: nothing is lost"),
-    ("os error 122", "the disk quota is used up; free some space and run again: nothing is lost"),
-    ("os error 27", "the file would be larger than this system allows (ulimit -f)"),
-    ("os error 30", "it is read-only; mount it writable, or choose another with --store"),
-    ("os error 13", "it refuses us; look at the rights of the folder"),
-    ("os error 1)", "it refuses us; look at the rights of the folder"),
-)
+_FULL: Final = "its disk is full; free some space (`scaling-study store gc` shows what can go) and run again: nothing is lost"
+_REFUSED: Final = "it refuses us; look at the rights of the folder"
+# Numbers of the operating system's errors that a person can do something about -> what to do.
+_CAUSES: Final = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: "the disk quota is used up; free some space and run again: nothing is lost",
+    errno.EFBIG: "the file would be larger than this system allows; look at `ulimit -f`",
+    errno.EROFS: "it is read-only; mount it writable, or choose another with --store",
+    errno.EACCES: _REFUSED,
+    errno.EPERM: _REFUSED,
+    errno.ENOTDIR: "a file stands where a folder should be; look at the address of the store",
+    errno.EIO: "its disk does not read or write any more (input/output error)",
+}
+# obstore hands the number on in its text only
+_OS_ERROR: Final = re.compile(r"os error (\d+)")
 
 
 class BucketObjects:
@@ -96,7 +103,9 @@ class BucketObjects:
     def _errors(self, action: str, key: str) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, NotFoundError):
+        except (FileNotFoundError, NotFoundError) as problem:
+            if "NoSuchBucket" in str(problem):
+                raise StoreUnavailable(f"the store {self._url}: there is no such bucket; make it, or look at the address") from problem
             raise KeyMissing(f"the store {self._url} has no {key}") from None
         except AlreadyExistsError:
             raise AlreadyThere(f"the store {self._url} has {key} already") from None
@@ -111,9 +120,10 @@ def _stat(meta: "obstore.ObjectMeta") -> Stat:
 def cause(problem: Exception) -> str:
     """What stands behind an error of the store, and what to do about it."""
     text = str(problem)
-    for mark, meaning in _CAUSES:
-        if mark in f"{text} {problem!r}":
-            return meaning
+    found = _OS_ERROR.search(text)
+    number = problem.errno if isinstance(problem, OSError) and problem.errno else int(found[1]) if found else 0
+    if number in _CAUSES:
+        return _CAUSES[number]
     if isinstance(problem, (PermissionDeniedError, UnauthenticatedError)):
         return "it refuses us; look at the credentials in the environment (AWS_ACCESS_KEY_ID and so on) and their rights"
     return f"it is away or slow ({text.split('Debug source')[0].strip()[:300]}); try again when it answers"

@@ -21,7 +21,7 @@ from orchestrator.store.leases import Lease
 from orchestrator.store.objects import Store
 from orchestrator.store.pointers import Pointer, create_pointer, kept, read_pointer
 
-__all__ = ["Checkpoint", "Manifest", "at", "kept", "latest", "publish"]
+__all__ = ["Checkpoint", "Manifest", "at", "find", "kept", "latest", "publish"]
 
 MANIFEST: Final = "manifest.json"
 
@@ -89,11 +89,16 @@ def latest(store: Store, work_root: str, at_most: int, cache: Path) -> tuple[Che
 
 def at(store: Store, work_root: str, tokens: int, cache: Path) -> tuple[Checkpoint, dict[str, Path]]:
     """The checkpoint at exactly `tokens`, with its files, checked. Raises KeyMissing when it is not there, Damaged when it is not whole."""
-    checkpoint = _read(store, work_root, read_pointer(store, work_root, tokens))
+    checkpoint = find(store, work_root, tokens)
     try:
         return checkpoint, {name: artifacts.fetch(store, artifact, cache) for name, artifact in checkpoint.files.items()}
     except KeyMissing as problem:
         raise Damaged(f"{checkpoint_pointer_key(work_root, tokens)} points to a file that is gone: {problem}") from problem
+
+
+def find(store: Store, work_root: str, tokens: int) -> Checkpoint:
+    """The checkpoint at `tokens` by its pointer and manifest, without its files. Raises KeyMissing, Damaged."""
+    return _read(store, work_root, read_pointer(store, work_root, tokens))
 
 
 def _read(store: Store, work_root: str, pointer: Pointer) -> Checkpoint:

@@ -59,17 +59,20 @@ def _tables(store: Store, work_root: str, number: int) -> list[str]:
 
 
 def _read_attempt(store: Store, work_root: str, number: int) -> "pyarrow.Table":
-    pa, pq = _pyarrow()
-    tables = []
-    for key in _tables(store, work_root, number):
-        try:
-            body = io.BytesIO(store.objects.get(key))
-            tables.append(pq.ParquetFile(body, page_checksum_verification=True).read())
-        except (pa.ArrowException, OSError) as problem:
-            raise Damaged(
-                f"{key} is not a whole table of metrics ({problem}); `scaling-study store verify --repair` moves it aside"
-            ) from problem
+    pa, _ = _pyarrow()
+    tables = [read_table(store, key) for key in _tables(store, work_root, number)]
     return pa.concat_tables([_schema(pa).empty_table(), *tables])
+
+
+def read_table(store: Store, key: str) -> "pyarrow.Table":
+    """One table of metrics, its checksums checked. Raises Damaged."""
+    pa, pq = _pyarrow()
+    try:
+        body = io.BytesIO(store.objects.get(key))
+        return pq.ParquetFile(body, page_checksum_verification=True).read().cast(_schema(pa))
+    except (pa.ArrowException, OSError) as problem:
+        advice = "`scaling-study store verify --repair` moves it aside"
+        raise Damaged(f"{key} is not a whole table of metrics ({problem}); {advice}") from problem
 
 
 def _kinds(pa: ModuleType) -> list[object]:

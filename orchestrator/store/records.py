@@ -18,7 +18,17 @@ from orchestrator.store.leases import Lease
 from orchestrator.store.objects import Store, create_once
 from orchestrator.store.tasks import create_task, read_task
 
-__all__ = ["create_task", "done", "publish_record", "read_failure", "read_record", "read_task", "record_failure"]
+__all__ = [
+    "create_task",
+    "done",
+    "find_record",
+    "mark_done",
+    "publish_record",
+    "read_failure",
+    "read_record",
+    "read_task",
+    "record_failure",
+]
 
 
 def publish_record(store: Store, record: Record) -> Record:
@@ -33,19 +43,25 @@ def publish_record(store: Store, record: Record) -> Record:
     except Damaged as problem:
         move_record_aside(store, record.digest, str(problem))
         standing = _checked(record.digest, create_once(store.objects, key, body))
-    _mark_done(store, record.digest)
+    mark_done(store, record.digest)
     return standing
 
 
 def read_record(store: Store, digest: str) -> Record | None:
     """The record of a task, None when it is not done. A missing marker in `done/` is made again. Raises Damaged."""
+    record = find_record(store, digest)
+    if record is not None:
+        _repair_marker(store, digest)
+    return record
+
+
+def find_record(store: Store, digest: str) -> Record | None:
+    """As `read_record`, without repairing anything."""
     try:
         body = store.objects.get(record_key(digest))
     except KeyMissing:
         return None
-    record = _checked(digest, body)
-    _repair_marker(store, digest)
-    return record
+    return _checked(digest, body)
 
 
 def _checked(digest: str, body: bytes) -> Record:
@@ -65,11 +81,11 @@ def _repair_marker(store: Store, digest: str) -> None:
     try:
         store.objects.stat(done_key(digest))
     except KeyMissing:
-        _mark_done(store, digest)
+        mark_done(store, digest)
 
 
-def _mark_done(store: Store, digest: str) -> None:
-    # overwriting is harmless: the marker has no content
+def mark_done(store: Store, digest: str) -> None:
+    """Create the marker. It has no content, so overwriting is harmless."""
     store.objects.put(done_key(digest), b"")
 
 
