@@ -28,6 +28,16 @@ GRID: Final = Colour("#e4e6ea", "#2b2f36")
 FIXED: Final = Colour("#4c5560", "#b4bac3")
 """A line that has no place on a ramp."""
 
+RULE: Final = Colour("#cfd3d9", "#3a3f47")
+LINK: Final = Colour("#0b5cad", "#7cb7ff")
+WARNING: Final = Colour("#8a4b00", "#f0b35e")
+WASH: Final = Colour("#f5f6f8", "#1c1f24")
+"""Behind what stands out a little."""
+PAGE: Final = {
+    "paper": PAPER, "ink": INK, "muted": MUTED, "grid": GRID, "rule": RULE, "link": LINK, "warning": WARNING, "wash": WASH,
+}  # fmt: skip
+"""The page's own colours, by the names that its style sheet uses."""
+
 # Anchors of matplotlib's `plasma` (van der Walt and Smith 2015), without its ends: the light one fades on paper, the dark one on a screen.
 _CODE: Final = (
     ("#f0804e", "#d9556a", "#b02a8f", "#7a05a7", "#2e0594"),
@@ -44,7 +54,7 @@ RAMPS: Final = {"code": _CODE, "size": _SIZE}
 def ramp(name: str, steps: int) -> list[Colour]:
     """`steps` colours evenly spaced on the ramp `name`, "code" or "size"; a single one is its last."""
     light, dark = RAMPS[name]
-    places = [1.0] if steps == 1 else [step / (steps - 1) for step in range(steps)]
+    places = [1.0] * steps if steps < 2 else [step / (steps - 1) for step in range(steps)]
     return [Colour(_between(light, place), _between(dark, place)) for place in places]
 
 

@@ -46,7 +46,9 @@ _TASK: Final = (
 RUNS: Final = (
     *_TASK,
     Column("metric", "str", "", "name of the result as the record has it"),
-    Column("value", "float64", "the metric's", "bits_per_byte in bits a byte, accuracy from 0 to 1, loss in nats a token, counts as counts"),
+    Column(
+        "value", "float64", "the metric's", "bits_per_byte in bits a byte, accuracy from 0 to 1, loss in nats a token, counts as counts"
+    ),
     Column("size", "str", "", "name of the model's shape"),
     Column("n_body", "Int64", "parameters", "without embedding and head"),
     Column("n", "Int64", "parameters", "N: without the input embedding, that is body and head"),
@@ -90,6 +92,11 @@ def cells_frame(plan: Plan, records: Records) -> "pd.DataFrame":
     """One row a cell, stage and task, in the order of the plan, done or missing. Columns: CELLS."""
     groups = {source.name: source.group for source in plan.sources}
     return _table(CELLS, (row for cell in plan.cells for row in _cell_rows(cell, groups, records)))
+
+
+def rows_of(table: "pd.DataFrame") -> list[Row]:
+    """The rows as dictionaries, for code that goes through them one by one."""
+    return [dict(zip(table.columns, values, strict=True)) for values in table.itertuples(index=False, name=None)]
 
 
 def write_tables(runs: "pd.DataFrame", cells: "pd.DataFrame", out: Path) -> None:

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final, TypeAlias
 
-from analysis.scores import Place, Score, last_places, places
+from analysis.scores import CONTINUATION, Place, Score, last_places, places
 from orchestrator.contract.words import ACCURACY, BITS_PER_BYTE
-
-CHANCE: Final = 0.25
-"""The continuation suite asks for one of four."""
 
 N_LABEL: Final = "N, parameters without input embedding"
 CODE_LABEL: Final = "code in the grid's stages, % of tokens"
+CODE_LEGEND: Final = "code in training"
 GROUPS: Final = ("text", "code")
 
 
@@ -41,8 +39,8 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One pair of axes. `ticks`: of x, value and label, empty for ordinary ones. `ramp`: what the colours order, code or size, and `ranks` how
-    many colours it has."""
+    """One pair of axes. `ticks`: of x, value and label, empty for ordinary ones. `ramp`: what the colours order,
+    code or size, and `ranks` how many it has."""
 
     title: str
     x_label: str
@@ -84,24 +82,25 @@ class _Metric:
 
 
 _BITS: Final = _Metric("bpb", BITS_PER_BYTE, "bits per byte", None)
-_CONTINUATION: Final = _Metric("continuation", ACCURACY, "accuracy", CHANCE)
 _SEEDS: Final = "Every dot is one model, that is one seed; lines join the means of the seeds."
 
 
-def figures(found: Sequence[Score]) -> list[Figure]:
-    """All figures that these scores allow; those that would be empty are left out."""
+def figures(found: Sequence[Score], chance: float | None) -> list[Figure]:
+    """All figures that these scores allow; those that would be empty are left out. `chance`: accuracy of a blind guess, if it is one."""
     last = last_places(found)
     earlier = [place for place in places(found) if place not in last]
     bits = [score for score in found if (score.suite, score.metric) == (_BITS.suite, _BITS.metric)]
-    choice = [score for score in found if (score.suite, score.metric) == (_CONTINUATION.suite, _CONTINUATION.metric)]
+    choice = [score for score in found if (score.suite, score.metric) == (CONTINUATION, ACCURACY)]
     lower = f"Held-out text and code, lower is better. {_SEEDS}"
-    right = f"The true continuation of a held-out document against three others; 25 % is chance. {_SEEDS}"
+    guess = "" if chance is None else f"A blind guess is right in {chance:.0%}. "
+    right = f"How often the true continuation of a held-out document is preferred to other documents', higher is better. {guess}{_SEEDS}"
+    continuation = _Metric(CONTINUATION, ACCURACY, "accuracy", chance)
     drawn = [
         Figure("bits-per-byte-by-size", "Bits per byte against size", lower, _strips(bits, last, _BITS, _by_size)),
         Figure("bits-per-byte-by-code", "Bits per byte against code percent", lower, _strips(bits, last, _BITS, _by_code)),
-        Figure("continuation-by-size", "Choosing the true continuation", right, _strips(choice, last, _CONTINUATION, _by_size)),
-        Figure("earlier-bits-per-byte-by-size", "Before the last stage: against size", lower, _strips(bits, earlier, _BITS, _by_size)),
-        Figure("earlier-bits-per-byte-by-code", "Before the last stage: against code percent", lower, _strips(bits, earlier, _BITS, _by_code)),
+        Figure("continuation-by-size", "Choosing the true continuation", right, _strips(choice, last, continuation, _by_size)),
+        Figure("earlier-bits-per-byte-by-size", "Earlier stages, against size", lower, _strips(bits, earlier, _BITS, _by_size)),
+        Figure("earlier-bits-per-byte-by-code", "Earlier stages, against code percent", lower, _strips(bits, earlier, _BITS, _by_code)),
     ]  # fmt: skip
     return [figure for figure in drawn if figure.strips]
 
@@ -141,7 +140,19 @@ def _by_size(own: Sequence[Score], axes: _Axes, metric: _Metric) -> Panel:
     lines.append(_line("", None, [s for s in own if s.code_percent is None], lambda s: float(s.n)))
     ticks = tuple((float(n), size) for size, n in axes.sizes.items())
     kept = tuple(line for line in lines if line.dots)
-    return Panel(group, N_LABEL, metric.label, True, ticks, axes.limits[group], "code", len(axes.code_percents), "code", kept, metric.chance)
+    return Panel(
+        f"held-out {group}",
+        N_LABEL,
+        metric.label,
+        True,
+        ticks,
+        axes.limits[group],
+        "code",
+        len(axes.code_percents),
+        CODE_LEGEND,
+        kept,
+        metric.chance,
+    )
 
 
 def _by_code(own: Sequence[Score], axes: _Axes, metric: _Metric) -> Panel | None:
@@ -154,7 +165,19 @@ def _by_code(own: Sequence[Score], axes: _Axes, metric: _Metric) -> Panel | None
     if not kept:
         return None
     ticks = tuple((code, f"{code:g}") for code in axes.code_percents)
-    return Panel(group, CODE_LABEL, metric.label, False, ticks, axes.limits[group], "size", len(axes.sizes), "size", kept, metric.chance)
+    return Panel(
+        f"held-out {group}",
+        CODE_LABEL,
+        metric.label,
+        False,
+        ticks,
+        axes.limits[group],
+        "size",
+        len(axes.sizes),
+        "size",
+        kept,
+        metric.chance,
+    )
 
 
 def _line(label: str, rank: int | None, own: Sequence[Score], x: Callable[[Score], float]) -> Line:

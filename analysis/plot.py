@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from analysis.colours import FIXED, GRID, INK, MUTED, PAPER, Colour, ramp
-from analysis.panels import Figure, Line, Panel
+from analysis.panels import Figure, Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PANEL_INCHES: Final = (4.5, 3.3)
 """Of one panel. A phone shows one at about this size, so text keeps its points."""
 
-_STYLE: Final = {
+_STYLE: Final[dict[Any, Any]] = {
     "font.family": ["DejaVu Sans"], "font.size": 9.0, "axes.labelsize": 8.5, "xtick.labelsize": 8.0, "ytick.labelsize": 8.0,
     "axes.titlesize": 10.0, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.edgecolor": MUTED.light, "axes.linewidth": 0.8, "axes.labelcolor": MUTED.light, "axes.titlecolor": INK.light,
@@ -105,13 +105,19 @@ def _draw(panel: Panel, axes: "Axes", links: bool = False) -> None:
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
     _draw_scales(panel, axes)
-    colours = ramp(panel.ramp, panel.ranks) if panel.ranks else []
+    colours = ramp(panel.ramp, panel.ranks)
     if panel.chance is not None:
         axes.axhline(panel.chance, color=MUTED.light, linewidth=0.9, dashes=(4, 3))
         axes.annotate("chance", (0, panel.chance), (2, 2), ("axes fraction", "data"), "offset points", color=MUTED.light, fontsize=7.5)
     for line in panel.lines:
         colour = (FIXED if line.rank is None else colours[line.rank]).light
-        axes.plot(*zip(*line.curve, strict=True), color=colour, linewidth=1.7, solid_capstyle="round", solid_joinstyle="round")
+        axes.plot(
+            *zip(*line.curve, strict=True),
+            color=colour,
+            linewidth=1.7 if line.dots else 1.1,
+            solid_capstyle="round",
+            solid_joinstyle="round",
+        )
         if line.dots:
             dots = axes.scatter([d.x for d in line.dots], [d.y for d in line.dots], s=15, color=colour, alpha=0.65, linewidths=0, zorder=3)
             if links:
@@ -120,7 +126,7 @@ def _draw(panel: Panel, axes: "Axes", links: bool = False) -> None:
 
 
 def _draw_scales(panel: Panel, axes: "Axes") -> None:
-    from matplotlib.ticker import FixedLocator, NullLocator
+    from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
     if panel.log_x:
         axes.set_xscale("log")
@@ -133,7 +139,9 @@ def _draw_scales(panel: Panel, axes: "Axes") -> None:
         axes.xaxis.set_major_locator(FixedLocator([at for at, _ in panel.ticks]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticklabels(_thinned(panel, low, high))
-    if panel.chance is not None:
+    else:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if panel.y_label == "accuracy":
         axes.yaxis.set_major_formatter("{x:.0%}")
 
 
@@ -207,14 +215,15 @@ def _bottom(block: tuple[float, list[int]], gap: float) -> float:
 
 def _for_a_page(text: str, panel: Panel, name: str, anchors: Mapping[str, str]) -> str:
     body = text[text.index("<svg ") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    # a <style> inside a page would hold for all of the page
+    body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
     body = re.sub(r'(\sid=")([^"]+")', rf"\g<1>{name}-\g<2>", body)
     body = re.sub(r"(url\(#)", rf"\g<1>{name}-", body)
     body = re.sub(r'(xlink:href="#)(?!dot-)', rf"\g<1>{name}-", body)
     body = _with_links(body, panel, anchors)
     swaps = {colour.light: f"var({colour.variable})" for colour in colours_of(panel)}
     body = re.sub(r"(?<=: )#[0-9a-f]{6}\b", lambda found: swaps.get(found[0], found[0]), body)
-    body = re.sub(r"font: [^;\"]*?([0-9.]+px) 'DejaVu Sans'", r"font-size: \1", body)
+    body = body.replace(" font-family: 'DejaVu Sans';", "")
     label = escape(f"{panel.y_label} of {panel.title} against {panel.x_label}", quote=True)
     return re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', _opening(label), body, count=1)
 
@@ -230,7 +239,7 @@ def _with_links(body: str, panel: Panel, anchors: Mapping[str, str]) -> str:
     """Every dot gets its cell and value as a tooltip, and leads to the row of its record."""
     dots = iter([dot for line in panel.lines for dot in line.dots])
 
-    def link(found: Any) -> str:
+    def link(_: re.Match[str]) -> str:
         dot = next(dots)
         title = f"<title>{escape(dot.name)}: {dot.y:.4g}, digest {dot.digests[0][:12]}</title>"
         anchor = anchors.get(dot.digests[0])

@@ -7,9 +7,10 @@ its sources has been scored; a hole is never averaged over.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from analysis.frame import DONE
+from analysis.frame import DONE, Row, rows_of
 from analysis.laws import Seed
 from orchestrator.contract.words import ACCURACY, BITS_PER_BYTE, TaskKind
 from orchestrator.errors import ContractError
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 SCORED: Final = (BITS_PER_BYTE, ACCURACY)
 """The metrics that say how good a model is; the other results of an evaluation say what they were divided by."""
+
+CONTINUATION: Final = "continuation"
+"""The suite that asks for the true continuation of a held-out document among several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,53 +47,56 @@ class Score:
 
 def scores(runs: "pd.DataFrame", cells: "pd.DataFrame") -> list[Score]:
     """Every score that is whole, in the order of the plan."""
-    wanted = cells[cells.kind == str(TaskKind.EVALUATE)]
-    measured: dict[str, list[Any]] = {}
-    for run in runs[(runs.kind == str(TaskKind.EVALUATE)) & runs.metric.isin(SCORED)].itertuples():
-        measured.setdefault(str(run.digest), []).append(run)
-    together: dict[tuple[Any, ...], list[Any]] = {}
-    for row in wanted.itertuples():
-        together.setdefault((row.cell, row.stage_number, row.suite, row.source_group), []).append(row)
-    whole = (rows for rows in together.values() if all(row.state == DONE for row in rows))
+    measured: dict[str, list[Row]] = {}
+    for run in rows_of(runs[(runs.kind == str(TaskKind.EVALUATE)) & runs.metric.isin(SCORED)]):
+        measured.setdefault(run["digest"], []).append(run)
+    together: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows_of(cells[cells.kind == str(TaskKind.EVALUATE)]):
+        together.setdefault((row["cell"], row["stage_number"], row["suite"], row["source_group"]), []).append(row)
+    whole = (rows for rows in together.values() if all(row["state"] == DONE for row in rows))
     return [score for rows in whole for score in _scores_of(rows, measured)]
 
 
-def _scores_of(rows: list[Any], measured: dict[str, list[Any]]) -> list[Score]:
-    by_metric: dict[str, list[Any]] = {}
+def _scores_of(rows: list[Row], measured: dict[str, list[Row]]) -> list[Score]:
+    by_metric: dict[str, list[Row]] = {}
     for row in rows:
-        for run in measured.get(row.digest, []):
-            by_metric.setdefault(run.metric, []).append(run)
+        for run in measured.get(row["digest"], []):
+            by_metric.setdefault(run["metric"], []).append(run)
     return [_score(rows[0], metric, found) for metric, found in by_metric.items() if len(found) == len(rows)]
 
 
-def _score(row: Any, metric: str, found: list[Any]) -> Score:
-    import pandas as pd
-
+def _score(row: Row, metric: str, found: list[Row]) -> Score:
     return Score(
-        cell=row.cell, recipe=row.recipe, size=row.size, n=int(found[0].n),
-        code_percent=None if pd.isna(row.code_percent) else float(row.code_percent),
-        chain_code_percent=float(found[0].chain_code_percent), seed=(int(row.init_seed), int(row.data_seed)),
-        stage=row.stage, stage_number=int(row.stage_number), suite=row.suite, group=row.source_group, metric=metric,
-        value=_together(metric, found), digests=tuple(run.digest for run in found),
+        cell=row["cell"], recipe=row["recipe"], size=row["size"], n=int(found[0]["n"]),
+        code_percent=None if isnan(row["code_percent"]) else float(row["code_percent"]),
+        chain_code_percent=float(found[0]["chain_code_percent"]), seed=(int(row["init_seed"]), int(row["data_seed"])),
+        stage=row["stage"], stage_number=int(row["stage_number"]), suite=row["suite"], group=row["source_group"], metric=metric,
+        value=_together(metric, found), digests=tuple(run["digest"] for run in found),
     )  # fmt: skip
 
 
-def _together(metric: str, found: list[Any]) -> float:
+def _together(metric: str, found: list[Row]) -> float:
     if len(found) == 1:
-        return float(found[0].value)
+        return float(found[0]["value"])
     weights = [_bytes_scored(run) if metric == BITS_PER_BYTE else 1 for run in found]
-    return float(sum(run.value * weight for run, weight in zip(found, weights, strict=True)) / sum(weights))
+    return float(sum(run["value"] * weight for run, weight in zip(found, weights, strict=True)) / sum(weights))
 
 
-def _bytes_scored(run: Any) -> int:
+def _bytes_scored(run: Row) -> int:
     import pandas as pd
 
-    if pd.isna(run.bytes) or run.bytes <= 0:
+    if pd.isna(run["bytes"]) or run["bytes"] <= 0:
         raise ContractError(
-            f"tasks/{run.digest}/record.json has {BITS_PER_BYTE} of {run.source!r} but no `bytes` above 0 to weigh it with; "
+            f"tasks/{run['digest']}/record.json has {BITS_PER_BYTE} of {run['source']!r} but no `bytes` above 0 to weigh it with; "
             "`scaling-study verify` says whether the record is damaged"
         )
-    return int(run.bytes)
+    return int(run["bytes"])
+
+
+def chance(runs: "pd.DataFrame") -> float | None:
+    """How often a blind guess is right in the continuation suite; None when its records do not agree on the number of choices."""
+    choices = runs[(runs.suite == CONTINUATION) & (runs.metric == "choices")].value.unique()
+    return 1 / float(choices[0]) if len(choices) == 1 else None
 
 
 Place: TypeAlias = tuple[str, int, str]

@@ -64,9 +64,7 @@ class MadeUpRecipe:
         return any(stage.code_percent is None for stage in self.stages)
 
 
-FROM_SCRATCH = MadeUpRecipe(
-    "from-scratch", (MadeUpStage("pretrain", "pretrain", 1000), MadeUpStage("cooldown", "cooldown", 200, "20"))
-)
+FROM_SCRATCH = MadeUpRecipe("from-scratch", (MadeUpStage("pretrain", "pretrain", 1000), MadeUpStage("cooldown", "cooldown", 200, "20")))
 BALANCED_TO_TEXT = MadeUpRecipe(
     "balanced-to-text", (MadeUpStage("init", "pretrain", 500, "50", evaluated=False), MadeUpStage("text", "continue", 500, "10"))
 )
@@ -127,7 +125,7 @@ class _Planner:
         return Plan(self.study.name, SEQUENCE, self.tokenizer, shapes, self.sources, self.tasks, cells, ())
 
     def cell(self, recipe: MadeUpRecipe, size: str, code: str | None, seed: int) -> Cell:
-        name = "-".join(filter(None, (recipe.name, size, f"code{code}" if code is not None else "", f"s{seed}")))
+        name = "/".join((recipe.name, size, *(() if code is None else (f"c{code}",)), f"s{seed}"))
         stages: list[CellStage] = []
         stable, result = ("", 0), ("", 0)
         for stage in recipe.stages:
@@ -207,7 +205,8 @@ def made_up_bits(n: int, code_percent: float, group: str, noise: str) -> float:
     share = (code_percent if group == "code" else 100 - code_percent) / 100
     floor, starved = (1.35, 1.1) if group == "code" else (1.75, 0.7)
     wobble = int(digest_of_text(noise)[:6], 16) / 0xFFFFFF - 0.5
-    return floor + 12 * n**-0.25 + starved * (1 - share) ** 6 + 0.12 * (1 - share) + 0.03 * wobble
+    bits: float = floor + 12 * n**-0.25 + starved * (1 - share) ** 6 + 0.12 * (1 - share) + 0.03 * wobble
+    return bits
 
 
 def _results(plan: Plan, planned: PlannedTask, code_percent: float, group: str) -> dict[str, float | int | str]:
@@ -219,7 +218,7 @@ def _results(plan: Plan, planned: PlannedTask, code_percent: float, group: str) 
         bits = made_up_bits(plan.shapes[planned.size].n, code_percent, group, planned.digest)
         if task.suite == "bpb":
             return {"bits_per_byte": bits, "bytes": 200_000, "documents": 100}
-        return {"accuracy": 0.25 + 0.9 / bits**2 if bits < 3 else 0.25, "items": 400}
+        return {"accuracy": 0.25 + 0.9 / bits**2 if bits < 3 else 0.25, "correct": 100, "items": 400, "choices": 4}
     if isinstance(task, PrepareTask):
         return {"tokens": 3_000_000, "documents": 9_000, "bytes": 8_000_000, "held_out_documents": 100, "held_out_bytes": 200_000}
     return {"vocabulary": 1024, "bytes": 1_000_000}
@@ -227,7 +226,8 @@ def _results(plan: Plan, planned: PlannedTask, code_percent: float, group: str) 
 
 def _record(plan: Plan, planned: PlannedTask, code_percent: float, group: str) -> Record:
     attempt = Attempt(
-        number=1, study=plan.study, commit="0123456789abcdef0123456789abcdef01234567", versions={"torch": "2.13.0+cpu", "python": "3.11.9"},
+        number=2 if planned.from_tokens else 1, study=plan.study, commit="0123456789abcdef" * 2,
+        versions={"torch": "2.13.0+cpu", "python": "3.11.9"},
         processor="a made-up processor", start="2026-01-02T03:04:05+00:00", end="2026-01-02T03:04:15+00:00", how="done", cpu_seconds=9.5,
         tokens_lost=512 if planned.kind == TaskKind.TRAIN else 0,
     )  # fmt: skip

@@ -1,0 +1,128 @@
+"""Training loss over tokens, as a figure: what the metrics in the store say, thinned to what an eye can see.
+
+`report` asks for it. Only what records stand behind is read, and of every recipe, size and code percent the first seed: all seeds together
+would hide each other. A trajectory's tokens are put behind those of its ancestors, so a cooldown leaves the line where it branched off.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Final
+
+from analysis.frame import Records
+from analysis.panels import CODE_LEGEND, Figure, Line, Panel, Strip
+from orchestrator.contract.plan import Cell, Plan
+from orchestrator.contract.tasks import FromState, TrainTask, Trajectory
+from orchestrator.contract.words import LOSS, TaskKind
+from orchestrator.errors import Damaged
+from orchestrator.store import Store
+from orchestrator.store.addresses import work_root
+from orchestrator.store.metrics import series
+
+POINTS: Final = 120
+"""Of one trajectory in a figure, each the mean of its share of the steps."""
+
+SKIPPED: Final = 0.03
+"""Share of a cell's tokens that is not drawn: the fall from the first steps would flatten all the rest."""
+
+_CAPTION: Final = (
+    "Training loss in nats a token, one seed a line, each point the mean of up to a hundredth of the steps; the first 3 % of the tokens "
+    "are left out. It is measured on each model's own mixture, so lines of different code percents do not rank models."
+)
+
+Curve = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The part of a trajectory that a cell's recorded tasks cover."""
+
+    work: str
+    tokens: int
+    offset: int
+
+
+def loss_figure(store: Store, plan: Plan, records: Records) -> Figure | None:
+    """Loss against tokens, a panel a size, or None when no metrics are there."""
+    first = _first_seeds(plan)
+    wanted = {cell.name: _wanted(plan, cell, records) for cell in first}
+    curves = _read_all(store, {piece for pieces in wanted.values() for piece in pieces})
+    strips = tuple(_strips(plan, first, {name: [curves[p] for p in pieces] for name, pieces in wanted.items()}))
+    return Figure("training-loss", "Training loss", _CAPTION, strips) if strips else None
+
+
+def _first_seeds(plan: Plan) -> list[Cell]:
+    first: dict[tuple[str, str, str | None], Cell] = {}
+    for cell in sorted(plan.cells, key=lambda cell: (cell.init_seed, cell.data_seed)):
+        first.setdefault((cell.recipe, cell.size, cell.code_percent), cell)
+    chosen = {cell.name for cell in first.values()}
+    return [cell for cell in plan.cells if cell.name in chosen]
+
+
+def _wanted(plan: Plan, cell: Cell, records: Records) -> list[_Wanted]:
+    trajectories = {task.work: task.task.trajectory for task in plan.tasks.values() if isinstance(task.task, TrainTask)}
+    reached: dict[str, int] = {}
+    for digest in (digest for stage in cell.stages for digest in stage.trains if digest in records):
+        task = plan.tasks[digest].task
+        if isinstance(task, TrainTask):
+            work = plan.tasks[digest].work
+            reached[work] = max(task.tokens, reached.get(work, 0))
+    return [_Wanted(work, tokens, _offset(trajectories, work)) for work, tokens in reached.items()]
+
+
+def _offset(trajectories: dict[str, Trajectory], work: str) -> int:
+    """Tokens that the ancestors of `work` read before it began."""
+    start = trajectories[work].start
+    return _offset(trajectories, start.trajectory) + start.tokens if isinstance(start, FromState) else 0
+
+
+def _read_all(store: Store, wanted: set[_Wanted]) -> dict[_Wanted, Curve]:
+    ordered = sorted(wanted, key=lambda piece: (piece.work, piece.tokens))
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip(ordered, pool.map(lambda piece: _read(store, piece), ordered), strict=True))
+
+
+def _read(store: Store, piece: _Wanted) -> Curve:
+    try:
+        table = series(store, work_root(TaskKind.TRAIN, piece.work), piece.tokens)
+    except Damaged:
+        # `verify` says so in its own words; a missing line is no reason to have no report
+        return ()
+    rows = zip(table["tokens"].to_pylist(), table["name"].to_pylist(), table["value"].to_pylist(), strict=True)
+    return thinned(sorted((piece.offset + tokens, value) for tokens, name, value in rows if name == LOSS), POINTS)
+
+
+def thinned(points: Sequence[tuple[float, float]], at_most: int) -> Curve:
+    """At most `at_most` points, each the mean of a run of neighbours."""
+    size = -(-len(points) // at_most) or 1
+    runs = [points[start : start + size] for start in range(0, len(points), size)]
+    return tuple((fmean(x for x, _ in run), fmean(y for _, y in run)) for run in runs)
+
+
+def _strips(plan: Plan, cells: Sequence[Cell], curves: dict[str, list[Curve]]) -> Iterator[Strip]:
+    grid = sorted({float(cell.code_percent) for cell in plan.cells if cell.code_percent is not None})
+    lines = {cell.name: _lines(cell, grid, curves[cell.name]) for cell in cells}
+    heights = [y for own in lines.values() for line in own for _, y in line.curve]
+    if not heights:
+        return
+    room = (max(heights) - min(heights)) * 0.05 or 0.05
+    limits = (min(heights) - room, max(heights) + room)
+    sizes = sorted(plan.shapes, key=lambda size: (plan.shapes[size].n, size))
+    for recipe in dict.fromkeys(cell.recipe for cell in cells):
+        panels = []
+        for size in sizes:
+            own = tuple(line for cell in cells if (cell.recipe, cell.size) == (recipe, size) for line in lines[cell.name])
+            if own:
+                panels.append(Panel(size, "tokens read", "loss, nats per token", False, (), limits, "code", len(grid), CODE_LEGEND, own))
+        if panels:
+            yield Strip(recipe, tuple(panels))
+
+
+def _lines(cell: Cell, grid: list[float], curves: list[Curve]) -> list[Line]:
+    code = None if cell.code_percent is None else float(cell.code_percent)
+    rank = None if code is None else grid.index(code)
+    ends = max((curve[-1][0] for curve in curves if curve), default=0.0)
+    kept = [tuple(point for point in curve if point[0] >= SKIPPED * ends) for curve in curves]
+    label = "" if code is None else f"{code:g} %"
+    return [Line(label if curve[-1][0] == ends else "", rank, (), curve) for curve in kept if curve]

@@ -1,0 +1,40 @@
+"""`scaling-study report`: what a study has shown so far, as a page, figures and tables.
+
+It reads the frozen plan and the records, never the sources: a report can be made where the data is not.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command("report")(report)
+
+
+def report(
+    file: Annotated[Path, typer.Argument(help="The study file.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; report.html is the page.")] = Path("report"),
+    store: Annotated[str | None, typer.Option("--store", help="Where the results are, instead of the file's `store`.")] = None,
+) -> None:
+    """Write OUT/report.html, OUT/figures/*.svg, OUT/runs.parquet, OUT/cells.parquet and OUT/cells.csv from what is done."""
+    from analysis.report import write_report
+    from orchestrator.errors import PlanRefused
+    from orchestrator.spec import read_study
+    from orchestrator.store import open_store
+    from orchestrator.store.plans import current, current_spec
+    from orchestrator.study import NOT_PLANNED, store_address
+
+    study = read_study(file)
+    opened = open_store(store_address(study, store))
+    frozen = current(opened, study.name)
+    if frozen is None:
+        raise PlanRefused(
+            f"{file}: the store {opened.url} has no study called {study.name!r}, so there is nothing to report.\n"
+            f"    `scaling-study run {file}` begins it; `--store` names another store"
+        )
+    then = current_spec(opened, study.name) or {}
+    if any(then.get(key) != study.document.get(key) for key in (then.keys() | study.document.keys()) - set(NOT_PLANNED)):
+        typer.echo(f"{file} has changed since the study was last run; this report is of the study as it was run.", err=True)
+    typer.echo(f"report: {write_report(opened, frozen[1], out)}")
