@@ -1,0 +1,48 @@
+"""What a running trajectory tells of itself: the tables of metrics, the lease's renewal and the progress that people watch.
+
+`train` notes every step here. A row is kept for each step, exactly; how often they are written, and how often anybody is told, goes by
+the clock and decides no result.
+"""
+
+from time import monotonic
+from typing import Final
+
+from orchestrator.contract.words import GRAD_NORM, LEARNING_RATE, LOSS, TOKENS_PER_SECOND
+from orchestrator.store import metrics
+from trainer.context import Context
+
+# Between two tables of metrics, in seconds: a short run is watched live, and one of weeks must not leave a million small files.
+_FLUSH_AT_FIRST: Final = 5.0
+_FLUSH_AT_LAST: Final = 120.0
+_FLUSH_SHARE: Final = 0.05
+"""Of the time that the attempt has run."""
+_TELL: Final = 0.2
+"""Seconds between two words of progress: a small model makes more than a hundred steps a second."""
+
+
+class Curve:
+    """Of one attempt. `flush` before a checkpoint is published, so that the line of metrics reaches it."""
+
+    def __init__(self, context: Context, total: int) -> None:
+        self._context, self._total = context, total
+        self._rows: list[tuple[int, int, str, float]] = []
+        self._start = self._flushed = self._noted = monotonic()
+        self._told = float("-inf")
+
+    def note(self, step: int, tokens: int, read: int, loss: float, grad_norm: float, rate: float) -> None:
+        """Step `step` (from 1) ended at `tokens` of the trajectory and read `read` of them. Raises LeaseLost."""
+        now = monotonic()
+        speed, self._noted = read / max(now - self._noted, 1e-9), now
+        values = ((LOSS, loss), (GRAD_NORM, grad_norm), (LEARNING_RATE, rate), (TOKENS_PER_SECOND, speed))
+        self._rows += [(step, tokens, name, value) for name, value in values]
+        self._context.lease.renew(tokens)
+        if now - self._told >= _TELL or tokens == self._total:
+            self._told = now
+            self._context.progress(tokens, self._total, "tokens", loss)
+        if now - self._flushed >= min(_FLUSH_AT_LAST, max(_FLUSH_AT_FIRST, _FLUSH_SHARE * (now - self._start))):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that are not written yet."""
+        metrics.append(self._context.store, self._context.lease, self._rows)
+        self._rows, self._flushed = [], monotonic()

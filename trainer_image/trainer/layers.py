@@ -1,0 +1,91 @@
+"""The three things inside a decoder layer that eager torch is slow at, with their gradients written out.
+
+`model` builds its layers from them. At the widths of a CPU study a step is a few hundred small operations, so what counts is how many
+passes over memory there are: torch's composite RMSNorm, a rotation by halves and a sliced SwiGLU take about three times as many.
+"""
+
+# ruff: noqa: ANN401 - torch has no type for the `ctx` of a Function
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+
+class _RmsNorm(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        unit = x * scale
+        ctx.save_for_backward(unit, scale, weight)
+        return torch.mul(unit, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        unit, scale, weight = ctx.saved_tensors
+        product = grad * unit
+        width = weight.numel()
+        along = (product.view(-1, width) @ weight).div_(-width).view_as(scale)
+        grad_x = torch.addcmul(grad * weight, unit, along).mul_(scale)
+        return grad_x, product.view(-1, width).sum(0), None
+
+
+class _RotatedHeads(Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(turns)
+        qk = torch.view_as_real(_pairs(qkv[:, :, :2].float()) * turns).flatten(-2).to(qkv.dtype)
+        return qk[:, :, 0], qk[:, :, 1], qkv[:, :, 2].clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor) -> tuple[Tensor, None]:
+        (turns,) = ctx.saved_tensors
+        grads = torch.stack((grad_q, grad_k, grad_v), dim=2)
+        back = _pairs(grads[:, :, :2].float()) * turns.conj().resolve_conj()
+        grads[:, :, :2].copy_(torch.view_as_real(back).flatten(-2))
+        return grads, None
+
+
+def _pairs(x: Tensor) -> Tensor:
+    return torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
+
+
+class _SwiGlu(Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, -1)
+        active = torch.nn.functional.silu(gate)
+        ctx.save_for_backward(gate_up, active)
+        return active * up
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        gate_up, active = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, -1)
+        grads = torch.empty_like(gate_up)
+        grad_gate, grad_up = grads.chunk(2, -1)
+        torch.mul(grad, active, out=grad_up)
+        torch.ops.aten.silu_backward(grad * up, gate, grad_input=grad_gate)
+        return grads
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension. x (..., d); weight (d,)."""
+    normed: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+    return normed
+
+
+def rotated_heads(qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys with their positions, and values, each (batch, T, heads, head).
+
+    qkv (batch, T, 3, heads, head), where entries 2j and 2j + 1 of a head are one pair (Su et al. 2021, arXiv:2104.09864); turns
+    (T, 1, 1, head / 2) complex: the rotation of pair j at each position.
+    """
+    heads: tuple[Tensor, Tensor, Tensor] = _RotatedHeads.apply(qkv, turns)  # type: ignore[no-untyped-call]
+    return heads
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up (Shazeer 2020, arXiv:2002.05202). gate_up (..., 2 ff), gate first; gives (..., ff)."""
+    product: Tensor = _SwiGlu.apply(gate_up)  # type: ignore[no-untyped-call]
+    return product

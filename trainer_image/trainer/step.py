@@ -1,0 +1,80 @@
+"""One step of a trajectory: windows in, gradients, update, a place further.
+
+`train` repeats it. What it reads is the state and the step's number, what it changes is the state; the curve only hears of it.
+
+Gradients are means over the whole step whatever `micro_batch` is; pieces change the order of float sums, so the default on a CPU is one.
+"""
+
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from math import isfinite
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from orchestrator.contract.tasks import Trajectory
+from orchestrator.errors import TaskRefused
+from trainer.checkpoint import Position
+from trainer.curve import Curve
+from trainer.data import Mixture
+from trainer.loss import head_loss
+from trainer.model import Model
+from trainer.optimizer import grad_norm, update
+from trainer.schedule import learning_rate
+
+SKIPS_ALLOWED: Final = 10
+"""So many steps in a row may have a loss or gradient that is no number; one more and the task is refused."""
+
+DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(slots=True)
+class State:
+    """A point of a trajectory: all that a step reads and changes."""
+
+    model: Model
+    optimizer: AdamW
+    position: Position
+
+
+def step(trajectory: Trajectory, mixture: Mixture, state: State, micro_batch: int, curve: Curve) -> None:
+    """Make the next step of `state`, or skip its update when its numbers are none, and note it. Raises TaskRefused, LeaseLost."""
+    before = state.position
+    ids = mixture.batch(before.step).ids
+    read = trajectory.tokens_per_step
+    settings = trajectory.optimizer
+    state.optimizer.zero_grad()
+    batch = torch.from_numpy(ids).to(state.model.embedding.device)
+    loss = gradients(state.model, batch, float(settings.z_loss), micro_batch, DTYPES[trajectory.precision]).item()
+    norm, rate = grad_norm(state.model).item(), learning_rate(trajectory.schedule, before.step, read)
+    digest = sha256(bytes.fromhex(before.token_hash) + ids.tobytes()).hexdigest()
+    after = replace(before, step=before.step + 1, tokens=before.tokens + read, token_hash=digest)
+    if isfinite(loss) and isfinite(norm):
+        update(state.model, state.optimizer, rate, norm, float(settings.clip))
+        state.position = after.after_loss(loss)
+    else:
+        state.position = replace(after, skipped=before.skipped + 1, skipped_in_row=before.skipped_in_row + 1)
+    curve.note(state.position.step, state.position.tokens, read, loss, norm, rate)
+    if state.position.skipped_in_row > SKIPS_ALLOWED:
+        raise TaskRefused(
+            f"{state.position.skipped_in_row} steps in a row up to step {state.position.step} had a loss or gradient that is no number "
+            f"(loss {loss}, gradient norm {norm}, rate {rate}); a lower peak or a longer warm-up usually helps"
+        )
+
+
+def gradients(model: Model, batch: Tensor, z_loss: float, micro_batch: int, dtype: torch.dtype) -> Tensor:
+    """Leave the gradients of the step's mean loss, z-loss included, in `model`, and return its mean cross-entropy in nats a token.
+
+    batch (sequences, T + 1) int64 on the model's device; `micro_batch` sequences at a time, 0 for all; `dtype` of products.
+    """
+    tokens = batch.shape[0] * (batch.shape[1] - 1)
+    total = torch.zeros((), device=batch.device)
+    for piece in torch.split(batch, micro_batch or batch.shape[0]):
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            hidden = model(piece[:, :-1])
+        objective, nats = head_loss(hidden.flatten(0, 1), model.head, piece[:, 1:].flatten(), z_loss, tokens, dtype)
+        torch.autograd.backward(objective)
+        total += nats
+    return total

@@ -1,0 +1,151 @@
+"""Brings a trajectory to the number of tokens that a task asks for.
+
+`attempt` calls `run` for train tasks. A step is a pure function of the state and of the step's number, so an attempt may begin at any
+checkpoint of the trajectory and gives, on one CPU and with one number of threads, the same bits.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Final
+
+import torch
+
+from orchestrator.contract.events import Placement
+from orchestrator.contract.identity import NUMERICS
+from orchestrator.contract.tasks import FromInitialisation, TrainTask, Trajectory
+from orchestrator.contract.words import LOSS, TaskKind
+from orchestrator.errors import TaskRefused
+from orchestrator.store import addresses, checkpoints, leases
+from orchestrator.store.checkpoints import Checkpoint
+from trainer import checkpoint, export
+from trainer.checkpoint import Position
+from trainer.context import Context, Outcome, Stopped
+from trainer.curve import Curve
+from trainer.data import Mixture, open_mixture
+from trainer.model import Model, initialised
+from trainer.optimizer import adamw
+from trainer.step import DTYPES, State, step
+
+_EXPORT_TOKENS: Final = 512
+"""How much of a window the exported model is checked on: enough positions to tell, few enough for a CPU."""
+
+
+def run(context: Context) -> Outcome:
+    """Do the train task of `context`. Raises TaskRefused, Stopped after a checkpoint, LeaseLost, and what the store raises."""
+    task = context.task
+    assert isinstance(task, TrainTask)
+    _refuse_what_no_retry_mends(task)
+    device = torch.device("cuda" if context.placement.gpus else "cpu")
+    with _processor(context.placement):
+        mixture = open_mixture(context.store, task.trajectory, context.cache)
+        state = _take_up(context, task, device)
+        _refuse_foreign_ids(mixture, state.model)
+        start = state.position.tokens
+        context.lease.start_from(start)
+        _train(context, task, mixture, state)
+        final, difference = _checked_export(context, task, mixture, device)
+    results = _results(checkpoint.position_of(final.state), difference)
+    return Outcome(results, dict(final.files), start, _tokens_lost(context, start))
+
+
+def _refuse_what_no_retry_mends(task: TrainTask) -> None:
+    trajectory = task.trajectory
+    if trajectory.numerics != NUMERICS:
+        raise TaskRefused(
+            f"the task asks for NUMERICS {trajectory.numerics}; this trainer computes {NUMERICS}: use the image that it was planned with"
+        )
+    if trajectory.precision not in DTYPES:
+        raise TaskRefused(f"precision {trajectory.precision!r} is unknown to this trainer; it knows {', '.join(DTYPES)}")
+    if task.tokens <= 0 or task.tokens % trajectory.tokens_per_step:
+        raise TaskRefused(
+            f"{task.tokens} tokens are not a whole number of steps of {trajectory.tokens_per_step} tokens; plan the study again"
+        )
+
+
+def _refuse_foreign_ids(mixture: Mixture, model: Model) -> None:
+    if mixture.vocabulary > model.shape.vocabulary:
+        raise TaskRefused(
+            f"the mixture's tokenizer has {mixture.vocabulary} ids and the model {model.shape.vocabulary}; "
+            "give the size a vocabulary at least as large as the tokenizer's"
+        )
+
+
+@contextmanager
+def _processor(placement: Placement) -> Iterator[None]:
+    """The settings of the process that results depend on, put back afterwards: a worker does other tasks too."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(placement.threads)
+    torch.set_float32_matmul_precision("highest")  # no TF32: float32 means float32
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+
+
+def _take_up(context: Context, task: TrainTask, device: torch.device) -> State:
+    """The highest checkpoint of the trajectory that is not past the task's end, else its start."""
+    found = checkpoints.latest(context.store, context.lease.work_root, task.tokens, context.cache)
+    if found is None:
+        return _start(context, task.trajectory, device)
+    kept, files = found
+    model = checkpoint.load_model(files, device)
+    optimizer = adamw(model, task.trajectory.optimizer)
+    checkpoint.load_optimizer(files, model, optimizer)
+    return State(model, optimizer, checkpoint.position_of(kept.state))
+
+
+def _start(context: Context, trajectory: Trajectory, device: torch.device) -> State:
+    start = trajectory.start
+    if isinstance(start, FromInitialisation):
+        model = initialised(start).to(device)
+        return State(model, adamw(model, trajectory.optimizer), Position())
+    work_root = addresses.work_root(TaskKind.TRAIN, start.trajectory)
+    _, files = checkpoints.at(context.store, work_root, start.tokens, context.cache)
+    model = checkpoint.load_model(files, device)
+    optimizer = adamw(model, trajectory.optimizer)
+    if start.keep_optimizer:
+        checkpoint.load_optimizer(files, model, optimizer)
+    return State(model, optimizer, Position())
+
+
+def _train(context: Context, task: TrainTask, mixture: Mixture, state: State) -> None:
+    """Steps until the end, each told and kept as often as the placement asks."""
+    curve, kept_at, length = Curve(context, task.tokens), monotonic(), task.trajectory.sequence_length
+    while state.position.tokens < task.tokens:
+        step(task.trajectory, mixture, state, context.placement.micro_batch, curve)
+        ended, stopping = state.position.tokens >= task.tokens, context.stopping()
+        if ended or stopping or monotonic() - kept_at >= context.placement.checkpoint_seconds:
+            curve.flush()
+            checkpoint.publish(context.store, context.lease, state.model, state.optimizer, state.position, length, context.cache)
+            kept_at = monotonic()
+        if stopping and not ended:
+            raise Stopped(f"asked to stop; kept at {state.position.tokens} of {task.tokens} tokens")
+
+
+def _checked_export(context: Context, task: TrainTask, mixture: Mixture, device: torch.device) -> tuple[Checkpoint, float]:
+    """The checkpoint that is kept at the task's end, and how far transformers is from us on the first window."""
+    kept, files = checkpoints.at(context.store, context.lease.work_root, task.tokens, context.cache)
+    window = torch.from_numpy(mixture.batch(0).ids[:1, :-1][:, :_EXPORT_TOKENS])
+    return kept, export.check(files, window, device)
+
+
+def _results(position: Position, difference: float) -> dict[str, float | int | str]:
+    """`loss`: the mean over the last steps with a finite one, ten at most, in nats a token; none of them, and it is not there."""
+    loss = {LOSS: sum(position.losses) / len(position.losses)} if position.losses else {}
+    return {
+        **loss,
+        "tokens": position.tokens,
+        "steps": position.step,
+        "skipped_steps": position.skipped,
+        "token_hash": position.token_hash,
+        "export_difference": difference,
+    }
+
+
+def _tokens_lost(context: Context, start: int) -> int:
+    """What the attempt before this one had trained past the point where this one went on. Earlier ones have counted theirs."""
+    before = [body.tokens for body in leases.history(context.store, context.lease.work_root) if body.number < context.lease.number]
+    assert isinstance(context.task, TrainTask)
+    return max(0, min(before[-1], context.task.tokens) - start) if before else 0
