@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from orchestrator.contract.plan import Plan
-from orchestrator.contract.words import TaskKind
 from orchestrator.errors import PlanRefused
 from orchestrator.spec import Source
 
@@ -76,12 +75,3 @@ def _complaint(reading: Reading) -> str:
         f" times; at most {float(reading.allowed):g} are allowed.\n    Give it more files, plan fewer tokens, or write"
         f" `maxRepetition: {int(reading.epochs or 0) + 1}` at the source (above 4 repetition stops to pay: Muennighoff et al. 2023)"
     )
-
-
-def counted(plan: Plan, results: Mapping[str, Mapping[str, object]]) -> dict[str, SourceTokens]:
-    """Tokens of the sources whose prepare task has a record. `results`: digest -> results of its record."""
-    return {
-        digest: SourceTokens(int(str(found["tokens"])), exact=True)
-        for digest, found in results.items()
-        if digest in plan.tasks and plan.tasks[digest].kind == TaskKind.PREPARE and "tokens" in found
-    }

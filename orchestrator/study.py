@@ -4,21 +4,28 @@ Every command that needs a plan begins here, so that `plan`, `run`, `status` and
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.contract.plan import Plan
+from orchestrator.contract.tasks import TrainTask
+from orchestrator.contract.words import TaskKind
 from orchestrator.errors import PlanRefused, StoreError
 from orchestrator.plan import UNKNOWN, is_runnable, plan_study
+from orchestrator.repetition import SourceTokens
 from orchestrator.sources import fingerprint
 from orchestrator.spec import Study, TokenizerFile, read_study
 from orchestrator.store import Store, open_store
 from orchestrator.store.corpora import expand, hash_of
 from orchestrator.store.plans import current, current_spec, freeze
+from orchestrator.store.records import read_record
 
 # A spec that differs in these alone keeps its plan
 NOT_PLANNED: Final = ("paused", "budget", "execution")
+
+# A guess for byte-level BPE on English and code, used only until `prepare` has counted
+BYTES_A_TOKEN: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +44,27 @@ class Opened:
     unreachable: Mapping[str, str]
 
 
+def preview_study(file: Path, store_url: str | None = None) -> Opened:
+    """The study in `file` and a new plan of it. The store is named and not asked. Raises StudyMistakes, PlanRefused."""
+    study = read_study(file)
+    seen = _look_at_files(study)
+    plan = plan_study(study, seen.fingerprints, seen.tokenizer)
+    return Opened(study, open_store(store_address(study, store_url)), plan, False, seen.bytes_of, seen.unreachable)
+
+
 def open_study(file: Path, store_url: str | None = None, *, replan: bool = False) -> Opened:
     """The study in `file` and its plan: the frozen one if the store has it and the file asks for the same, else a new one.
 
     Nothing is written; `keep` does that. Raises StudyMistakes, PlanRefused (also when the files of a source have changed under a frozen
     plan and `replan` is not given), StoreError.
     """
-    study = read_study(file)
-    store = open_store(store_address(study, store_url))
-    seen = _look_at_files(study)
-    fresh = plan_study(study, seen.fingerprints, seen.tokenizer)
+    fresh = preview_study(file, store_url)
+    study, store = fresh.study, fresh.store
     frozen = current(store, study.name)
     if frozen is None or replan or _planned_part(current_spec(store, study.name) or {}) != _planned_part(study.document):
-        return Opened(study, store, fresh, False, seen.bytes_of, seen.unreachable)
-    _refuse_changed_files(frozen[1], fresh)
-    return Opened(study, store, frozen[1], True, seen.bytes_of, seen.unreachable)
+        return fresh
+    _refuse_changed_files(frozen[1], fresh.plan)
+    return replace(fresh, plan=frozen[1], is_frozen=True)
 
 
 def keep(opened: Opened) -> str:
@@ -83,6 +96,35 @@ def inputs(study: Study, plan: Plan) -> dict[str, list[str]]:
     if isinstance(tokenizer, TokenizerFile):
         found[plan.tokenizer] = [_absolute(tokenizer.file, base)]
     return found
+
+
+def known_tokens(opened: Opened, finished: set[str]) -> dict[str, SourceTokens]:
+    """Prepare digest -> how many tokens it has: counted where `prepare` is done, else declared, else guessed from bytes."""
+    known: dict[str, SourceTokens] = {}
+    declared = {source.name: source.tokens for source in opened.study.spec.data.sources}
+    for source in opened.plan.sources:
+        record = read_record(opened.store, source.digest) if source.digest in finished else None
+        guess = declared[source.name] or opened.bytes_of.get(source.name, 0) // BYTES_A_TOKEN
+        if record is not None:
+            known[source.digest] = SourceTokens(int(record.results["tokens"]), exact=True)
+        elif guess:
+            known[source.digest] = SourceTokens(guess, exact=False)
+    return known
+
+
+def gpu_seconds_a_token(opened: Opened, finished: set[str]) -> dict[str, float]:
+    """GPU-seconds a token by size, from the latest finished train task of each size that ran on GPUs."""
+    latest = {
+        planned.size: digest for digest, planned in opened.plan.tasks.items() if digest in finished and planned.kind == TaskKind.TRAIN
+    }
+    measured: dict[str, float] = {}
+    for size, digest in latest.items():
+        planned, record = opened.plan.tasks[digest], read_record(opened.store, digest)
+        assert isinstance(planned.task, TrainTask)
+        seconds = sum(attempt.gpu_seconds for attempt in record.attempts) if record else 0.0
+        if seconds > 0:
+            measured[size] = seconds / (planned.task.tokens - planned.from_tokens)
+    return measured
 
 
 @dataclass(slots=True)

@@ -1,0 +1,60 @@
+"""Prints what `orchestrator.explain` found: a cell with its neighbours, or a task with its record. Called by `cli.explain`."""
+
+from rich.console import Console
+
+from orchestrator.cli.tables import table_of, wide_console
+from orchestrator.contract.plan import Cell, Plan
+from orchestrator.contract.words import TaskKind
+from orchestrator.explain import differences, digests_of, nearest, tasks_of
+from orchestrator.store import Store
+from orchestrator.store.records import read_record
+
+
+def print_cell(plan: Plan, cell: Cell, other: Cell | None, done: set[str]) -> None:
+    """The cell's stages, its tasks with their states, and what differs from `other` (the nearest cell where None is given)."""
+    console = wide_console()
+    for stage in cell.stages:
+        console.print(
+            f"[bold]{stage.name}[/bold] ({stage.kind}): {stage.tokens:,} of {stage.asked:,} tokens asked, {stage.steps:,} steps,"
+            f" {stage.code_percent} % code; {', '.join(stage.rates)}"
+        )
+    table = table_of(f"\n{cell.name}", "stage", "task", "digest", "state", "shared with")
+    for line in tasks_of(plan, cell):
+        state = "done" if line.digest in done else "missing"
+        table.add_row(line.stage, line.what, line.digest[:12], state, f"{line.shared_with} cells" if line.shared_with else "")
+    console.print(table)
+    beside = other or nearest(plan, cell)
+    if beside is not None:
+        _print_differences(console, plan, cell, beside)
+
+
+def _print_differences(console: Console, plan: Plan, cell: Cell, other: Cell) -> None:
+    shared = set(digests_of(cell)) & set(digests_of(other))
+    console.print(f"\nshares {len(shared)} tasks with {other.name}")
+    for found in differences(plan, cell, other):
+        console.print(f"  {found.stage}: {found.field} is {found.here} here, {found.there} there")
+
+
+def print_task(store: Store, plan: Plan, digest: str) -> None:
+    """A task: its cells, where its attempts lie, and its record."""
+    console = wide_console()
+    planned = plan.tasks[digest]
+    console.print(f"[bold]{planned.kind} {digest}[/bold]\n  {planned.label}")
+    root = "trajectories" if planned.kind == TaskKind.TRAIN else "tasks"
+    console.print(f"  identity: tasks/{digest}/task.json\n  attempts: {root}/{planned.work}/attempts")
+    for cell in plan.cells:
+        if digest in set(digests_of(cell)):
+            console.print(f"  serves {cell.name}")
+    record = read_record(store, digest)
+    if record is None:
+        console.print("  not done")
+        return
+    for name, value in record.results.items():
+        console.print(f"  {name} = {value}")
+    for attempt in record.attempts:
+        console.print(
+            f"  attempt {attempt.number} on {attempt.node or 'this machine'} (pid {attempt.pid}), {attempt.processor}, {attempt.start} to"
+            f" {attempt.end}, image {attempt.image or 'none'}, commit {attempt.commit or 'unknown'}{' with changes' if attempt.dirty else ''}"
+        )
+    for name, artifact in record.artifacts.items():
+        console.print(f"  {name}: {artifact.key} ({artifact.bytes:,} bytes, sha256 {artifact.sha256[:12]})")
