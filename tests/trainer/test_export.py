@@ -1,0 +1,110 @@
+"""What a checkpoint's files are to plain transformers."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F  # noqa: N812
+from trainer import checkpoint, export
+from trainer.model import initialised, to_llama
+
+from orchestrator.contract.tasks import FromInitialisation, Shape
+from orchestrator.errors import Damaged
+
+CPU = torch.device("cpu")
+SHAPES = [Shape(32, 2, 2, 48, 96, tied, 500_000, "1e-5") for tied in (True, False)]
+IDS = torch.randint(0, 96, (2, 40), generator=torch.Generator().manual_seed(3))
+
+
+def kept(shape: Shape, folder: Path) -> dict[str, Path]:
+    """The files of a checkpoint, named otherwise, as in a cache."""
+    model = initialised(FromInitialisation(shape, 5, "0.2"))
+    files = {checkpoint.CONFIG: folder / "a", checkpoint.WEIGHTS: folder / "b"}
+    files[checkpoint.CONFIG].write_bytes(checkpoint.config(shape, context_length=64))
+    save_file(dict(to_llama(model)), files[checkpoint.WEIGHTS], metadata={"format": "pt"})
+    return files
+
+
+def as_export(files: dict[str, Path], folder: Path) -> Path:
+    folder.mkdir()
+    for name, path in files.items():
+        (folder / name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=["tied", "untied"])
+def test_an_export_loads_in_transformers_generates_and_has_our_loss(shape: Shape, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    files = kept(shape, tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(as_export(files, tmp_path / "export"))
+    assert type(theirs).__name__ == "LlamaForCausalLM"
+    assert theirs.dtype == torch.float32
+    ours = checkpoint.load_model(files, CPU)
+    with torch.no_grad():
+        loss = F.cross_entropy(ours.logits(IDS[:, :-1]).flatten(0, 1), IDS[:, 1:].flatten())
+        assert theirs(input_ids=IDS, labels=IDS).loss.item() == pytest.approx(loss.item(), abs=1e-4)
+        generated = theirs.generate(IDS[:1, :5], attention_mask=torch.ones(1, 5), max_new_tokens=8, do_sample=False)
+        greedy = IDS[:1, :5]
+        for _ in range(8):
+            greedy = torch.cat((greedy, ours.logits(greedy)[:, -1:].argmax(-1)), 1)
+    assert torch.equal(generated, greedy)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=["tied", "untied"])
+def test_the_config_says_all_that_transformers_would_otherwise_assume(shape: Shape) -> None:
+    from transformers import LlamaConfig
+
+    ours = json.loads(checkpoint.config(shape, context_length=64))
+    theirs = LlamaConfig(**ours).to_dict()
+    assert {key: theirs[key] for key in ours if key != "architectures"} == {key: ours[key] for key in ours if key != "architectures"}
+    assert theirs["rope_parameters"] == {"rope_type": "default", "rope_theta": 500_000.0}
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=["tied", "untied"])
+def test_a_shape_comes_back_from_its_config(shape: Shape, tmp_path: Path) -> None:
+    assert checkpoint.shape_of(kept(shape, tmp_path)) == shape
+
+
+def test_the_check_passes_a_right_export_and_refuses_another(tmp_path: Path) -> None:
+    files = kept(SHAPES[0], tmp_path)
+    assert export.check(files, IDS, CPU) < 1e-5
+    config = json.loads(files[checkpoint.CONFIG].read_bytes())
+    config["rope_parameters"] |= {"rope_type": "linear", "factor": 2.0}
+    files[checkpoint.CONFIG].write_text(json.dumps(config))
+    with pytest.raises(export.ExportDiffers, match=r"differ from ours by [0-9.e+]+, and 1e-04 is allowed"):
+        export.check(files, IDS, CPU)
+
+
+def test_logits_that_are_no_numbers_do_not_pass(tmp_path: Path) -> None:
+    files = kept(SHAPES[0], tmp_path)
+    weights = load_file(files[checkpoint.WEIGHTS])
+    weights["model.norm.weight"][0] = math.nan
+    save_file(weights, files[checkpoint.WEIGHTS], metadata={"format": "pt"})
+    with pytest.raises(export.ExportDiffers, match="differ from ours by nan"):
+        export.check(files, IDS, CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "message"),
+    [
+        (checkpoint.CONFIG, b"{}", r"config\.json does not describe a model of ours \(KeyError"),
+        (checkpoint.CONFIG, b"\xff", r"config\.json does not describe a model of ours"),
+    ],
+    ids=["empty config", "no text"],
+)
+def test_files_that_are_no_checkpoint_are_damaged(name: str, body: bytes, message: str, tmp_path: Path) -> None:
+    files = kept(SHAPES[0], tmp_path)
+    files[name].write_bytes(body)
+    with pytest.raises(Damaged, match=message):
+        checkpoint.load_model(files, CPU)
+
+
+def test_weights_of_another_shape_are_damaged(tmp_path: Path) -> None:
+    files = kept(SHAPES[0], tmp_path)
+    files[checkpoint.CONFIG].write_bytes(checkpoint.config(SHAPES[1], context_length=64))
+    with pytest.raises(Damaged, match=r"model\.safetensors does not fit its config\.json: 'lm_head\.weight'"):
+        checkpoint.load_model(files, CPU)
