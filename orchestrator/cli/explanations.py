@@ -52,9 +52,10 @@ def print_task(store: Store, plan: Plan, digest: str) -> None:
     for name, value in record.results.items():
         console.print(f"  {name} = {value}")
     for attempt in record.attempts:
+        console.print(f"  attempt {attempt.number} on {attempt.node or 'this machine'} (pid {attempt.pid}), {attempt.processor}")
+        console.print(f"    {attempt.start} to {attempt.end}, {attempt.how}")
         console.print(
-            f"  attempt {attempt.number} on {attempt.node or 'this machine'} (pid {attempt.pid}), {attempt.processor}, {attempt.start} to"
-            f" {attempt.end}, image {attempt.image or 'none'}, commit {attempt.commit or 'unknown'}{' with changes' if attempt.dirty else ''}"
+            f"    image {attempt.image or 'none'}, commit {attempt.commit or 'unknown'}{' with changes' if attempt.dirty else ''}"
         )
     for name, artifact in record.artifacts.items():
         console.print(f"  {name}: {artifact.key} ({artifact.bytes:,} bytes, sha256 {artifact.sha256[:12]})")
