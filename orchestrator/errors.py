@@ -70,6 +70,12 @@ class LeaseLost(LeaseHeld):
     """This attempt was at work and another one has taken over: what it writes from now on does not count."""
 
 
+class TrackingUnavailable(ScalingStudyError):
+    """MLflow is away, slow beyond its limit, or refuses us. The store has everything: the mirror can be made later."""
+
+    retryable = True
+
+
 class TaskRefused(ScalingStudyError):
     """No retry can mend this task: wrong input, a bad hash, other NUMERICS, NaN beyond the rule."""
 

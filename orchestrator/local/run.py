@@ -8,7 +8,7 @@ import queue
 import subprocess
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -177,7 +177,7 @@ class _Run:
         except StoreError as problem:
             self._end(worker, ExitCode.FAILED, str(problem))
         else:
-            worker.give(planned.digest, replace(self.placement, node=f"worker-{worker.number}"))
+            worker.give(planned.digest, self.placement)
 
     def _timeout(self) -> float:
         due = self.schedule.due()

@@ -1,0 +1,80 @@
+"""Where the mirror of a study is, and the process that keeps it beside a local run.
+
+A process of its own, so that a slow server, mlflow's import and its database cost the run nothing. Its input is the run's pipe: when that
+closes, because the run has ended in whatever way, it takes one last look and leaves.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from orchestrator.store import Store
+
+# Seconds that a run waits at its end for the mirror's last look.
+LAST_LOOK: Final = 30.0
+# Lower than the workers, whose cores it shares.
+NICE: Final = 10
+
+
+def local_folder(store: Store, study: str) -> Path:
+    """Where a local run keeps what is no part of the store: the store's own folder, or `<study>.local` here when it is a bucket."""
+    inside = store.objects.local_path("mlflow.db")
+    return inside.parent if inside is not None else Path.cwd() / f"{study}.local"
+
+
+def default_uri(store: Store, study: str) -> str:
+    """The sqlite file of a local run; MLflow has no store of plain files any more."""
+    return f"sqlite:///{local_folder(store, study) / 'mlflow.db'}"
+
+
+def tracking_uri(store: Store, study: str, given: str = "") -> str:
+    """Where to mirror to: what was asked for, else MLFLOW_TRACKING_URI, else the local default."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI", "") or default_uri(store, study)
+
+
+def artifacts_folder(store: Store, study: str, uri: str) -> Path | None:
+    """For an experiment in our own sqlite file; a server has a place of its own."""
+    return local_folder(store, study).absolute() / "mlartifacts" if uri == default_uri(store, study) else None
+
+
+def ui_command(uri: str) -> str:
+    """The line that shows the mirror, or the server's address."""
+    if uri.startswith(("http://", "https://")):
+        return uri
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def repair_command(store: Store, study: str, uri: str) -> str:
+    """The line that brings the mirror up to date from the store."""
+    told = "" if uri == tracking_uri(store, study) else f" --uri {shlex.quote(uri)}"
+    return f"scaling-study tracking mirror {shlex.quote(study)} --store {shlex.quote(store.url)}{told}"
+
+
+class Beside:
+    """The mirror's process. Nothing here raises when MLflow does not work: that is told at the end."""
+
+    def __init__(self, store: Store, study: str, uri: str, log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log = log
+        command = [sys.executable, "-m", "orchestrator.tracking", "--store", store.url, "--study", study, "--uri", uri]
+        with log.open("w") as out:
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True)
+
+    def finish(self, seconds: float = LAST_LOOK) -> bool:
+        """Lets it take its last look, for at most so long. Whether the mirror is whole."""
+        if self._process.stdin:
+            self._process.stdin.close()
+        try:
+            return self._process.wait(seconds) == 0
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return False
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
