@@ -1,0 +1,128 @@
+"""What a folder store owes to the file system: whole objects whatever is killed, and clear words when the disk says no."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import StoreUnavailable
+from orchestrator.store import open_store
+from orchestrator.store.upkeep import gc
+from tests.store.samples import Clock
+
+# Writes a large object and is killed when the first bytes of it are on the disk.
+WRITE = """
+import sys
+from pathlib import Path
+from orchestrator.store import open_store
+objects = open_store(sys.argv[1]).objects
+body = b"x" * 200_000_000
+print("ready", flush=True)
+objects.create("a/big", body) if sys.argv[2] == "create" else objects.put("a/big", body)
+"""
+
+
+def killed_while_writing(root: Path, how: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", WRITE, str(root), how], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        while not any((root / "a").glob("*")) and process.poll() is None:
+            pass
+        process.kill()
+    assert process.returncode == -9, "the write was over before it could be killed"
+
+
+@pytest.mark.parametrize("how", ["create", "put"])
+def test_a_write_that_is_killed_leaves_nothing_that_counts(tmp_path: Path, how: str) -> None:
+    store = open_store(str(tmp_path))
+    killed_while_writing(tmp_path, how)
+    assert list(store.objects.list("")) == []
+    store.objects.create("a/big", b"the next one")
+    assert store.objects.get("a/big") == b"the next one"
+
+
+def test_gc_removes_what_a_killed_write_left_but_not_before_a_day(tmp_path: Path) -> None:
+    killed_while_writing(tmp_path, "create")
+    clock = Clock()
+    store = open_store(str(tmp_path), clock=clock)
+    left = next((tmp_path / "a").iterdir())
+    os.utime(left, (clock().timestamp(), clock().timestamp()))
+    assert gc(store, dry_run=False) == []
+    clock.advance(2 * 86_400)
+    assert [removal.key for removal in gc(store, dry_run=True)] == [f"a/{left.name}"]
+    assert left.exists()
+    gc(store, dry_run=False)
+    assert not left.exists()
+
+
+def test_a_relative_folder_stays_where_it_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = open_store("here/store")
+    monkeypatch.chdir("/")
+    store.objects.put("k", b"x")
+    assert (tmp_path / "here" / "store" / "k").read_bytes() == b"x"
+
+
+def test_a_file_url_is_the_same_folder(tmp_path: Path) -> None:
+    open_store(str(tmp_path / "a store")).objects.put("k", b"x")
+    assert open_store(f"file://{tmp_path}/a%20store").objects.get("k") == b"x"
+
+
+def test_a_file_where_the_folder_should_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreUnavailable, match="a file stands where a folder should be"):
+        open_store(str(tmp_path / "file" / "store"))
+
+
+def test_a_limit_of_the_system_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    code = """
+import resource, signal, sys
+from orchestrator.errors import StoreUnavailable
+from orchestrator.store import open_store
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+store = open_store(sys.argv[1])
+store.objects.put("small", b"x")
+try:
+    store.objects.put("big", b"x" * 200_000)
+except StoreUnavailable as problem:
+    print(problem, [stat.key for stat in store.objects.list("")])
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert "ulimit -f" in done.stdout
+    assert "['small']" in done.stdout
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte. Only root may mount one; elsewhere the table of causes and the faults in memory speak for it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a file system")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_is_told_and_what_was_there_stays(tiny_disk: Path) -> None:
+    store = open_store(str(tiny_disk))
+    store.objects.put("a", b"x" * 500_000)
+    with pytest.raises(StoreUnavailable, match="did not write b: its disk is full; free some space"):
+        store.objects.put("b", b"x" * 900_000)
+    with pytest.raises(StoreUnavailable, match="its disk is full"):
+        store.objects.put("a", b"y" * 900_000)
+    assert store.objects.get("a") == b"x" * 500_000
+    assert [path.name for path in tiny_disk.iterdir()] == ["a"]
+
+
+def test_a_read_only_disk_is_told_and_can_be_read(tiny_disk: Path) -> None:
+    store = open_store(str(tiny_disk))
+    store.objects.put("a", b"x")
+    subprocess.run(["mount", "-o", "remount,ro", tiny_disk], check=True)
+    for write in (store.objects.put, store.objects.create):
+        with pytest.raises(StoreUnavailable, match="it is read-only; mount it writable, or choose another with --store"):
+            write("b", b"x")
+    assert open_store(str(tiny_disk)).objects.get("a") == b"x"
