@@ -3,12 +3,12 @@
 Everybody who needs a study calls `read_study`; the planner and the rest know only the models.
 """
 
-from pathlib import Path
-
 from orchestrator.spec.data import Data, HeldOut, Source, TokenizerFile, TrainTokenizer
 from orchestrator.spec.execution import Budget, Execution
 from orchestrator.spec.grid import Grid, ModelShape, Seed
+from orchestrator.spec.messages import Mistake
 from orchestrator.spec.models import Arm, Contrast, EvaluationSpec, Study, StudySpec
+from orchestrator.spec.reading import read_bytes, read_object, read_study
 from orchestrator.spec.recipe import Mixture, Recipe, Stage, Tokens
 from orchestrator.spec.training import OptimizerSpec, PartialTraining, ScheduleSpec, Training
 
@@ -21,6 +21,7 @@ __all__ = [
     "Execution",
     "Grid",
     "HeldOut",
+    "Mistake",
     "Mixture",
     "ModelShape",
     "OptimizerSpec",
@@ -36,14 +37,7 @@ __all__ = [
     "Tokens",
     "TrainTokenizer",
     "Training",
+    "read_bytes",
+    "read_object",
     "read_study",
 ]
-
-
-def read_study(path: Path | str) -> Study:
-    """The study in the file at `path`."""
-    import yaml
-
-    document = yaml.safe_load(Path(path).read_text())
-    spec = StudySpec.model_validate(document["spec"], by_alias=True, by_name=False)
-    return Study(document["metadata"]["name"], spec, str(path), document["spec"])

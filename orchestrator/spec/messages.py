@@ -31,7 +31,6 @@ class Finding:
     """A mistake before it has a file and a line.
 
     `reads`: what else the finding rests on, `"*"` for any entry; where one of these is broken itself, the finding is dropped.
-    `on_missing`: the path's last key is not there, so the line is that of what should hold it.
     """
 
     path: Path
@@ -43,8 +42,8 @@ class Finding:
         return Mistake(file, line, written_path(self.path), self.wrong, self.write)
 
     def under(self, parent: Path) -> "Finding":
-        """The same finding, its path seen from further out."""
-        return replace(self, path=(*parent, *self.path))
+        """The same finding, its paths seen from further out."""
+        return replace(self, path=(*parent, *self.path), reads=tuple((*parent, *path) for path in self.reads))
 
 
 def written_path(path: Path) -> str:

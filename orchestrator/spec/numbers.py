@@ -102,6 +102,8 @@ def _spellings(text: str) -> Iterator[str]:
     for other in ("k", "M", "B", "T", "KiB", "MiB", "GiB", "x"):
         if other.lower() == unit[0].lower():
             yield figure + other
+    if bare[-1:] in ("b", "B"):
+        yield bare[:-1]
     yield bare.lower()
     yield "0" + bare
     yield bare.lstrip("0")

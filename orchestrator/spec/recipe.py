@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from orchestrator.contract.words import StageKind
 from orchestrator.spec.data import LARGEST_SOURCES
-from orchestrator.spec.fields import Choice, CodePercent, Label, Part, Short, SizeName, TokenCount, Weight
+from orchestrator.spec.fields import Choice, CodePercent, Label, Part, Short, SizeName, Text, TokenCount, Weight
 from orchestrator.spec.grid import SeedGiven
 from orchestrator.spec.numbers import COUNT_PATTERN, MULTIPLE_PATTERN, Quantity, read_count, read_multiple
 from orchestrator.spec.training import PartialTraining, ScheduleSpec
@@ -56,8 +56,10 @@ def _grid_or_percent(given: object) -> str:
     return "<percent>" if isinstance(given, (int, Decimal)) or (isinstance(given, str) and given[:1].isdigit()) else "<grid>"
 
 
+_GRID: Final = Text("grid, or a number from 0 to 100 (a fraction stands in quotes)", "grid", "grid", 4, tidy=True)
+
 CodePercentGiven: TypeAlias = Annotated[
-    Annotated[Literal["grid"], Choice(("grid",)), Tag("<grid>")] | Annotated[CodePercent, Tag("<percent>")], Discriminator(_grid_or_percent)
+    Annotated[Literal["grid"], _GRID, Tag("<grid>")] | Annotated[CodePercent, Tag("<percent>")], Discriminator(_grid_or_percent)
 ]
 
 
@@ -117,8 +119,6 @@ class Recipe(Part):
 def _with_kind(stage: object, *, first: bool) -> object:
     if not isinstance(stage, Mapping) or "kind" in stage:
         return stage
-    if first:
-        return {**stage, "kind": str(StageKind.PRETRAIN)}
     if stage.get("name") in (StageKind.CONTINUE, StageKind.COOLDOWN):
         return {**stage, "kind": str(stage["name"])}
-    return stage
+    return {**stage, "kind": str(StageKind.PRETRAIN)} if first else stage

@@ -1,0 +1,38 @@
+"""Checks across fields: what each part says by itself is right, and together it cannot be.
+
+A check takes a whole `StudySpec` and yields findings whose paths begin inside of `spec`. It is written as if everything else were right:
+what it finds about a broken part is dropped by `orchestrator.spec.reading`, which is why a finding names what it rests on.
+"""
+
+from collections.abc import Iterator
+
+from orchestrator.spec.checks.addresses import check_addresses
+from orchestrator.spec.checks.contrasts import check_contrasts, check_evaluation
+from orchestrator.spec.checks.grid import check_grid, check_narrowing
+from orchestrator.spec.checks.lengths import check_lengths
+from orchestrator.spec.checks.mixtures import check_mixtures, check_sources
+from orchestrator.spec.checks.shapes import check_maps_by_size, check_models, check_tolerations
+from orchestrator.spec.checks.stages import check_stages
+from orchestrator.spec.messages import Finding
+from orchestrator.spec.models import StudySpec
+
+CHECKS = (
+    check_addresses,
+    check_grid,
+    check_narrowing,
+    check_models,
+    check_maps_by_size,
+    check_sources,
+    check_mixtures,
+    check_stages,
+    check_lengths,
+    check_evaluation,
+    check_contrasts,
+    check_tolerations,
+)
+
+
+def findings_of(spec: StudySpec) -> Iterator[Finding]:
+    """All that is wrong with `spec` as a whole."""
+    for check in CHECKS:
+        yield from check(spec)

@@ -1,0 +1,97 @@
+"""Sources, the tokenizer's weights, and the mixtures of the stages."""
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Final
+
+from orchestrator.contract.words import Group
+from orchestrator.spec.checks.view import percents_read, same_names, stage_percents, stages_of
+from orchestrator.spec.data import TrainTokenizer
+from orchestrator.spec.messages import Finding, Path, did_you_mean, listed
+from orchestrator.spec.models import StudySpec
+from orchestrator.spec.numbers import read_decimal, written
+
+# The order of the data stays within two windows of its targets for so many sources
+MOST_IN_A_MIXTURE: Final = 16
+
+_NAMES: Final[Path] = ("data", "sources", "*", "name")
+_GROUPS: Final[Path] = ("data", "sources", "*", "group")
+
+
+def check_sources(spec: StudySpec) -> Iterator[Finding]:
+    """Sources with names of their own, and a tokenizer trained on some of them."""
+    yield from same_names(("data", "sources"), (source.name for source in spec.data.sources), "source")
+    tokenizer = spec.data.tokenizer
+    if isinstance(tokenizer, TrainTokenizer):
+        path: Path = ("data", "tokenizer", "train", "weights")
+        for name in tokenizer.weights:
+            yield from _unknown_source(spec, (*path, name), name, None)
+        yield from _sum(path, tokenizer.weights)
+
+
+def check_mixtures(spec: StudySpec) -> Iterator[Finding]:
+    """Mixtures of sources that are there and in their group, with weights of 100 in all, for every group that has a share."""
+    for number, recipe, index, stage, path in stages_of(spec):
+        mixture, inside = stage.mixture, (*path, "mixture")
+        percents = stage_percents(spec, recipe, stage)
+        reads = percents_read(number, index)
+        for group, weights, needed in (
+            (Group.CODE, mixture.code, [percent for percent in percents if percent > 0]),
+            (Group.TEXT, mixture.text, [percent for percent in percents if percent < 100]),
+        ):
+            for name in weights:
+                yield from _unknown_source(spec, (*inside, str(group), name), name, group)
+            if weights:
+                yield from _sum((*inside, str(group)), weights)
+            elif needed:
+                yield _no_source(spec, (*inside, str(group)), group, needed[0], reads)
+        yield from _too_many(inside, mixture.code, mixture.text)
+        if stage.tokens.text is not None and any(percent >= 100 for percent in percents):
+            wrong = "at 100 % code no number of tokens holds any text."
+            advice = "Write tokens: 200B, or leave 100 out of the recipe's codePercent."
+            yield Finding((*path, "tokens", "text"), wrong, advice, reads=reads)
+
+
+def _unknown_source(spec: StudySpec, path: Path, name: str, group: Group | None) -> Iterator[Finding]:
+    sources = {source.name: source.group for source in spec.data.sources}
+    if name not in sources:
+        fitting = [known for known, of in sources.items() if group in (None, of)]
+        wrong = f'"{name}" is not a source ({listed(sources)}).'
+        yield Finding(
+            path, wrong, did_you_mean(name, fitting, "Write it under spec.data.sources, or take it away."), reads=(_NAMES, _GROUPS)
+        )
+    elif group is not None and sources[name] != group:
+        wrong = f'"{name}" is a source of {sources[name]}, and stands under {group}.'
+        yield Finding(path, wrong, f"Write it under {sources[name]}, or group: {group} at the source.", reads=(_NAMES, _GROUPS))
+
+
+def _sum(path: Path, weights: Mapping[str, Decimal]) -> Iterator[Finding]:
+    total = sum(weights.values(), Decimal(0))
+    if total != 100:
+        wrong = f"the weights add to {written(total)}; they are percent and add to 100."
+        yield Finding(path, wrong, _scaled(weights, total) or "Make them 100 in all.")
+
+
+def _scaled(weights: Mapping[str, Decimal], total: Decimal) -> str:
+    """The same proportions with weights of 100 in all, where these can be written."""
+    try:
+        scaled = {name: written(read_decimal(written(weight * 100 / total))) for name, weight in weights.items()}
+    except (ValueError, ArithmeticError):
+        return ""
+    inner = ", ".join(f'{name}: "{weight}"' if "." in weight else f"{name}: {weight}" for name, weight in scaled.items())
+    return f"Write {{{inner}}} for the same proportions."
+
+
+def _no_source(spec: StudySpec, path: Path, group: Group, percent: Decimal, reads: tuple[Path, ...]) -> Finding:
+    share = percent if group == Group.CODE else 100 - percent
+    fitting = [source.name for source in spec.data.sources if source.group == group]
+    name = fitting[0] if fitting else "name"
+    wrong = f"the mixture is to be {written(share)} % {group}, and no source of {group} is given."
+    return Finding(path, wrong, f"Write {group}: {{{name}: 100}}", reads=(*reads, _NAMES, _GROUPS))
+
+
+def _too_many(path: Path, code: Mapping[str, Decimal], text: Mapping[str, Decimal]) -> Iterator[Finding]:
+    count = sum(1 for weights in (code, text) for weight in weights.values() if weight)
+    if count > MOST_IN_A_MIXTURE:
+        wrong = f"the mixture reads {count} sources; at most {MOST_IN_A_MIXTURE} are allowed."
+        yield Finding(path, wrong, "Put several under one source: its path may be a pattern.")

@@ -1,0 +1,72 @@
+"""File -> study, or every mistake at once.
+
+The command line calls `read_study`, the controller `read_object`. One way through: bytes, tree with lines, models, checks across fields.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path as File
+from typing import Any
+
+from orchestrator.errors import StudyMistakes
+from orchestrator.spec.checks import findings_of
+from orchestrator.spec.mending import Reading, read_models
+from orchestrator.spec.messages import Finding, Mistake
+from orchestrator.spec.messages import Path as Where
+from orchestrator.spec.models import Study
+from orchestrator.spec.yaml_text import LARGEST_FILE, NotYaml, read_document
+
+
+def read_study(path: File | str) -> Study:
+    """The study in the file at `path`. Raises StudyMistakes, also when the file cannot be read."""
+    try:
+        with File(path).open("rb") as file:
+            body = file.read(LARGEST_FILE + 1)
+    except (OSError, ValueError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
+        raise StudyMistakes([Mistake(str(path), 0, "", f"the file cannot be read: {reason}.", "Check its name.")]) from problem
+    return read_bytes(body, str(path))
+
+
+def read_bytes(body: bytes, path: str) -> Study:
+    """The study in the bytes of a file. `path` stands in messages, and is where relative paths start. Raises StudyMistakes."""
+    try:
+        document, mistakes = read_document(body, path)
+    except NotYaml as problem:
+        raise StudyMistakes([problem.mistake]) from None
+    reading = _read(document.values, document.broken)
+    found = [finding.placed(path, line) for line, finding in document.findings]
+    for finding in reading.findings:
+        given = replace(finding, path=reading.as_given(finding.path))
+        found.append(given.placed(path, document.line(given.path)))
+    return _study(reading, [*mistakes, *_in_order(found)], path, document.values)
+
+
+def read_object(given: Mapping[str, Any]) -> Study:
+    """The study in an object of a cluster. Raises StudyMistakes, whose mistakes have no file and no line."""
+    reading = _read(given, ())
+    return _study(reading, [finding.placed("", 0) for finding in reading.findings], "", given)
+
+
+def _read(values: object, broken: Iterable[Where]) -> Reading:
+    reading = read_models(values, broken)
+    if reading.study is not None:
+        reading.findings += [finding for finding in _checked(reading) if not reading.rests_on_broken(finding)]
+    return reading
+
+
+def _checked(reading: Reading) -> Iterable[Finding]:
+    assert reading.study is not None
+    return [finding.under(("spec",)) for finding in findings_of(reading.study.spec)]
+
+
+def _in_order(mistakes: Iterable[Mistake]) -> list[Mistake]:
+    return sorted(dict.fromkeys(mistakes), key=lambda mistake: mistake.line)
+
+
+def _study(reading: Reading, mistakes: list[Mistake], path: str, values: object) -> Study:
+    if mistakes:
+        raise StudyMistakes(list(mistakes))
+    assert reading.study is not None
+    assert isinstance(values, Mapping)
+    return Study(reading.study.metadata.name, reading.study.spec, path, values["spec"])
