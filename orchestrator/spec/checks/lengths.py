@@ -99,7 +99,8 @@ def _few_warmups(step: Step, lengths: list[Length], reads: tuple[Path, ...]) -> 
     if step.is_cooldown or not short:
         return None
     first = short[0]
-    wrong = f"this is less than ten warm-ups at {_sizes(short)}: {_s(first.asked, 'token')} at {first.size}, whose warm-up takes N = {first.n} tokens."
+    asked = f"{_s(first.asked, 'token')} at {first.size}"
+    wrong = f"this is less than ten warm-ups at {_sizes(short)}: {asked}, whose warm-up takes N = {first.n} tokens."
     return Finding((*step.path, "tokens"), wrong, "Give at least 10x, or schedule: {warmup: ...} with fewer tokens.", reads=reads)
 
 
@@ -113,7 +114,8 @@ def _warmup_past_the_end(step: Step, lengths: list[Length], reads: tuple[Path, .
         return None
     first = long[0]
     until = "the decay begins" if step.has_stable_part else "the stage ends"
-    wrong = f"a warm-up of {_s(first.warmup or 0, 'token')} does not end before {until} at {_sizes(long)}: after {first.before_decay} at {first.size}."
+    warmup = f"a warm-up of {_s(first.warmup or 0, 'token')}"
+    wrong = f"{warmup} does not end before {until} at {_sizes(long)}: after {first.before_decay} at {first.size}."
     return Finding((*step.path, "tokens"), wrong, "Give more tokens, or a shorter warmup.", reads=reads)
 
 

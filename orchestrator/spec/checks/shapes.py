@@ -20,7 +20,8 @@ def check_models(spec: StudySpec) -> Iterator[Finding]:
             wrong = f"{shape.heads} heads do not divide a width of {shape.width}."
             yield Finding((*path, "heads"), wrong, f"Write heads: {_fitting(shape.width, shape.heads)}", reads=((*path, "width"),))
         elif shape.width // shape.heads % 2:
-            wrong = f"{shape.heads} heads of a width of {shape.width} are {shape.width // shape.heads} wide each; rotary embeddings need an even width."
+            wide = shape.width // shape.heads
+            wrong = f"{shape.heads} heads of a width of {shape.width} are {wide} wide each; rotary embeddings need an even width."
             yield Finding((*path, "heads"), wrong, f"Write heads: {_fitting(shape.width, shape.heads)}", reads=((*path, "width"),))
 
 
