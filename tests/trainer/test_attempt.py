@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def finish(context: Context) -> Outcome:
 
 
 def failing_with(problem: BaseException) -> Callable[[Context], Outcome]:
-    def work(context: Context) -> Outcome:
+    def work(_: Context) -> Outcome:
         raise problem
 
     return work
@@ -142,7 +142,7 @@ def test_a_task_with_a_record_is_not_worked_on_again(store: Store, placement: Pl
     assert len(history(store)) == 1
 
 
-def test_whoever_waited_for_the_lease_sees_that_the_task_is_done(store: Store, placement: Placement) -> None:
+def test_whoever_waited_for_the_lease_sees_that_the_task_is_done(placement: Placement) -> None:
     """The record comes between the first look and the lease."""
 
     class FinishedMeanwhile(InMemoryObjects):
@@ -151,8 +151,7 @@ def test_whoever_waited_for_the_lease_sees_that_the_task_is_done(store: Store, p
         def get(self, key: str) -> bytes:
             if key == addresses.record_key(DIGEST) and not self.looked:
                 self.looked = True
-                inner = Store(self, "memory://", lambda: datetime.now(UTC))
-                run_task(inner, DIGEST, placement, lambda event: None, lambda: False, finish)
+                attempt(in_memory_store(objects=self), placement)
                 raise KeyMissing(key)
             return super().get(key)
 

