@@ -1,0 +1,94 @@
+"""The documents of a source in reading order: each with the hash of its text, its place in the shuffled order, and whether it is held out.
+
+`tokenizer` and `tokens` read sources through it, so both hold out the same documents. A document is known by its text alone, whatever
+file or source it comes from; so the held-out bucket is the same for every source of a study.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from orchestrator.contract.tasks import SHUFFLE_SEED, Reader
+from orchestrator.store.corpora import check_unchanged, opened
+from trainer.prepare.inputs import InputFile
+from trainer.prepare.readers import Skip, records
+
+
+class Position(NamedTuple):
+    """Between two records of a source: the number of the file in reading order, and how many of its records came before."""
+
+    file: int
+    record: int
+
+
+START: Final = Position(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """`hash`: SHA-256 of the text in UTF-8. `key`: 64 bits; documents are shuffled by sorting them. `size`: bytes of the text in UTF-8."""
+
+    text: str
+    size: int
+    hash: bytes
+    key: int
+    is_held_out: bool
+
+
+class Item(NamedTuple):
+    """A record of a source. `after`: where reading goes on behind it. `read`: bytes of files that have been read up to here."""
+
+    record: Document | Skip
+    after: Position
+    read: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The files of a source in reading order, and how documents are taken from them."""
+
+    files: Sequence[InputFile]
+    reader: Reader
+    held_out_one_in: int
+
+    @property
+    def size(self) -> int:
+        return sum(entry.file.size for entry in self.files)
+
+    @property
+    def end(self) -> Position:
+        return Position(len(self.files), 0)
+
+    def items(self, start: Position = START) -> Iterator[Item]:
+        """Every record from `start` on. Raises TaskRefused for a file that cannot be read, StoreUnavailable for one that changes."""
+        read = sum(entry.file.size for entry in self.files[: start.file])
+        copies = _copies(self.files)
+        for number in range(start.file, len(self.files)):
+            entry = self.files[number]
+            passed = start.record if number == start.file else 0
+            name = f"{SHUFFLE_SEED}:{entry.sha256}:{copies[number]}"
+            with opened(entry.file) as stream:
+                for count, record in enumerate(records(stream, entry.file, self.reader)):
+                    if count >= passed:
+                        yield Item(self._named(record, f"{name}:{count}"), Position(number, count + 1), read + stream.tell())
+            check_unchanged(entry.file)
+            read += entry.file.size
+
+    def _named(self, record: str | Skip, name: str) -> Document | Skip:
+        if isinstance(record, Skip):
+            return record
+        content = record.encode()
+        digest = hashlib.sha256(content).digest()
+        held_out = self.held_out_one_in > 0 and int.from_bytes(digest, "big") % self.held_out_one_in == 0
+        # keyed by its place, not by its text, or copies of a document would stand side by side in the shuffled order
+        key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+        return Document(record, len(content), digest, key, held_out)
+
+
+def _copies(files: Sequence[InputFile]) -> list[int]:
+    """How many files before each have the same content; in reading order they stand side by side."""
+    copies: list[int] = []
+    for number, entry in enumerate(files):
+        copies.append(copies[-1] + 1 if number and files[number - 1].sha256 == entry.sha256 else 0)
+    return copies

@@ -1,0 +1,69 @@
+"""Finds the files of a source where the placement says they are, and makes sure that they are the ones that the task names."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.contract.files import FileTriple, fingerprint_of
+from orchestrator.errors import KeyMissing, TaskRefused
+from orchestrator.store.corpora import CorpusFile, check_unchanged, expand_all, hash_of
+from trainer.context import Context
+from trainer.prepare.meter import Meter
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file of a source whose content is known."""
+
+    sha256: str
+    file: CorpusFile
+
+    @property
+    def triple(self) -> FileTriple:
+        return self.sha256, self.file.kind.reader, self.file.kind.language
+
+
+def paths_of(context: Context, name: str) -> list[str]:
+    """Where the placement says that `name` (a fingerprint, or `file:` and a SHA-256) is. Raises TaskRefused when it says nothing."""
+    paths = context.placement.inputs.get(name)
+    if not paths:
+        raise TaskRefused(f"the placement names no file for {name}; give its path among the inputs, as `scaling-study run` does")
+    return paths
+
+
+def found_files(context: Context, fingerprint: str) -> list[CorpusFile]:
+    """The files of a source, not yet checked. Raises TaskRefused when there is nothing to read, StoreUnavailable."""
+    try:
+        return expand_all(paths_of(context, fingerprint), Path.cwd())
+    except KeyMissing as problem:
+        raise TaskRefused(str(problem)) from problem
+
+
+def checked(context: Context, fingerprint: str, files: Sequence[CorpusFile], meter: Meter) -> list[InputFile]:
+    """The same files in reading order. Raises TaskRefused when their content has another fingerprint, Stopped, StoreUnavailable."""
+    inputs = sorted(_hashed(files, context.placement.threads, meter), key=lambda entry: (entry.triple, entry.file.name))
+    found = fingerprint_of(entry.triple for entry in inputs)
+    if found != fingerprint:
+        raise TaskRefused(
+            f"{', '.join(paths_of(context, fingerprint))}: its {len(inputs)} files have the fingerprint {found}, and the task was "
+            f"planned for {fingerprint}; bring back the files as they were, or plan again"
+        )
+    return inputs
+
+
+def _hashed(files: Sequence[CorpusFile], threads: int, meter: Meter) -> Iterator[InputFile]:
+    pool = ThreadPoolExecutor(max(1, threads))
+    try:
+        for file, sha256 in zip(files, pool.map(_hash, files), strict=True):
+            meter.advance(file.size)
+            meter.leave_if_asked()
+            yield InputFile(sha256, file)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _hash(file: CorpusFile) -> str:
+    sha256 = hash_of(file, lambda _: None)
+    check_unchanged(file)
+    return sha256

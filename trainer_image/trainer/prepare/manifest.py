@@ -1,0 +1,67 @@
+"""What `prepare` leaves: the manifest of a prepared source, and the layout of its files.
+
+`shards` writes it, `trainer.data` reads it. Training tokens and held-out documents are two sections of one form: little-endian token ids in
+shards of one size, and beside each shard a row for every document that begins in it.
+"""
+
+from typing import Final, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from orchestrator.contract.record import Artifact
+from orchestrator.errors import Damaged
+
+DOCUMENT_ROW: Final = np.dtype([("start", "<u8"), ("tokens", "<u8"), ("bytes", "<u8"), ("hash", "u1", (32,))])
+"""A document: its first token in the section, how many there are (with its end-of-text token), bytes and SHA-256 of its text."""
+
+_SMALL_VOCABULARY: Final = 1 << 16
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Section(_Model):
+    """`tokens` counts end-of-text tokens; `documents` and `bytes` count texts. Every shard but the last holds `shard_tokens`."""
+
+    tokens: int
+    documents: int
+    bytes: int
+    shard_tokens: int
+    shards: list[Artifact]
+    documents_files: list[Artifact]
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        return [*self.shards, *self.documents_files]
+
+
+class Manifest(_Model):
+    """Training: documents in shuffled order, each with an end-of-text token behind it. Held out: sorted by hash, each once, without."""
+
+    version: Literal[1] = 1
+    vocabulary: int
+    end_of_text: int
+    training: Section
+    held_out: Section
+
+    @property
+    def dtype(self) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
+        return dtype_for(self.vocabulary)
+
+    def to_bytes(self) -> bytes:
+        return self.model_dump_json(indent=1).encode()
+
+
+def dtype_for(vocabulary: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
+    """How a token id is kept: two bytes while all ids fit."""
+    return np.dtype("<u2") if vocabulary < _SMALL_VOCABULARY else np.dtype("<u4")
+
+
+def read_manifest(body: bytes, key: str) -> Manifest:
+    """The manifest in `body`. Raises Damaged that names `key`."""
+    try:
+        return Manifest.model_validate_json(body)
+    except ValidationError as problem:
+        raise Damaged(f"{key} is no whole manifest of a prepared source: {problem.errors()[0]['msg']}") from problem

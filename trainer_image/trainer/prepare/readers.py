@@ -1,0 +1,203 @@
+"""Takes documents out of one file: JSON lines, Parquet, plain text, source code.
+
+`documents` calls `records` for each file of a source. What cannot be a document is passed over under a name that the record counts; what
+says that the file or the study is wrong (a cut archive, a column that is not there) refuses the task.
+"""
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from typing import Any, BinaryIO, Final, TypeAlias
+
+from orchestrator.contract import files
+from orchestrator.contract.tasks import Reader
+from orchestrator.errors import TaskRefused
+from orchestrator.store.corpora import CorpusFile
+
+
+class Skip(StrEnum):
+    """Why a record is no document; the name of its count in the results."""
+
+    LARGE = "skipped_large"
+    BINARY = "skipped_binary"
+    BROKEN_UTF8 = "skipped_broken_utf8"
+    BROKEN_JSON = "skipped_broken_json"
+    WITHOUT_TEXT = "skipped_without_text"
+    EMPTY = "skipped_empty"
+
+
+Entry: TypeAlias = str | Skip
+"""The text of a document, or why there is none."""
+
+# A text file is one document and is held in memory, some times over while it is tokenised.
+_LARGEST_TEXT: Final = 1 << 30
+# So many objects without a text, and none with one, say that the column is wrong: better now than after a terabyte.
+_OBJECTS_TRIED: Final = 100
+_COMPRESSED_CHUNK: Final = 1 << 17
+_PARQUET_ROWS: Final = 1024
+
+
+def records(stream: BinaryIO, file: CorpusFile, reader: Reader) -> Iterator[Entry]:
+    """Every record of a file in its own order. Raises TaskRefused when the file cannot be read as what it is called."""
+    match file.kind.reader:
+        case files.JSON_LINES:
+            return _json_lines(stream, file, reader.column)
+        case files.JSON_LINES_GZ:
+            return _json_lines(_gunzipped(stream, file), file, reader.column)
+        case files.JSON_LINES_ZST:
+            return _json_lines(_unzstandard(stream, file), file, reader.column)
+        case files.PARQUET:
+            return _parquet(stream, file, reader.column)
+        case files.TEXT:
+            return iter([_text(stream, file)])
+        case files.CODE:
+            return iter([Skip.LARGE if file.size > reader.max_file_bytes else _decoded(stream.read())])
+    raise TaskRefused(f"{file.name}: no reader is called {file.kind.reader!r}")
+
+
+def _text(stream: BinaryIO, file: CorpusFile) -> Entry:
+    if file.size > _LARGEST_TEXT:
+        raise TaskRefused(
+            f"{file.name}: {file.size:,} bytes of text in one file would be one document, and {_LARGEST_TEXT:,} are the most; "
+            "split it into a file a document, or write JSON lines"
+        )
+    return _decoded(stream.read())
+
+
+def _decoded(content: bytes) -> Entry:
+    if b"\0" in content:
+        return Skip.BINARY
+    try:
+        return _kept(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return Skip.BROKEN_UTF8
+
+
+def _kept(text: str) -> Entry:
+    return text if text and not text.isspace() else Skip.EMPTY
+
+
+def _json_lines(lines: Iterable[bytes], file: CorpusFile, column: str) -> Iterator[Entry]:
+    without, anything = 0, False
+    for line in lines:
+        if line.isspace():
+            continue
+        entry, keys = _json_record(line, column)
+        yield entry
+        anything |= entry != Skip.WITHOUT_TEXT
+        without += entry == Skip.WITHOUT_TEXT
+        if without >= _OBJECTS_TRIED and not anything:
+            raise TaskRefused(
+                f"{file.name}: none of its first {_OBJECTS_TRIED} objects has a text under {column!r}; the last one's keys are "
+                f"{', '.join(map(repr, keys[:20]))}; name the right one as the source's `column`"
+            )
+
+
+def _json_record(line: bytes, column: str) -> tuple[Entry, list[str]]:
+    try:
+        document: Any = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return Skip.BROKEN_UTF8, []
+    except (ValueError, RecursionError):
+        return Skip.BROKEN_JSON, []
+    if not isinstance(document, dict):
+        return Skip.BROKEN_JSON, []
+    return _checked(document.get(column)), list(document)
+
+
+def _checked(text: object) -> Entry:
+    """A text that came out of JSON or Parquet; JSON can spell half a surrogate pair, which is no text."""
+    if not isinstance(text, str):
+        return Skip.WITHOUT_TEXT
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return Skip.BROKEN_UTF8
+    return _kept(text)
+
+
+def _gunzipped(stream: BinaryIO, file: CorpusFile) -> Iterator[bytes]:
+    try:
+        with gzip.open(stream) as lines:
+            yield from lines
+    except (EOFError, gzip.BadGzipFile, zlib.error) as problem:
+        raise TaskRefused(f"{file.name}: is no whole gzip file: {problem}; fetch it again, and plan again") from problem
+
+
+def _unzstandard(stream: BinaryIO, file: CorpusFile) -> Iterator[bytes]:
+    import zstandard
+
+    try:
+        yield from io.BufferedReader(_ZstandardFrames(stream, file), 1 << 20)
+    except zstandard.ZstdError as problem:
+        raise TaskRefused(f"{file.name}: is no whole zst file: {problem}; fetch it again, and plan again") from problem
+
+
+class _ZstandardFrames(io.RawIOBase):
+    """Frame after frame, as `zstd` writes them one behind the other. The library's own reader takes a cut frame for the end."""
+
+    def __init__(self, stream: BinaryIO, file: CorpusFile) -> None:
+        import zstandard
+
+        self._stream, self._file = stream, file
+        self._library = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+        self._frame: Any = None
+        self._rest, self._ready = b"", memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - as typeshed has it
+        while not self._ready:
+            chunk = self._rest or self._stream.read(_COMPRESSED_CHUNK)
+            if not chunk:
+                return self._end()
+            self._ready = memoryview(self._decompressed(chunk))
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def _decompressed(self, chunk: bytes) -> bytes:
+        self._frame = self._frame or self._library.decompressobj()
+        content: bytes = self._frame.decompress(chunk)
+        self._rest = self._frame.unused_data if self._frame.eof else b""
+        self._frame = None if self._frame.eof else self._frame
+        return content
+
+    def _end(self) -> int:
+        if self._frame is not None:
+            raise TaskRefused(f"{self._file.name}: is cut: it ends in the middle of a zst frame; fetch it again, and plan again")
+        return 0
+
+
+def _parquet(stream: BinaryIO, file: CorpusFile, column: str) -> Iterator[Entry]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(stream)
+        _check_column(table.schema_arrow, column, file)
+        for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[column]):
+            yield from map(_checked, batch.column(0).to_pylist())
+    except UnicodeDecodeError as problem:
+        raise TaskRefused(f"{file.name}: its column {column!r} holds text that is not UTF-8: {problem}") from problem
+    except pyarrow.ArrowException as problem:
+        raise TaskRefused(f"{file.name}: is no whole Parquet file: {problem}; fetch it again, and plan again") from problem
+
+
+def _check_column(schema: Any, column: str, file: CorpusFile) -> None:  # noqa: ANN401 - pyarrow is not typed
+    import pyarrow
+
+    if column not in schema.names:
+        raise TaskRefused(
+            f"{file.name}: has no column {column!r}; its columns are {', '.join(map(repr, schema.names))}; "
+            "name the right one as the source's `column`"
+        )
+    kind = schema.field(column).type
+    kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or pyarrow.types.is_string_view(kind)):
+        raise TaskRefused(f"{file.name}: its column {column!r} holds {kind}, not text; name another as the source's `column`")

@@ -1,0 +1,99 @@
+"""Merges pieces into shards: documents in their final order, in files of one size, with a row for every document.
+
+`tokens` does so for the training documents and for the held-out ones. Pieces are sorted runs, so the keys are gone through
+in ranges that fit in memory; equal keys keep the reading order. How the pieces were cut leaves no trace in the shards.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+
+from orchestrator.contract.record import Artifact
+from orchestrator.store import Store
+from orchestrator.store.artifacts import write_bytes, write_file
+from orchestrator.store.leases import Lease
+from trainer.prepare.manifest import DOCUMENT_ROW, Section
+from trainer.prepare.pieces import PIECE_ROW, Run, Tokens
+
+_KEYS: Final = 1 << 64
+
+
+def merged(runs: Sequence[Run], range_tokens: int) -> Iterator[tuple[np.void, Tokens]]:
+    """Row and ids of every document by key; of equal keys the earlier run's first. About `range_tokens` tokens are touched at a time."""
+    total = sum(int(run.rows["tokens"].sum()) for run in runs)
+    ranges = max(1, -(-total // range_tokens))
+    bounds = [_KEYS * number // ranges for number in range(ranges)]
+    cuts = [[*(int(np.searchsorted(run.rows["key"], np.uint64(bound))) for bound in bounds), len(run.rows)] for run in runs]
+    for number in range(ranges):
+        parts = [run.rows[cut[number] : cut[number + 1]] for run, cut in zip(runs, cuts, strict=True)]
+        owners = np.repeat(np.arange(len(runs)), [len(part) for part in parts])
+        rows = np.concatenate(parts) if parts else np.zeros(0, PIECE_ROW)
+        for place in np.argsort(rows["key"], kind="stable"):
+            row = rows[place]
+            start = int(row["start"])
+            yield row, runs[owners[place]].ids[start : start + int(row["tokens"])]
+
+
+def each_once(documents: Iterable[tuple[np.void, Tokens]]) -> Iterator[tuple[np.void, Tokens]]:
+    """Held-out documents sorted by key, without repeated texts. Keys are the first bytes of the hash, so copies have one key."""
+    key, seen = -1, set[bytes]()
+    for row, ids in documents:
+        if int(row["key"]) != key:
+            key, seen = int(row["key"]), set()
+        if row["hash"].tobytes() not in seen:
+            seen.add(row["hash"].tobytes())
+            yield row, ids
+
+
+class SectionWriter:
+    """Writes one section of a prepared source into the attempt's folder, shard by shard. `folder`: local, for the shard in the making."""
+
+    def __init__(self, store: Store, lease: Lease, name: str, shard_tokens: int, folder: Path) -> None:
+        self._store, self._lease, self._name = store, lease, name
+        self._shard_tokens = shard_tokens
+        self._staged = folder / f"{name}.bin"
+        self._open: BinaryIO | None = None
+        self._rows: list[tuple[int, int, int, Any]] = []
+        self._tokens = self._bytes = self._documents = 0
+        self._shards: list[Artifact] = []
+        self._documents_files: list[Artifact] = []
+
+    def add(self, row: np.void, ids: Tokens) -> None:
+        """The next document."""
+        self._rows.append((self._tokens, len(ids), int(row["bytes"]), row["hash"]))
+        self._documents += 1
+        self._bytes += int(row["bytes"])
+        while len(ids):
+            room = self._shard_tokens - self._tokens % self._shard_tokens
+            self._write(ids[:room])
+            ids = ids[room:]
+
+    def close(self) -> Section:
+        """What has been written, once no document is left."""
+        if self._open is not None:
+            self._finish_shard()
+        return Section(
+            tokens=self._tokens, documents=self._documents, bytes=self._bytes, shard_tokens=self._shard_tokens,
+            shards=self._shards, documents_files=self._documents_files,
+        )  # fmt: skip
+
+    def _write(self, ids: Tokens) -> None:
+        if self._open is None:
+            self._open = self._staged.open("wb")
+        self._open.write(ids.tobytes())
+        self._tokens += len(ids)
+        if self._tokens % self._shard_tokens == 0:
+            self._finish_shard()
+
+    def _finish_shard(self) -> None:
+        assert self._open is not None
+        self._open.close()
+        self._open = None
+        name = f"{self._name}-{len(self._shards):05d}"
+        self._shards.append(write_file(self._store, self._lease.key("shards", f"{name}.bin"), self._staged))
+        rows = np.array(self._rows, dtype=DOCUMENT_ROW)
+        self._documents_files.append(write_bytes(self._store, self._lease.key("shards", f"{name}.documents"), rows.tobytes()))
+        self._rows.clear()
+        self._staged.unlink()

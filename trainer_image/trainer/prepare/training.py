@@ -1,0 +1,126 @@
+"""Trains the tokenizer of a study: a byte-level BPE on a sample of its sources.
+
+`prepare.run` calls `train_tokenizer`. The sample holds the documents that come first in shuffled order, so many bytes of each source as its
+weight says, and none that is held out.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final
+
+from orchestrator.contract.tasks import TokenizerTask
+from orchestrator.errors import TaskRefused
+from orchestrator.store.artifacts import write_bytes
+from trainer.context import Context, Outcome
+from trainer.prepare.documents import START, Document, Position, Source
+from trainer.prepare.inputs import checked, found_files
+from trainer.prepare.meter import Meter
+from trainer.prepare.readers import Skip
+from trainer.prepare.tokenizer import END_OF_TEXT, use_threads
+
+# A pair of tokens that occurs once is an accident of the sample, not a word of the language.
+_MIN_FREQUENCY: Final = 2
+# The sample comes from so many times its bytes, so that 10 GB do not need a corpus of terabytes read; files are read in the order of
+# their hashes, which is a random one.
+_SPREAD: Final = 16
+_BYTES: Final = 256
+
+
+def train_tokenizer(context: Context, task: TokenizerTask) -> Outcome:
+    """Train a byte-level BPE on the task's bytes, divided by weight. Raises TaskRefused when they cannot fill the vocabulary."""
+    if task.vocabulary <= _BYTES + 1:
+        raise TaskRefused(f"a vocabulary of {task.vocabulary} is too small: {_BYTES} bytes and {END_OF_TEXT} come before the first merge")
+    use_threads(context.placement.threads)
+    sampling = _Sampling(context, task)
+    library = _new_library()
+    library.train_from_iterator(sampling.texts(), _trainer(task.vocabulary))
+    vocabulary = library.get_vocab_size(with_added_tokens=True)
+    if vocabulary != task.vocabulary:
+        raise TaskRefused(
+            f"{sampling.bytes:,} bytes of text fill a vocabulary of {vocabulary:,} and no more, and {task.vocabulary:,} were asked for; "
+            "give more `bytes` or sources, or a smaller `vocabulary`"
+        )
+    artifact = write_bytes(context.store, context.lease.key("tokenizer.json"), library.to_str().encode())
+    results = {"vocabulary": vocabulary, "bytes": sampling.bytes, "documents": sampling.documents, **sampling.skipped}
+    return Outcome(results, {"tokenizer": artifact})
+
+
+def _new_library() -> Any:  # noqa: ANN401 - tokenizers is not typed
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    library = Tokenizer(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    return library
+
+
+def _trainer(vocabulary: int) -> Any:  # noqa: ANN401 - tokenizers is not typed
+    from tokenizers import pre_tokenizers, trainers
+
+    return trainers.BpeTrainer(
+        vocab_size=vocabulary, min_frequency=_MIN_FREQUENCY, special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+    )  # fmt: skip
+
+
+class _Sampling:
+    """Draws the documents that a tokenizer is trained on, and counts them."""
+
+    def __init__(self, context: Context, task: TokenizerTask) -> None:
+        self.bytes, self.documents = 0, 0
+        self.skipped: Counter[str] = Counter()
+        self._meter = Meter(context)
+        self._task = task
+        found = [found_files(context, fingerprint) for fingerprint, _, _ in task.sources]
+        # hashed once, then read twice: to choose the documents, and to learn from them
+        self._meter.total = 3 * sum(file.size for files in found for file in files)
+        self._sources = [
+            Source(checked(context, fingerprint, files, self._meter), reader, task.held_out_one_in)
+            for (fingerprint, reader, _), files in zip(task.sources, found, strict=True)
+        ]
+        self._names = [", ".join(context.placement.inputs[fingerprint]) for fingerprint, _, _ in task.sources]
+
+    def texts(self) -> Iterator[str]:
+        weights = [weight for _, _, weight in self._task.sources]
+        for source, name, weight in zip(self._sources, self._names, weights, strict=True):
+            before = self.documents
+            yield from self._of_source(source, max(1, self._task.byte_count * weight // sum(weights)))
+            if self.documents == before:
+                raise TaskRefused(f"{name}: holds no document to train a tokenizer on ({dict(self.skipped) or 'all are held out'})")
+
+    def _of_source(self, source: Source, budget: int) -> Iterator[str]:
+        highest, end = self._chosen(source, budget)
+        for document, _ in self._documents(source, end, Counter()):
+            if document.key <= highest:
+                self.bytes += document.size
+                self.documents += 1
+                yield document.text
+
+    def _chosen(self, source: Source, budget: int) -> tuple[int, Position]:
+        """The highest key of the documents that come first in shuffled order and fill `budget` bytes, and where to stop looking."""
+        heap: list[tuple[int, int]] = []
+        kept = seen = 0
+        for document, after in self._documents(source, source.end, self.skipped):
+            heapq.heappush(heap, (-document.key, document.size))
+            kept += document.size
+            seen += document.size
+            while kept - heap[0][1] >= budget:
+                kept -= heapq.heappop(heap)[1]
+            if seen >= _SPREAD * budget:
+                return -heap[0][0], after
+        return (-heap[0][0], source.end) if heap else (-1, START)
+
+    def _documents(self, source: Source, end: Position, skipped: Counter[str]) -> Iterator[tuple[Document, Position]]:
+        """Documents that are not held out, up to `end`."""
+        self._meter.start_phase()
+        for item in source.items():
+            if item.after > end:
+                break
+            self._meter.reach(item.read)
+            self._meter.leave_if_asked()
+            if isinstance(item.record, Skip):
+                skipped[item.record] += 1
+            elif not item.record.is_held_out:
+                yield item.record, item.after
+        self._meter.reach(source.size)
