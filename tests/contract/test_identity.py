@@ -1,0 +1,95 @@
+"""Canonical JSON, decimal strings and coprime shares: two ways to write one thing give one digest."""
+
+import json
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.contract.identity import canonical, coprime, decimal, digest_of, dumps
+from orchestrator.errors import ContractError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_canonical_json_reads_back_and_has_no_choice_left(value: object) -> None:
+    text = canonical(value)
+    assert json.loads(text) == value
+    assert canonical(json.loads(text)) == text == dumps(value)
+
+
+@given(st.dictionaries(st.text(), st.integers(), min_size=2))
+def test_the_order_of_keys_does_not_count(value: dict[str, int]) -> None:
+    assert digest_of(dict(reversed(value.items()))) == digest_of(value)
+
+
+@pytest.mark.parametrize("value", [0.1, {"a": [1, 2.0]}, {1: 2}, float("nan"), {"x": Decimal("1")}, {"x": {1, 2}}])
+def test_what_has_no_canonical_form_is_refused_with_its_place(value: object) -> None:
+    with pytest.raises(ContractError, match=r"\$"):
+        canonical(value)
+
+
+def test_a_digest_is_the_sha256_of_known_bytes() -> None:
+    # echo -n '{"a":"ü","b":[1,null]}' | sha256sum
+    assert digest_of({"b": [1, None], "a": "ü"}) == "5ddd266d13a5e8cdcca4c2007bb2032c5c319ab15de36c670f395fe8765fc949"
+
+
+DECIMALS = {
+    "0.000001": "1e-6", "1e-6": "1e-6", "1E-06": "1e-6", "0.0001": "0.0001", "0.00010": "0.0001", "0.000012": "1.2e-5",
+    "0.006": "0.006", "0.10": "0.1", "1": "1", "1.0": "1",
+    "-0.5": "-0.5", "100000": "100000", "1e5": "100000", "1000000": "1e6", "1234560": "1.23456e6", "0": "0", "-0": "0", "0e7": "0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "written"), DECIMALS.items())
+def test_a_decimal_is_written_in_one_way(given: str, written: str) -> None:
+    assert decimal(given) == written
+
+
+@given(
+    st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12).filter(
+        lambda number: number == 0 or abs(number) > 1e-30
+    )
+)
+def test_a_written_decimal_is_a_fixed_point_and_near_what_was_meant(number: Decimal) -> None:
+    text = decimal(number, derived=True)
+    assert decimal(text) == text
+    assert abs(Decimal(text) - number) <= abs(number) * Decimal("5.1e-6")
+
+
+@pytest.mark.parametrize("given", ["0.1234567", "1234567", 1234567, 0.30000000000000004])
+def test_a_given_number_of_more_than_six_digits_is_refused_and_a_derived_one_rounded(given: str | int | float) -> None:
+    with pytest.raises(ContractError, match="more than 6 significant digits; write"):
+        decimal(given)
+    assert decimal(given, derived=True)
+
+
+@pytest.mark.parametrize("given", ["", "abc", "nan", "inf", "1/2"])
+def test_what_is_no_number_is_refused(given: str) -> None:
+    with pytest.raises(ContractError, match="number"):
+        decimal(given)
+
+
+SHARES = st.dictionaries(st.text("abcdef", min_size=1), st.fractions(0, 100, max_denominator=1000), min_size=1, max_size=16)
+
+
+@given(SHARES.filter(lambda shares: any(shares.values())), st.fractions(Fraction(1, 50), 50, max_denominator=50))
+def test_shares_are_coprime_in_proportion_and_blind_to_scale(shares: dict[str, Fraction], scale: Fraction) -> None:
+    whole = coprime(shares)
+    assert coprime({name: share * scale for name, share in shares.items()}) == whole
+    assert set(whole) == {name for name, share in shares.items() if share}
+    total, exact = sum(whole.values()), sum(shares.values())
+    assert all(Fraction(whole[name], total) == shares[name] / exact for name in whole)
+    assert coprime({name: Fraction(share) for name, share in whole.items()}) == whole
+
+
+def test_a_negative_share_is_refused() -> None:
+    with pytest.raises(ContractError, match="negative"):
+        coprime({"a": Fraction(-1), "b": Fraction(2)})
