@@ -89,7 +89,7 @@ def fields_of(model: type[BaseModel]) -> Fields:
         fewest, most = _lengths(info.metadata)
         entry = _entry(hints[name], fewest, most)
         needed = info.is_required() and (model.__name__, name) != ("Stage", "kind")
-        default = None if info.is_required() else info.default
+        default = None if info.is_required() or info.default_factory is not None else info.default
         fields[info.alias or name] = Field(entry, needed, info.description or "", default)
     return Fields(model.__name__, _first_line(model), fields, model.model_config.get("extra") == "ignore")
 

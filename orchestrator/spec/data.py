@@ -84,4 +84,4 @@ class Data(Part):
 
     tokenizer: TokenizerGiven = Field(description="One for all cells: `{train: {...}}` or `{file: tokenizer.json}`.")
     sources: tuple[Source, ...] = Field(min_length=1, max_length=LARGEST_SOURCES, description="What mixtures are made of.")
-    held_out: HeldOut = Field(HeldOut(), description="What is kept out of every source to be scored.")
+    held_out: HeldOut = Field(default_factory=HeldOut, description="What is kept out of every source to be scored.")

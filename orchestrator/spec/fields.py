@@ -31,7 +31,7 @@ from orchestrator.spec.numbers import (
 class Part(BaseModel):
     """A part of a study file: frozen, with camelCase names in the file, and no key that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True, defer_build=True)
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,10 @@ class StudySpec(Part):
     data: Data = Field(description="What is read, and how it becomes tokens.")
     training: Training = Field(description="How every stage is trained unless a recipe or the stage says otherwise.")
     recipes: tuple[Recipe, ...] = Field(min_length=1, max_length=64, description="What the models go through.")
-    evaluation: EvaluationSpec = Field(EvaluationSpec(), description="What is scored, and after which stages.")
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="What is scored, and after which stages.")
     contrasts: tuple[Contrast, ...] = Field((), max_length=256, description="Differences that are named before the runs.")
-    budget: Budget = Field(Budget(), description="What the study may cost.")
-    execution: Execution = Field(Execution(), description="Where and how it runs; never part of an identity.")
+    budget: Budget = Field(default_factory=Budget, description="What the study may cost.")
+    execution: Execution = Field(default_factory=Execution, description="Where and how it runs; never part of an identity.")
     paused: StrictBool = Field(False, description="Stops politely: running tasks write a checkpoint.")
 
     def training_of(self, recipe: Recipe) -> Training:

@@ -53,8 +53,8 @@ class PartialTraining(Part):
     precision: Precision | None = Field(None, description="Of the forward and backward pass; never substituted.")
     batch: BySize[Sequences] | None = Field(None, description="Sequences a step, one or by size; by the ladder's law unless given.")
     deviation: BySize[Deviation] | None = Field(None, description="Standard deviation of the initial weights, one or by size.")
-    optimizer: OptimizerSpec = Field(OptimizerSpec(), description="AdamW, where it shall differ from the ladder.")
-    schedule: ScheduleSpec = Field(ScheduleSpec(), description="Learning rate, where it shall differ from the ladder.")
+    optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec, description="AdamW, where it shall differ from the ladder.")
+    schedule: ScheduleSpec = Field(default_factory=ScheduleSpec, description="Learning rate, where it shall differ from the ladder.")
 
 
 class Training(PartialTraining):
