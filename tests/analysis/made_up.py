@@ -25,7 +25,12 @@ from orchestrator.contract.tasks import (
     Trajectory,
     digest_of_task,
 )
-from orchestrator.contract.words import TaskKind
+from orchestrator.contract.words import LOSS, TaskKind
+from orchestrator.store import Store
+from orchestrator.store.addresses import work_root
+from orchestrator.store.leases import Holder, take
+from orchestrator.store.metrics import append
+from orchestrator.store.records import publish_record
 
 SEQUENCE: int = 128
 BATCH: int = 4
@@ -175,7 +180,7 @@ class _Planner:
         of_group = {"code": code, "text": 100 - code}
         each = {g: sum(1 for group in self.study.sources.values() if group == g) for g in of_group}
         shares = coprime({self.prepared[n]: of_group[g] / each[g] for n, g in self.study.sources.items()})
-        return Trajectory(start, tuple(sorted(shares.items())), (), seed, SEQUENCE, BATCH, _OPTIMIZER, schedule, "float32", NUMERICS)
+        return Trajectory(start, tuple(sorted(shares.items())), (), seed, SEQUENCE, BATCH, _OPTIMIZER, schedule, "fp32", NUMERICS)
 
     def evaluate(self, state: tuple[str, int], needs: str, size: str, label: str) -> tuple[Evaluation, ...]:
         found = []
@@ -234,6 +239,22 @@ def _record(plan: Plan, planned: PlannedTask, code_percent: float, group: str) -
     results = _results(plan, planned, code_percent, group)
     identity = planned.task.identity()
     return Record(digest=planned.digest, identity=identity, results=results, artifacts={}, attempts=[attempt], nonce="")
+
+
+def keep(store: Store, plan: Plan, records: Mapping[str, Record]) -> None:
+    """Put the records into a store, and a loss a step for every trajectory that one of them stands behind."""
+    reached: dict[str, int] = {}
+    for digest, record in records.items():
+        publish_record(store, record)
+        task = plan.tasks[digest]
+        if isinstance(task.task, TrainTask):
+            reached[task.work] = max(task.task.tokens, reached.get(task.work, 0))
+    for work, tokens in reached.items():
+        lease = take(store, work_root(TaskKind.TRAIN, work), work, Holder(study=plan.study))
+        lease.start_from(0)
+        steps = range(1, tokens // STEP + 1)
+        append(store, lease, [(step, step * STEP, LOSS, 2.0 + 5.0 / step) for step in steps])
+        lease.end("done", 0)
 
 
 def lacking(plan: Plan, cells: Sequence[str]) -> Callable[[PlannedTask], bool]:

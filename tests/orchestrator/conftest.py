@@ -34,7 +34,7 @@ PlanOf = Callable[..., Plan]
 def trajectory(seed: int) -> Trajectory:
     return Trajectory(
         FromInitialisation(SHAPE, seed, "0.06"), (("a" * 64, 1),), (), 1, 128, 4, OPTIMIZER,
-        Schedule("constant", 0, "0.006"), "float32", NUMERICS,
+        Schedule("constant", 0, "0.006"), "fp32", NUMERICS,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from orchestrator.store.addresses import work_root
 SHAPE = Shape(32, 2, 1, 96, 1024, True, 500_000, "1e-5")
 TRAJECTORY = Trajectory(
     FromInitialisation(SHAPE, 1, "0.06"), (("a" * 64, 1),), (), 1, 128, 4, Optimizer("0.9", "0.99", "1e-8", "0.1", "0", "1", "1e-5"),
-    Schedule("constant", 0, "0.006"), "float32", NUMERICS,
+    Schedule("constant", 0, "0.006"), "fp32", NUMERICS,
 )  # fmt: skip
 ROOT = work_root(TaskKind.TRAIN, digest_of(TRAJECTORY.identity()))
 T0 = datetime(2030, 1, 1, tzinfo=UTC)

@@ -27,7 +27,7 @@ from trainer.schedule import learning_rate
 SKIPS_ALLOWED: Final = 10
 """So many steps in a row may have a loss or gradient that is no number; one more and the task is refused."""
 
-DTYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16}
+DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(slots=True)
