@@ -6,14 +6,14 @@ same summary. Nothing here decides anything.
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 from orchestrator.contract.events import Progress
-from orchestrator.contract.plan import PlannedTask
+from orchestrator.contract.plan import CellStage, Plan, PlannedTask
 from orchestrator.contract.words import TaskKind
 
 if TYPE_CHECKING:
@@ -250,6 +250,39 @@ def running_line(task: RunningTask) -> str:
     if task.loss is not None:
         parts.append(f"loss {task.loss:.3f}")
     return "  ".join(parts)
+
+
+def holes(plan: Plan, failed: Mapping[str, str], held_back: Collection[str]) -> list[str]:
+    """The cells that are not whole, a line each: the stages that are missing, and the task that is to blame."""
+    lines = []
+    for cell in plan.cells:
+        missing = {
+            stage.name: [*(digest for digest in _tasks_of(stage) if digest in failed), *_blamed(plan, stage, failed, held_back)]
+            for stage in cell.stages
+            if any(digest in failed or digest in held_back for digest in _tasks_of(stage))
+        }
+        if missing:
+            blamed = next((digests[0] for digests in missing.values() if digests), "")
+            why = failed.get(blamed, "").strip().splitlines()
+            lines.append(f"{cell.name}: no {', '.join(missing)}" + (f" [{blamed[:12]}: {why[0]}]" if why else ""))
+    return lines
+
+
+def _tasks_of(stage: CellStage) -> list[str]:
+    return [*stage.trains, *(evaluation.digest for evaluation in stage.evaluations)]
+
+
+def _blamed(plan: Plan, stage: CellStage, failed: Mapping[str, str], held_back: Collection[str]) -> Iterator[str]:
+    """The failed tasks that hold a stage's tasks back."""
+    open_ends = [digest for digest in _tasks_of(stage) if digest in held_back]
+    seen = set(open_ends)
+    while open_ends:
+        for need in plan.tasks[open_ends.pop()].needs:
+            if need in failed:
+                yield need
+            elif need not in seen:
+                seen.add(need)
+                open_ends.append(need)
 
 
 def amount(number: float) -> str:

@@ -5,29 +5,24 @@ next and what an end means is `schedule`'s decision; results are the trainer's; 
 """
 
 import queue
-import subprocess
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from orchestrator.contract.events import End, Placement, Progress, Ready, Start
 from orchestrator.contract.plan import Plan, PlannedTask
-from orchestrator.contract.words import ExitCode
-from orchestrator.errors import ScalingStudyError, StoreError
+from orchestrator.contract.words import ExitCode, TaskKind
+from orchestrator.errors import StoreError
 from orchestrator.local.schedule import Ended, Outcome, Schedule, State, cost, wanted_tasks
-from orchestrator.local.workers import Gone, Message, StopRequest, Stray, Worker, environment, start_worker, trainer_command
+from orchestrator.local.workers import Crew, Gone, Message, StopRequest, Stray, Worker, environment, trainer_command
 from orchestrator.progress import Listener, Meter, Snapshot, duration
 from orchestrator.store import Store
 from orchestrator.store.records import create_task, done
 
 # Seconds between two looks at the clock when no worker says anything: also how often the live view's times move on.
 TICK: Final = 0.5
-# Workers that die before they are ready, one after the other, before the run gives up: the installation is broken.
-DEATHS_AT_THE_START: Final = 3
-# Seconds that an idle worker gets to leave after its input has been closed.
-LEAVE: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,41 +51,41 @@ def run_plan(
     logs: Path,
     only: Collection[str] = (),
     stop: StopRequest | None = None,
+    micro_batch: Mapping[str, int] | None = None,
+    prepared: Callable[[], None] = lambda: None,
     command: Sequence[str] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> RunResult:
     """Brings every wanted task of `plan` to a record. Returns when nothing can go on; never raises for a task that failed.
 
-    `only`: names of cells or patterns, empty for all. `logs`: folder for the workers' standard error. `command`: starts a worker, by
+    `only`: names of cells or patterns, empty for all. `logs`: folder for the workers' standard error. `micro_batch`: by size, where it is
+    not the placement's. `prepared`: called after every prepare task; what it raises ends the run in order. `command`: starts a worker, by
     default this interpreter's `python -m trainer worker`. Raises PlanRefused for a cell that is not there, StoreError when the store
     cannot be read, ScalingStudyError when no worker can start.
     """
     schedule = Schedule(plan, wanted_tasks(plan, only), done(store))
-    run = _Run(store, schedule, placement, workers, listener, logs, stop or StopRequest(), command or trainer_command(store.url), clock)
-    return run.to_its_end()
+    crew = Crew(command or trainer_command(store.url), environment(placement.threads), logs, workers)
+    return _Run(store, schedule, placement, micro_batch or {}, listener, stop or StopRequest(), crew, prepared, clock).to_its_end()
 
 
 class _Run:
     def __init__(
-        self, store: Store, schedule: Schedule, placement: Placement, limit: int, listener: Listener, logs: Path, stop: StopRequest,
-        command: Sequence[str], clock: Callable[[], float],
+        self, store: Store, schedule: Schedule, placement: Placement, micro_batch: Mapping[str, int], listener: Listener,
+        stop: StopRequest, crew: Crew, prepared: Callable[[], None], clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self.store = store
         self.schedule = schedule
         self.placement = placement
-        self.limit = limit
+        self.micro_batch = micro_batch
         self.listener = listener
-        self.logs = logs
         self.stop = stop
-        self.command = command
+        self.crew = crew
+        self.prepared = prepared
         self.clock = clock
-        self.workers: list[Worker] = []
         self.messages: dict[str, str] = {}
         self.begun_at = clock()
         self.given_at: dict[str, float] = {}
         self.obeyed = 0
-        self.started_workers = 0
-        self.early_deaths = 0
         open_tasks = [digest for digest in schedule.wanted if schedule.state[digest] is not State.DONE]
         self.meter = Meter(self.begun_at, sum(cost(schedule.plan, schedule.plan.tasks[digest]) for digest in open_tasks))
 
@@ -103,7 +98,7 @@ class _Run:
                 self._take(self._timeout())
                 self.listener.show(self.snapshot())
         finally:
-            self._clear()
+            self.crew.leave()
         held_back = frozenset() if self.stop.times else frozenset(self.schedule.held_back())
         return RunResult(
             done=frozenset(digest for digest, state in self.schedule.state.items() if state is State.DONE),
@@ -133,7 +128,7 @@ class _Run:
         )
 
     def _is_over(self) -> bool:
-        busy = any(worker.task for worker in self.workers)
+        busy = any(worker.task for worker in self.crew.workers)
         return not busy and (bool(self.stop.times) or self.schedule.is_over())
 
     def _obey(self) -> None:
@@ -141,10 +136,10 @@ class _Run:
         if self.stop.times == self.obeyed:
             return
         self.obeyed = self.stop.times
-        busy = [worker for worker in self.workers if worker.task]
+        busy = [worker for worker in self.crew.workers if worker.task]
         if self.stop.times == 1:
             self.listener.note(f"stopping: {len(busy)} tasks write a checkpoint and end; Ctrl-C again ends them at once")
-        for worker in self.workers:
+        for worker in self.crew.workers:
             if self.stop.times == 1:
                 worker.ask_to_stop()
             else:
@@ -152,21 +147,8 @@ class _Run:
 
     def _start_what_can(self) -> None:
         """Gives tasks to idle workers, and starts a worker only when there is a task for it."""
-        while True:
-            worker = next((each for each in self.workers if not each.task), None)
-            if worker is None and len(self.workers) >= self.limit:
-                return
-            planned = self.schedule.next(self.clock())
-            if planned is None:
-                return
-            self._give(worker or self._hire(), planned)
-
-    def _hire(self) -> Worker:
-        self.started_workers += 1
-        log = self.logs / f"worker-{self.started_workers}.log"
-        worker = start_worker(self.started_workers, self.command, environment(self.placement.threads), log, self.stop.inbox)
-        self.workers.append(worker)
-        return worker
+        while self.crew.has_room() and (planned := self.schedule.next(self.clock())) is not None:
+            self._give(self.crew.idle() or self.crew.hire(self.stop.inbox), planned)
 
     def _give(self, worker: Worker, planned: PlannedTask) -> None:
         self.given_at[planned.digest] = self.clock()
@@ -177,7 +159,8 @@ class _Run:
         except StoreError as problem:
             self._end(worker, ExitCode.FAILED, str(problem))
         else:
-            worker.give(planned.digest, self.placement)
+            micro_batch = self.micro_batch.get(planned.size, self.placement.micro_batch)
+            worker.give(planned.digest, replace(self.placement, micro_batch=micro_batch))
 
     def _timeout(self) -> float:
         due = self.schedule.due()
@@ -197,8 +180,7 @@ class _Run:
     def _react(self, worker: Worker, message: Message) -> None:
         match message:
             case Ready():
-                worker.is_ready = True
-                self.early_deaths = 0
+                self.crew.note_ready(worker)
             case Start(digest=digest) if digest == worker.task:
                 self.schedule.started(digest, message.from_tokens)
                 self.meter.started(digest, message.from_tokens)
@@ -221,6 +203,8 @@ class _Run:
         if ended.outcome in (Outcome.AGAIN, Outcome.FAILED):
             self._look_for_lost_needs(digest)
         self.listener.note(self._told(digest, ended, self.messages[digest]))
+        if ended.outcome is Outcome.DONE and self.schedule.plan.tasks[digest].kind is TaskKind.PREPARE:
+            self.prepared()
 
     def _look_for_lost_needs(self, digest: str) -> None:
         """Whoever meets a damaged input moves it aside: then what made it runs again first."""
@@ -234,15 +218,7 @@ class _Run:
 
     def _bury(self, worker: Worker, code: int) -> None:
         """A process is gone: its task, if it had one, is queued again. The next task starts a new worker."""
-        self.workers.remove(worker)
-        worker.dismiss()
-        if not worker.is_ready and not self.stop.times:
-            self.early_deaths += 1
-            if self.early_deaths >= DEATHS_AT_THE_START:
-                raise ScalingStudyError(
-                    f"{self.early_deaths} workers in a row died before they were ready (exit code {code}). The last one wrote to "
-                    f"{worker.log}:\n{worker.last_words()}\nTry it by hand: {' '.join(self.command)}"
-                )
+        self.crew.bury(worker, code, is_expected=bool(self.stop.times))
         if worker.task:
             words = worker.last_words()
             told = f"its worker died with exit code {code}" + (f":\n{words}" if words else "")
@@ -267,15 +243,3 @@ class _Run:
     def _name(self, digest: str) -> str:
         planned = self.schedule.plan.tasks[digest]
         return f"{planned.kind} {planned.label} [{digest[:12]}]"
-
-    def _clear(self) -> None:
-        """No process outlives the run: idle workers leave, one still at work (the run itself failed) writes a checkpoint first."""
-        for worker in self.workers:
-            worker.ask_to_stop()
-        deadline = time.monotonic() + LEAVE
-        for worker in self.workers:
-            try:
-                worker.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                worker.kill()
-                worker.process.wait()

@@ -5,7 +5,7 @@ Pure: no clock, no process, no file. `run` tells it what ended and asks for the 
 
 import difflib
 import heapq
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -85,6 +85,14 @@ def cost(plan: Plan, planned: PlannedTask) -> float:
     if isinstance(planned.task, TrainTask):
         return float((planned.task.tokens - planned.from_tokens) * parameters)
     return EVALUATED_TOKENS * parameters / 3
+
+
+def in_order(plan: Plan, wanted: Collection[str], done: Collection[str]) -> Iterator[PlannedTask]:
+    """The tasks that are still to do, in the order in which one worker would do them: for `run --dry-run`."""
+    schedule = Schedule(plan, wanted, done)
+    while (planned := schedule.next(0.0)) is not None:
+        yield planned
+        schedule.ended(planned.digest, ExitCode.DONE, 0.0)
 
 
 class Schedule:

@@ -7,10 +7,12 @@ fill up. Workers live in sessions of their own: Ctrl-C in a terminal reaches the
 
 import os
 import queue
+import shlex
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +21,12 @@ from types import FrameType
 from typing import IO, Final, TypeAlias
 
 from orchestrator.contract.events import Event, Placement, Request, read_event, to_line
-from orchestrator.errors import ContractError
+from orchestrator.errors import ContractError, ScalingStudyError
 
+# Workers that die before they are ready, one after the other, before the run gives up: the installation is broken.
+DEATHS_AT_THE_START: Final = 3
+# Seconds that an idle worker gets to leave after its input has been closed.
+LEAVE: Final = 10.0
 # Lines of a dead worker's log that its message quotes.
 QUOTED_LINES: Final = 4
 
@@ -137,6 +143,61 @@ def start_worker(number: int, command: Sequence[str], extra: Mapping[str, str], 
     assert process.stdout is not None
     threading.Thread(target=_listen, args=(worker, process.stdout, inbox), daemon=True, name=f"worker-{number}").start()
     return worker
+
+
+@dataclass
+class Crew:
+    """The workers of one run: at most `limit`, started when there is a task for them, replaced when they die."""
+
+    command: Sequence[str]
+    extra: Mapping[str, str]
+    logs: Path
+    limit: int
+    workers: list[Worker] = field(default_factory=list)
+    _hired: int = 0
+    _early_deaths: int = 0
+
+    def idle(self) -> Worker | None:
+        return next((worker for worker in self.workers if not worker.task), None)
+
+    def has_room(self) -> bool:
+        """Whether one more task could be given to somebody."""
+        return len(self.workers) < self.limit or self.idle() is not None
+
+    def hire(self, inbox: Inbox) -> Worker:
+        self._hired += 1
+        worker = start_worker(self._hired, self.command, self.extra, self.logs / f"worker-{self._hired}.log", inbox)
+        self.workers.append(worker)
+        return worker
+
+    def note_ready(self, worker: Worker) -> None:
+        worker.is_ready = True
+        self._early_deaths = 0
+
+    def bury(self, worker: Worker, code: int, *, is_expected: bool) -> None:
+        """Its process is gone. Raises ScalingStudyError when one after the other dies before it is ready: the installation is broken."""
+        self.workers.remove(worker)
+        worker.dismiss()
+        if worker.is_ready or is_expected:
+            return
+        self._early_deaths += 1
+        if self._early_deaths >= DEATHS_AT_THE_START:
+            raise ScalingStudyError(
+                f"{self._early_deaths} workers in a row died before they were ready (exit code {code}). The last one wrote to "
+                f"{worker.log}:\n{worker.last_words()}\nTry it by hand: {shlex.join(self.command)}"
+            )
+
+    def leave(self) -> None:
+        """No process outlives the run: idle workers leave, one still at work (the run itself failed) writes a checkpoint first."""
+        for worker in self.workers:
+            worker.ask_to_stop()
+        deadline = time.monotonic() + LEAVE
+        for worker in self.workers:
+            try:
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.process.wait()
 
 
 def _listen(worker: Worker, stdout: IO[str], inbox: Inbox) -> None:

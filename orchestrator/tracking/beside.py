@@ -59,14 +59,19 @@ class Beside:
     def __init__(self, store: Store, study: str, uri: str, log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
+        self.uri = uri
         command = [sys.executable, "-m", "orchestrator.tracking", "--store", store.url, "--study", study, "--uri", uri]
         with log.open("w") as out:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True)
 
-    def finish(self, seconds: float = LAST_LOOK) -> bool:
-        """Lets it take its last look, for at most so long. Whether the mirror is whole."""
+    def last_look(self) -> None:
+        """The run is over: one more look, and it leaves. Does not wait."""
         if self._process.stdin:
             self._process.stdin.close()
+
+    def finish(self, seconds: float = LAST_LOOK) -> bool:
+        """Waits for the last look, for at most so long. Whether the mirror is whole."""
+        self.last_look()
         try:
             return self._process.wait(seconds) == 0
         except subprocess.TimeoutExpired:

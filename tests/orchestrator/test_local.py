@@ -13,9 +13,9 @@ from orchestrator.contract.events import Placement
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.words import ExitCode
 from orchestrator.errors import PlanRefused, ScalingStudyError
-from orchestrator.local import RunResult, StopRequest, run_plan, wanted_tasks
-from orchestrator.local.run import DEATHS_AT_THE_START
+from orchestrator.local import RunResult, StopRequest, in_order, run_plan, wanted_tasks
 from orchestrator.local.schedule import ENDS_WITHOUT_A_WORD, LONGEST_BACKOFF, Outcome, Schedule, State
+from orchestrator.local.workers import DEATHS_AT_THE_START
 from orchestrator.progress import PlainLines, Snapshot
 from orchestrator.store import open_store
 
@@ -40,24 +40,16 @@ def run(fake_trainer: Any, plan: Plan, workers: int = 2, **more: Any) -> tuple[R
 # --- what comes next: the schedule ---------------------------------------------------------------------------------------------
 
 
-def order_of(schedule: Schedule) -> list[str]:
-    """Labels in the order in which one worker that never fails would run them."""
-    order = []
-    while (planned := schedule.next(0.0)) is not None:
-        order.append(planned.label)
-        schedule.ended(planned.digest, ExitCode.DONE, 0.0)
-    return order
-
-
 def test_prepare_comes_first_then_the_longest_remaining_path(small_plan: Any) -> None:
     plan = small_plan({"short:512": [], "long:512": [], "tail:4096": ["long:512"], "p1": [], "p2": ["p1"]})
-    assert order_of(Schedule(plan, plan.tasks, ())) == ["p1", "p2", "long:512", "tail:4096", "short:512"]
+    assert [planned.label for planned in in_order(plan, plan.tasks, ())] == ["p1", "p2", "long:512", "tail:4096", "short:512"]
 
 
 def test_done_tasks_are_skipped_and_counted(small_plan: Any) -> None:
     plan = small_plan(CHAIN)
     schedule = Schedule(plan, plan.tasks, {digest(plan, "p"), digest(plan, "a"), "of another study"})
-    assert (schedule.skipped, order_of(schedule)) == (2, ["b", "c"])
+    assert schedule.skipped == 2
+    assert [planned.label for planned in in_order(plan, plan.tasks, {digest(plan, "p"), digest(plan, "a")})] == ["b", "c"]
 
 
 def test_two_tasks_with_the_same_work_never_run_at_once(small_plan: Any) -> None:
@@ -232,6 +224,17 @@ def test_an_input_found_damaged_is_made_again_before_its_reader_goes_on(small_pl
     assert result.is_complete
     assert labels(plan, fake_trainer.started()) == ["p", "a", "p", "a"]
     assert "is no longer in the store and is made again" in told
+
+
+def test_what_is_refused_once_prepared_ends_the_run_in_order(small_plan: Any, fake_trainer: Any) -> None:
+    plan = small_plan({"p": [], "a": ["p"]})
+
+    def refuse() -> None:
+        raise PlanRefused("source web would be read 7 times")
+
+    with pytest.raises(PlanRefused, match="7 times"):
+        run(fake_trainer, plan, prepared=refuse)
+    assert labels(plan, fake_trainer.started()) == ["p"]
 
 
 class StopsWhenRunning(PlainLines):
