@@ -4,6 +4,7 @@
 documents are sorted by their key and the held-out ones by their hash, so that a piece is a sorted run. Where a piece ends changes nothing.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -130,8 +131,9 @@ def left_by_earlier_attempts(store: Store, lease: Lease, cache: Path) -> list[Pi
     return chain
 
 
-def remove(store: Store, lease: Lease) -> None:
-    """Delete the pieces of this and all earlier attempts: what was made of them is in the shards."""
+def remove(store: Store, lease: Lease, cache: Path) -> None:
+    """Delete the pieces of this and all earlier attempts, and their downloads: what was made of them is in the shards."""
+    shutil.rmtree(cache, ignore_errors=True)
     for number in range(1, lease.number + 1):
         for stat in list(store.objects.list(attempt_key(lease.work_root, number, "pieces"))):
             store.objects.delete(stat.key)

@@ -24,8 +24,8 @@ def merged(runs: Sequence[Run], range_tokens: int) -> Iterator[tuple[np.void, To
     """Row and ids of every document by key; of equal keys the earlier run's first. About `range_tokens` tokens are touched at a time."""
     total = sum(int(run.rows["tokens"].sum()) for run in runs)
     ranges = max(1, -(-total // range_tokens))
-    bounds = [_KEYS * number // ranges for number in range(ranges)]
-    cuts = [[*(int(np.searchsorted(run.rows["key"], np.uint64(bound))) for bound in bounds), len(run.rows)] for run in runs]
+    bounds = np.array([_KEYS * number // ranges for number in range(ranges)], dtype=np.uint64)
+    cuts = [np.append(np.searchsorted(run.rows["key"], bounds), len(run.rows)) for run in runs]
     for number in range(ranges):
         parts = [run.rows[cut[number] : cut[number + 1]] for run, cut in zip(runs, cuts, strict=True)]
         owners = np.repeat(np.arange(len(runs)), [len(part) for part in parts])

@@ -10,6 +10,6 @@ class Sizes:
     """
 
     batch_bytes: int = 1 << 20
-    piece_bytes: int = 64 << 20
+    piece_bytes: int = 128 << 20
     merge_bytes: int = 256 << 20
     shard_bytes: int = 512 << 20

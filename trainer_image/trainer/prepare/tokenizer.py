@@ -6,7 +6,9 @@ ends.
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +23,11 @@ END_OF_TEXT: Final = "<|endoftext|>"
 # What other families of models call it: GPT-2 and most after it, Llama 3, Llama 1 and 2, Gemma.
 _ENDS_OF_TEXT: Final = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 
+# The library takes some 100 bytes of memory a character while it works on a text.
+_LONGEST: Final = 4 << 20
+_BETWEEN_WORDS: Final = re.compile(r"(?<=[a-zA-Z]) (?=[a-zA-Z])")
+_LOOK_AHEAD: Final = 1 << 16
+
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
@@ -30,11 +37,24 @@ class Tokenizer:
     content: bytes
     vocabulary: int
     end_of_text: int
+    longest: int = _LONGEST
 
     def ids(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens."""
-        encodings = self.library.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        parts = [_parts(text, self.longest) for text in texts]
+        encodings = iter(self.library.encode_batch_fast([part for each in parts for part in each], add_special_tokens=False))
+        return [list(chain.from_iterable(next(encodings).ids for _ in each)) for each in parts]
+
+
+def _parts(text: str, longest: int) -> list[str]:
+    """The text in parts of about `longest` characters, cut before a space between two letters, where no token of a byte-level BPE lies."""
+    parts = []
+    while len(text) > longest:
+        between = _BETWEEN_WORDS.search(text, longest, longest + _LOOK_AHEAD)
+        end = between.start() if between else longest
+        parts.append(text[:end])
+        text = text[end:]
+    return [*parts, text]
 
 
 def use_threads(threads: int) -> None:

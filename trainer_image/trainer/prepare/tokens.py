@@ -40,7 +40,7 @@ def prepare_tokens(context: Context, task: PrepareTask, sizes: Sizes) -> Outcome
     _refuse_empty(context, task, pieces)
     manifest = _merge(context, pieces, tokenizer, sizes, meter)
     outcome = _outcome(context, manifest, len(files), pieces, tokenizer)
-    remove(context.store, context.lease)
+    remove(context.store, context.lease, _piece_cache(context))
     return outcome
 
 
@@ -48,8 +48,9 @@ class _Tokenising:
     """The second pass: documents in reading order into pieces."""
 
     def __init__(self, context: Context, task: PrepareTask, source: Source, tokenizer: Tokenizer, sizes: Sizes, meter: Meter) -> None:
-        self._context, self._task, self._source, self._tokenizer, self._sizes, self._meter = context, task, source, tokenizer, sizes, meter
-        self._pieces = left_by_earlier_attempts(context.store, context.lease, context.cache)
+        self._context, self._task, self._source = context, task, source
+        self._tokenizer, self._sizes, self._meter = tokenizer, sizes, meter
+        self._pieces = left_by_earlier_attempts(context.store, context.lease, _piece_cache(context))
         self._taken = sum(piece.training_tokens for piece in self._pieces)
         self._builder = self._new_builder(self._pieces[-1].end if self._pieces else START)
 
@@ -82,7 +83,7 @@ class _Tokenising:
         ids = iter(self._tokenizer.ids([item.record.text for item in batch if isinstance(item.record, Document)]))
         for item in batch:
             if isinstance(item.record, Skip):
-                self._builder.skipped[item.record] += 1
+                self._builder.skipped[item.record.value] += 1
                 continue
             tokens = next(ids)
             if not item.record.is_held_out and self._passes_limit(len(tokens) + 1):
@@ -124,7 +125,7 @@ def _skipped(pieces: list[Piece]) -> Counter[str]:
 def _merge(context: Context, pieces: list[Piece], tokenizer: Tokenizer, sizes: Sizes, meter: Meter) -> Manifest:
     """The third pass. Raises Stopped; a restart begins it again, from the same pieces."""
     dtype = dtype_for(tokenizer.vocabulary)
-    runs = [runs_of(context.store, piece, dtype, context.cache) for piece in pieces]
+    runs = [runs_of(context.store, piece, dtype, _piece_cache(context)) for piece in pieces]
     bytes_a_token = (meter.total - meter.done) / max(1, sum(piece.ids.bytes // dtype.itemsize for piece in pieces))
 
     def section(name: str, documents: Iterable[tuple[np.void, Tokens]]) -> Section:
@@ -164,6 +165,10 @@ def _outcome(context: Context, manifest: Manifest, files: int, pieces: list[Piec
         },
         artifacts,
     )
+
+
+def _piece_cache(context: Context) -> Path:
+    return context.cache / "pieces" / context.digest
 
 
 def _batches(items: Iterable[Item], batch_bytes: int) -> Iterator[list[Item]]:

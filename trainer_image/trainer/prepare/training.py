@@ -69,7 +69,7 @@ class _Sampling:
 
     def __init__(self, context: Context, task: TokenizerTask) -> None:
         self.bytes, self.documents = 0, 0
-        self.skipped: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter({skip.value: 0 for skip in Skip})
         self._meter = Meter(context)
         self._task = task
         found = [found_files(context, fingerprint) for fingerprint, _, _ in task.sources]
@@ -120,7 +120,7 @@ class _Sampling:
             self._meter.reach(item.read)
             self._meter.leave_if_asked()
             if isinstance(item.record, Skip):
-                skipped[item.record] += 1
+                skipped[item.record.value] += 1
             elif not item.record.is_held_out:
                 yield item.record, item.after
         self._meter.reach(source.size)

@@ -1,0 +1,78 @@
+"""Names of files to readers, and contents of files to fingerprints."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.contract.files import (
+    CODE,
+    JSON_LINES,
+    JSON_LINES_GZ,
+    JSON_LINES_ZST,
+    PARQUET,
+    TEXT,
+    fingerprint_of,
+    in_reading_order,
+    kind_of,
+)
+from orchestrator.errors import ContractError
+
+KINDS = [
+    ("web.jsonl", (JSON_LINES, "")),
+    ("web.ndjson", (JSON_LINES, "")),
+    ("c4-train.00000-of-01024.json.gz", (JSON_LINES_GZ, "")),
+    ("s3://corpora/slimpajama/chunk1/example_0.jsonl.zst", (JSON_LINES_ZST, "")),
+    ("/data/stack/part-0.PARQUET", (PARQUET, "")),
+    ("README.md", (TEXT, "")),
+    ("a.b.c.txt", (TEXT, "")),
+    ("/corpus/ünïcode/日本語.txt", (TEXT, "")),
+    ("module.py", (CODE, "python")),
+    ("kernel.CU", (CODE, "cuda")),
+    ("v1.2.js", (CODE, "javascript")),
+    ("index.d.ts", (CODE, "typescript")),
+    ("page.html", (CODE, "html")),
+    ("src/Makefile", (CODE, "makefile")),
+    ("Dockerfile", (CODE, "dockerfile")),
+]
+NOT_READ = ["photo.png", "module.pyc", "archive.tar.gz", "data.py.gz", "LICENSE", "", ".py", "model.safetensors", "jsonl"]
+
+hashes = st.text("0123456789abcdef", min_size=64, max_size=64)
+triples = st.lists(st.tuples(hashes, st.sampled_from([CODE, TEXT]), st.sampled_from(["", "python", "c"])), min_size=1, max_size=6)
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_a_name_says_how_a_file_is_read(name: str, kind: tuple[str, str]) -> None:
+    assert kind_of(name) == kind
+
+
+@pytest.mark.parametrize("name", NOT_READ)
+def test_other_names_are_not_read(name: str) -> None:
+    assert kind_of(name) is None
+
+
+@given(triples, st.randoms())
+def test_a_fingerprint_does_not_depend_on_the_order_of_files(files: list[tuple[str, str, str]], random: object) -> None:
+    shuffled = files[:]
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert fingerprint_of(shuffled) == fingerprint_of(files)
+    assert in_reading_order(shuffled) == in_reading_order(files)
+
+
+@given(triples)
+def test_a_file_that_is_there_twice_counts_twice(files: list[tuple[str, str, str]]) -> None:
+    assert fingerprint_of([*files, files[0]]) != fingerprint_of(files)
+
+
+@given(triples, triples)
+def test_only_equal_contents_have_equal_fingerprints(one: list[tuple[str, str, str]], other: list[tuple[str, str, str]]) -> None:
+    assert (fingerprint_of(one) == fingerprint_of(other)) == (sorted(one) == sorted(other))
+
+
+def test_the_fingerprint_of_a_source_stays_what_it_was() -> None:
+    files = [("b" * 64, CODE, "python"), ("a" * 64, JSON_LINES_ZST, "")]
+    assert fingerprint_of(files) == "c345e41a8da6dab7bf85d74e9c7d980f7a3b22d1004b8510686fca3edc67371d"
+
+
+def test_a_source_without_files_has_no_fingerprint() -> None:
+    with pytest.raises(ContractError, match="without files"):
+        fingerprint_of([])
