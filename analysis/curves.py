@@ -20,6 +20,7 @@ from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
 from orchestrator.store.metrics import series
 
+NAME: Final = "training-loss"
 POINTS: Final = 120
 """Of one trajectory in a figure, each the mean of its share of the steps."""
 
@@ -49,7 +50,7 @@ def loss_figure(store: Store, plan: Plan, records: Records) -> Figure | None:
     wanted = {cell.name: _wanted(plan, cell, records) for cell in first}
     curves = _read_all(store, {piece for pieces in wanted.values() for piece in pieces})
     strips = tuple(_strips(plan, first, {name: [curves[p] for p in pieces] for name, pieces in wanted.items()}))
-    return Figure("training-loss", "Training loss", _CAPTION, strips) if strips else None
+    return Figure(NAME, "Training loss", _CAPTION, strips) if strips else None
 
 
 def _first_seeds(plan: Plan) -> list[Cell]:

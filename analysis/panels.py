@@ -13,6 +13,11 @@ from orchestrator.contract.words import ACCURACY, BITS_PER_BYTE
 
 N_LABEL: Final = "N, parameters without input embedding"
 CODE_LABEL: Final = "code in the grid's stages, % of tokens"
+NAMES: Final = (
+    "bits-per-byte-by-size", "bits-per-byte-by-code", "continuation-by-size",
+    "earlier-bits-per-byte-by-size", "earlier-bits-per-byte-by-code",
+)  # fmt: skip
+"""Of the figures that `figures` may give."""
 CODE_LEGEND: Final = "code in training"
 GROUPS: Final = ("text", "code")
 
@@ -95,13 +100,16 @@ def figures(found: Sequence[Score], chance: float | None) -> list[Figure]:
     guess = "" if chance is None else f"A blind guess is right in {chance:.0%}. "
     right = f"How often the true continuation of a held-out document is preferred to other documents', higher is better. {guess}{_SEEDS}"
     continuation = _Metric(CONTINUATION, ACCURACY, "accuracy", chance)
-    drawn = [
-        Figure("bits-per-byte-by-size", "Bits per byte against size", lower, _strips(bits, last, _BITS, _by_size)),
-        Figure("bits-per-byte-by-code", "Bits per byte against code percent", lower, _strips(bits, last, _BITS, _by_code)),
-        Figure("continuation-by-size", "Choosing the true continuation", right, _strips(choice, last, continuation, _by_size)),
-        Figure("earlier-bits-per-byte-by-size", "Earlier stages, against size", lower, _strips(bits, earlier, _BITS, _by_size)),
-        Figure("earlier-bits-per-byte-by-code", "Earlier stages, against code percent", lower, _strips(bits, earlier, _BITS, _by_code)),
-    ]  # fmt: skip
+    titles = (
+        "Bits per byte against size", "Bits per byte against code percent", "Choosing the true continuation",
+        "Earlier stages, against size", "Earlier stages, against code percent",
+    )  # fmt: skip
+    captions = (lower, lower, right, lower, lower)
+    strips = (
+        _strips(bits, last, _BITS, _by_size), _strips(bits, last, _BITS, _by_code), _strips(choice, last, continuation, _by_size),
+        _strips(bits, earlier, _BITS, _by_size), _strips(bits, earlier, _BITS, _by_code),
+    )  # fmt: skip
+    drawn = [Figure(*parts) for parts in zip(NAMES, titles, captions, strips, strict=True)]
     return [figure for figure in drawn if figure.strips]
 
 

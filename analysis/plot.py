@@ -11,6 +11,7 @@ from html import escape
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from warnings import catch_warnings, filterwarnings
 
 from analysis.colours import FIXED, GRID, INK, MUTED, PAPER, Colour, ramp
 from analysis.panels import Figure, Panel
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-PANEL_INCHES: Final = (4.5, 3.3)
-"""Of one panel. A phone shows one at about this size, so text keeps its points."""
+# Of one panel, in inches. A phone shows one at about this size, so text keeps its points.
+_WIDE: Final = 4.5
+_HIGH: Final = 3.3
+_MARGIN: Final = {"left": 0.56, "right": 0.06, "bottom": 0.5, "top": 0.27}
+_HEADING: Final = 0.34
+"""Above a strip, for its title."""
 
 _STYLE: Final[dict[Any, Any]] = {
     "font.family": ["DejaVu Sans"], "font.size": 9.0, "axes.labelsize": 8.5, "xtick.labelsize": 8.0, "ytick.labelsize": 8.0,
@@ -29,6 +34,8 @@ _STYLE: Final[dict[Any, Any]] = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none", "text.color": INK.light,
     "xtick.color": MUTED.light, "ytick.color": MUTED.light, "xtick.major.size": 3.0, "ytick.major.size": 0.0, "xtick.minor.size": 0.0,
     "grid.color": GRID.light, "grid.linewidth": 0.8, "path.simplify": False, "axes.formatter.useoffset": False,
+    # a name with two dollar signs is a name and no formula
+    "text.parse_math": False,
 }  # fmt: skip
 
 LABEL_GAP: Final = 0.055
@@ -40,19 +47,15 @@ TICK_GAP: Final = 0.085
 
 def write_figure(figure: Figure, folder: Path) -> Path:
     """The whole figure as `folder`/<name>.svg, on paper, with its glyphs as outlines: the same everywhere."""
-    columns = max(len(strip.panels) for strip in figure.strips)
+    width, height = max(len(strip.panels) for strip in figure.strips) * _WIDE, len(figure.strips) * (_HIGH + _HEADING)
     with _drawing(figure.name, "path"):
-        canvas = _canvas(columns, len(figure.strips))
+        canvas = _canvas(width, height)
         canvas.set_facecolor(PAPER.light)
-        rows = canvas.subfigures(len(figure.strips), 1, squeeze=False)[:, 0]
-        for strip, row in zip(figure.strips, rows, strict=True):
-            row.set_facecolor(PAPER.light)
-            row.suptitle(strip.title, x=0.012, ha="left", fontsize=10)
-            axes = row.subplots(1, columns, squeeze=False)[0]
-            for panel, pair in zip(strip.panels, axes, strict=False):
-                _draw(panel, pair)
-            for unused in axes[len(strip.panels) :]:
-                unused.set_axis_off()
+        for row, strip in enumerate(figure.strips):
+            top = height - row * (_HIGH + _HEADING)
+            canvas.text(0.12 / width, (top - 0.22) / height, strip.title, fontsize=10)
+            for column, panel in enumerate(strip.panels):
+                _draw(panel, _axes(canvas, column * _WIDE, top - _HEADING - _HIGH))
         path = folder / f"{figure.name}.svg"
         path.write_text(_svg(canvas), encoding="utf-8")
     return path
@@ -64,8 +67,8 @@ def panel_svg(panel: Panel, name: str, anchors: Mapping[str, str]) -> str:
     `anchors`: digest -> id of the row that a dot leads to; dots of other digests lead nowhere.
     """
     with _drawing(name, "none"):
-        canvas = _canvas(1, 1)
-        _draw(panel, canvas.subplots(), links=True)
+        canvas = _canvas(_WIDE, _HIGH)
+        _draw(panel, _axes(canvas, 0, 0), links=True)
         text = _svg(canvas)
     return _for_a_page(text, panel, name, anchors)
 
@@ -79,19 +82,28 @@ def colours_of(panel: Panel) -> list[Colour]:
 def _drawing(salt: str, fonttype: str) -> Iterator[None]:
     import matplotlib as mpl
 
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": salt, "svg.fonttype": fonttype}):
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": salt, "svg.fonttype": fonttype}), catch_warnings():
+        # a name in a script that the font lacks shows as boxes in the file; the page shows it whole
+        filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         yield
 
 
-def _canvas(columns: int, rows: int) -> "Canvas":
+def _canvas(width: float, height: float) -> "Canvas":
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
 
-    width, height = PANEL_INCHES
-    canvas = Canvas(figsize=(width * columns, height * rows), layout="constrained")
+    canvas = Canvas(figsize=(width, height))
     FigureCanvasSVG(canvas)
     canvas.set_facecolor("none")
     return canvas
+
+
+def _axes(canvas: "Canvas", left: float, bottom: float) -> "Axes":
+    """Axes inside the panel whose lower left corner is given, in inches. Fixed margins: laying out by what is drawn took 0.2 s a panel."""
+    width, height = canvas.get_size_inches()
+    inside = (_WIDE - _MARGIN["left"] - _MARGIN["right"], _HIGH - _MARGIN["bottom"] - _MARGIN["top"])
+    corner = ((left + _MARGIN["left"]) / width, (bottom + _MARGIN["bottom"]) / height)
+    return canvas.add_axes((*corner, inside[0] / width, inside[1] / height))
 
 
 def _svg(canvas: "Canvas") -> str:
@@ -245,4 +257,4 @@ def _with_links(body: str, panel: Panel, anchors: Mapping[str, str]) -> str:
         anchor = anchors.get(dot.digests[0])
         return f'<a href="#{anchor}">{title}' if anchor else f"<a>{title}"
 
-    return re.sub(r'<a xlink:href="#dot-([0-9a-f]+)">', link, body)
+    return re.sub(r'<a xlink:href="#dot-[0-9a-f]+" target="_blank">', link, body)

@@ -12,11 +12,12 @@ from typing import Any, Final
 
 from analysis import listing
 from analysis.colours import PAGE, Colour, theme_css
+from analysis.curves import NAME as LOSS_NAME
 from analysis.curves import loss_figure
 from analysis.facts import cell_states, facts
 from analysis.frame import CELLS, RUNS, Records, cells_frame, runs_frame, write_tables
 from analysis.laws import NoTrend
-from analysis.panels import Figure, Strip, figures
+from analysis.panels import NAMES, Figure, Strip, figures
 from analysis.plot import colours_of, panel_svg, write_figure
 from analysis.scores import chance, scores
 from orchestrator.contract.plan import Plan, digest_of_plan
@@ -74,6 +75,9 @@ def write_report_of(plan: Plan, records: Records, out: Path, *, damaged: Sequenc
     write_tables(runs, cells, out)
     found = scores(runs, cells)
     drawn = [*figures(found, chance(runs)), *more]
+    for name in (*NAMES, LOSS_NAME):
+        # a figure of the last report that this one does not have would pass for one of this
+        (folder / f"{name}.svg").unlink(missing_ok=True)
     for figure in drawn:
         write_figure(figure, folder)
     results = listing.results(plan, runs, cells)

@@ -1,0 +1,60 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.curves import POINTS, loss_figure, thinned
+from orchestrator.store.memory import in_memory_store
+from tests.analysis.made_up import FROM_SCRATCH, STEP, MadeUpStudy, keep
+
+STUDY = MadeUpStudy(sizes=("0.03M", "0.09M"), code_percents=("0", "50"), seeds=(2, 1), suites=("bpb",))
+
+
+def test_losses_are_drawn_for_the_first_seed_behind_the_tokens_of_their_ancestors() -> None:
+    store, plan = in_memory_store(), STUDY.plan()
+    records = STUDY.records(plan)
+    keep(store, plan, records)
+    figure = loss_figure(store, plan, records)
+    assert figure is not None
+    assert [strip.title for strip in figure.strips] == ["from-scratch", "balanced-to-text"]
+    assert [panel.title for panel in figure.strips[0].panels] == ["0.03M", "0.09M"]
+    panel = figure.strips[0].panels[0]
+    # of each code percent one seed: the stable piece, its leaf from 900 to 1000 steps, the cooldown from 1000 to 1200
+    assert [line.label for line in panel.lines] == ["", "", "0 %", "", "", "50 %"]
+    assert [round(line.curve[-1][0] / STEP, -2) for line in panel.lines[:3]] == [1000, 1000, 1200]
+    assert [round(line.curve[0][0] / STEP, -2) for line in panel.lines[1:3]] == [900, 1000]
+
+
+def test_losses_that_no_record_stands_behind_are_not_drawn() -> None:
+    store, plan = in_memory_store(), STUDY.plan()
+    keep(store, plan, STUDY.records(plan))
+    assert loss_figure(store, plan, {}) is None
+
+
+def test_a_study_without_metrics_has_no_loss_figure() -> None:
+    plan = STUDY.plan()
+    assert loss_figure(in_memory_store(), plan, STUDY.records(plan)) is None
+
+
+def test_a_damaged_table_of_metrics_costs_its_line_and_no_more() -> None:
+    study = MadeUpStudy(sizes=("0.03M",), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,))
+    store, plan = in_memory_store(), study.plan()
+    records = study.records(plan)
+    keep(store, plan, records)
+    table = min(stat.key for stat in store.objects.list("") if stat.key.endswith(".parquet"))
+    store.objects.put(table, b"cut")
+    figure = loss_figure(store, plan, records)
+    assert figure is not None
+    assert len(figure.strips[0].panels[0].lines) == 2
+
+
+@given(st.integers(0, 1000), st.integers(1, 200))
+def test_thinning_keeps_ends_order_and_mean(length: int, at_most: int) -> None:
+    curve = thinned([(float(x), 2.0 * x) for x in range(length)], at_most)
+    assert len(curve) <= at_most
+    assert all(y == pytest.approx(2 * x) for x, y in curve)
+    assert list(curve) == sorted(curve)
+    assert bool(curve) == bool(length)
+
+
+def test_few_points_stay_as_they_are() -> None:
+    assert thinned([(1.0, 5.0), (2.0, 4.0)], POINTS) == ((1.0, 5.0), (2.0, 4.0))

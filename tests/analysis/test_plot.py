@@ -1,0 +1,88 @@
+import re
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.colours import INK, RAMPS, ramp, theme_css
+from analysis.panels import Dot, Figure, Line, Panel, Strip
+from analysis.plot import colours_of, panel_svg, spread, write_figure
+
+DIGEST = "ab" * 32
+DOTS = (Dot(1e4, 2.0, "recipe/größe/c0/s1", (DIGEST,)), Dot(1e5, 1.5, "b & <c>", ("cd" * 32,)))
+LINE = Line("0 %", 0, DOTS, ((1e4, 2.0), (1e5, 1.5)))
+PANEL = Panel("held-out text", "N", "bits per byte", True, ((1e4, "10k"), (1e5, "100k")), (1.4, 2.1), "code", 1, "code", (LINE,))
+FIGURE = Figure("test", "Test", "", (Strip("one", (PANEL, PANEL)), Strip("two", (PANEL,))))
+
+
+def test_equal_figures_give_equal_files_without_a_date(tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    first, second = write_figure(FIGURE, tmp_path), write_figure(FIGURE, tmp_path / "again")
+    assert first.read_bytes() == second.read_bytes()
+    assert b"dc:date" not in first.read_bytes()
+    assert first.name == "test.svg"
+    ElementTree.parse(first)
+
+
+def test_a_panel_for_a_page_keeps_to_itself() -> None:
+    svg = panel_svg(PANEL, "mine", {})
+    ElementTree.fromstring(svg)
+    assert "<style" not in svg
+    assert "DejaVu" not in svg
+    assert all(name.startswith("mine-") for name in re.findall(r'\sid="([^"]+)"', svg))
+    ids = set(re.findall(r'\sid="([^"]+)"', svg))
+    assert set(re.findall(r'xlink:href="#([^"]+)"', svg)) | set(re.findall(r"url\(#([^)]+)\)", svg)) <= ids
+
+
+def test_every_colour_of_a_panel_for_a_page_is_a_variable_of_the_theme() -> None:
+    svg = panel_svg(PANEL, "mine", {})
+    assert not re.findall(r"(?:fill|stroke|color): ?#", svg)
+    css = theme_css(colours_of(PANEL))
+    used = set(re.findall(r"var\((--c[0-9a-f]{6})\)", svg))
+    assert INK.variable in used
+    assert all(css.count(f"{name}:") == 2 for name in used)
+
+
+def test_a_dot_names_its_cell_and_leads_to_its_record() -> None:
+    svg = panel_svg(PANEL, "mine", {DIGEST: "result-ab"})
+    assert f'<a href="#result-ab"><title>recipe/größe/c0/s1: 2, digest {DIGEST[:12]}</title>' in svg
+    assert "<a><title>b &amp; &lt;c&gt;: 1.5" in svg
+
+
+@pytest.mark.parametrize("name", RAMPS)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_order_survives_in_grey(name: str, theme: str) -> None:
+    def lightness(colour: str) -> float:
+        red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        return float(0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2)
+
+    shades = [lightness(getattr(colour, theme)) for colour in ramp(name, 7)]
+    assert shades in (sorted(shades), sorted(shades, reverse=True))
+    paper = 1.0 if theme == "light" else lightness("#15171b")
+    # WCAG 2.2, 1.4.11: graphics need 3 to 1; the faintest line also has its label beside it
+    assert min((max(paper, shade) + 0.05) / (min(paper, shade) + 0.05) for shade in shades) > 2.2
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_labels_keep_their_order_and_distance(wanted: list[float]) -> None:
+    gap = 0.05
+    placed = spread(wanted, gap)
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    assert all(placed[high] - placed[low] >= gap - 1e-9 for low, high in pairwise(order))
+
+
+def test_labels_with_room_stay_where_they_belong() -> None:
+    assert spread([0.9, 0.1, 0.5], 0.1) == [0.9, 0.1, 0.5]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9])
+def test_a_ramp_has_as_many_colours_as_it_is_asked_for(count: int) -> None:
+    assert len(set(ramp("code", count))) == count
+
+
+def test_a_line_of_a_single_point_and_no_label_draws() -> None:
+    alone = Panel("t", "x", "y", False, (), (1.0, 3.0), "code", 0, "", (Line("", None, DOTS[:1], ((1e4, 2.0),)),))
+    ElementTree.fromstring(panel_svg(alone, "alone", {}))

@@ -1,0 +1,187 @@
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from analysis.report import write_report, write_report_of
+from orchestrator.store.memory import in_memory_store
+from tests.analysis.made_up import BALANCED_TO_TEXT, FROM_SCRATCH, MadeUpRecipe, MadeUpStudy, keep, lacking
+
+STUDY = MadeUpStudy(sizes=("0.03M", "0.09M", "0.24M"), code_percents=("0", "50"), seeds=(1, 2))
+ONE = MadeUpStudy(sizes=("0.03M",), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,), suites=("bpb",))
+VOID = {"meta", "br", "link", "img", "use", "path"}
+
+
+class Page(HTMLParser):
+    """What a browser would look at: text, ids, links, and whether every element is closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.ids, self.links, self.open = "", list[str](), list[str](), list[str]()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        self.links += [value for name, value in attrs if name in ("href", "xlink:href", "src") and value]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def page_of(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a whole study with one cell that lacks its evaluations."""
+    store, plan = in_memory_store(), STUDY.plan()
+    keep(store, plan, STUDY.records(plan, lacking(plan, ["from-scratch/0.09M/c50/s2"])))
+    return write_report(store, plan, tmp_path_factory.mktemp("report"))
+
+
+def test_the_folder_holds_page_tables_and_figures(written: Path) -> None:
+    assert written.name == "report.html"
+    files = {str(path.relative_to(written.parent)) for path in written.parent.rglob("*") if path.is_file()}
+    names = ("bits-per-byte-by-size", "bits-per-byte-by-code", "continuation-by-size", "training-loss")
+    earlier = ("earlier-bits-per-byte-by-size", "earlier-bits-per-byte-by-code")
+    tables = {"report.html", "runs.parquet", "cells.parquet", "cells.csv"}
+    assert files == tables | {f"figures/{name}.svg" for name in (*names, *earlier)}
+
+
+def test_the_page_is_whole_and_stands_alone(written: Path) -> None:
+    page = page_of(written)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert {link for link in page.links if not link.startswith("#")} == set()
+    assert {link[1:] for link in page.links} <= set(page.ids)
+    assert "<script" not in written.read_text()
+    assert not re.findall(r"@import|url\((?!#)", written.read_text())
+
+
+def test_every_result_carries_its_digest_and_every_dot_leads_to_one(written: Path) -> None:
+    html = written.read_text()
+    shown = set(re.findall(r'<code title="([0-9a-f]{64})">', html))
+    plan = STUDY.plan()
+    assert shown == {e.digest for cell in plan.cells for stage in cell.stages for e in stage.evaluations}
+    anchors = re.findall(r'<a href="#(result-[0-9a-f]+)"><title>', html)
+    assert set(anchors) <= {f"result-{digest[:16]}" for digest in shown}
+    assert len(anchors) > 100
+    assert "<a><title>" not in html
+    assert "scaling-study explain FILE CELL" in html
+
+
+def test_a_hole_is_named_with_cell_and_task(written: Path) -> None:
+    plan = STUDY.plan()
+    lost = plan.cell("from-scratch/0.09M/c50/s2").stages[0].evaluations[0]
+    text = page_of(written).text
+    assert "1 of 18 cells is incomplete." in text
+    assert f"bpb of prose after pretrain ({lost.digest[:12]})" in text
+    assert "17 of 18" in text
+
+
+def test_equal_records_give_equal_bytes_from_another_process_too(written: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tests.analysis.test_report import *;"
+        "store, plan = in_memory_store(), STUDY.plan();"
+        "keep(store, plan, STUDY.records(plan, lacking(plan, ['from-scratch/0.09M/c50/s2'])));"
+        "write_report(store, plan, Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], check=True, env={"PYTHONHASHSEED": "7"})
+    for path in sorted(path for path in written.parent.rglob("*") if path.is_file()):
+        assert path.read_bytes() == (tmp_path / path.relative_to(written.parent)).read_bytes(), path.name
+
+
+def test_slopes_come_with_their_seeds(written: Path) -> None:
+    text = page_of(written).text
+    assert "is no scaling" in text
+    assert len(re.findall(r"\N{MINUS SIGN}0\.\d{4}, \N{MINUS SIGN}0\.\d{4}", text)) == 4
+
+
+def test_two_sizes_get_no_slope_but_a_reason(tmp_path: Path) -> None:
+    two = MadeUpStudy(sizes=("0.03M", "0.09M"), code_percents=("0",), recipes=(FROM_SCRATCH,), suites=("bpb",))
+    plan = two.plan()
+    text = page_of(write_report_of(plan, two.records(plan), tmp_path)).text
+    assert text.count("no slope: needs 3 sizes, has 2") == 2
+
+
+STUDIES = {
+    "one size": MadeUpStudy(sizes=("0.09M",), code_percents=("0", "50"), recipes=(FROM_SCRATCH,), suites=("bpb",)),
+    "one seed": MadeUpStudy(sizes=("0.03M", "0.09M"), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,)),
+    "one of everything": ONE,
+    "fixed proportions only": MadeUpStudy(sizes=("0.03M",), recipes=(BALANCED_TO_TEXT,), suites=("bpb",)),
+    "one group of sources": MadeUpStudy(sizes=("0.03M",), code_percents=("0",), sources={"prose": "text"}, recipes=(FROM_SCRATCH,)),
+    "no evaluation": MadeUpStudy(sizes=("0.03M",), code_percents=("0",), suites=()),
+    "no cells": MadeUpStudy(sizes=(), recipes=()),
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_unusual_studies_have_a_report(name: str, tmp_path: Path) -> None:
+    study = STUDIES[name]
+    plan = study.plan()
+    page = page_of(write_report_of(plan, study.records(plan), tmp_path))
+    assert page.open == []
+    assert f"{len(plan.cells)} of {len(plan.cells)}" in page.text
+
+
+def test_a_study_that_has_not_begun_says_so(tmp_path: Path) -> None:
+    page = page_of(write_report(in_memory_store(), ONE.plan(), tmp_path))
+    assert "No results yet" in page.text
+    assert "prepare the tokenizer" in page.text
+    assert list((tmp_path / "figures").iterdir()) == []
+
+
+def test_a_damaged_record_counts_as_missing_and_is_named(tmp_path: Path) -> None:
+    store, plan = in_memory_store(), ONE.plan()
+    keep(store, plan, ONE.records(plan))
+    digest = plan.cells[0].stages[-1].evaluations[0].digest
+    store.objects.put(f"tasks/{digest}/record.json", b'{"version": 1')
+    text = page_of(write_report(store, plan, tmp_path)).text
+    assert f"tasks/{digest}/record.json is not a whole record" in text
+    assert f"bpb of prose after cooldown ({digest[:12]})" in text
+
+
+@pytest.mark.parametrize("name", ["Größe-λ-研究", "<script>alert(1)</script>", 'a "quoted" & {{ study }}'])
+def test_names_are_shown_as_they_are_written(name: str, tmp_path: Path) -> None:
+    study = MadeUpStudy(
+        name=name,
+        sizes=("0.03M",),
+        code_percents=("0",),
+        seeds=(1,),
+        recipes=(MadeUpRecipe(f"r {name} $x_1$", FROM_SCRATCH.stages[:1]),),
+        suites=("bpb",),
+    )
+    plan = study.plan()
+    page = page_of(write_report_of(plan, study.records(plan), tmp_path))
+    assert name in page.text
+    assert f"r {name} $x_1$, after pretrain" in page.text
+    assert "script" not in page.open
+
+
+def test_a_second_report_into_the_folder_leaves_no_figure_of_the_first(tmp_path: Path) -> None:
+    plan = ONE.plan()
+    write_report_of(plan, ONE.records(plan), tmp_path)
+    kept = tmp_path / "figures" / "somebody-else.svg"
+    kept.touch()
+    write_report_of(plan, {}, tmp_path)
+    assert list((tmp_path / "figures").iterdir()) == [kept]
+
+
+def test_importing_the_report_loads_nothing_heavy() -> None:
+    code = "import sys, analysis.report; print({'torch', 'pandas', 'matplotlib', 'jinja2', 'pyarrow', 'numpy'} & set(sys.modules) or '')"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == ""
