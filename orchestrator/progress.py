@@ -253,28 +253,30 @@ def running_line(task: RunningTask) -> str:
 
 
 def holes(plan: Plan, failed: Mapping[str, str], held_back: Collection[str]) -> list[str]:
-    """The cells that are not whole, a line each: the stages that are missing, and the task that is to blame."""
+    """The cells that are not whole, a line each: what of which stages is missing, and the failed task that is to blame."""
     lines = []
     for cell in plan.cells:
-        missing = {
-            stage.name: [*(digest for digest in _tasks_of(stage) if digest in failed), *_blamed(plan, stage, failed, held_back)]
-            for stage in cell.stages
-            if any(digest in failed or digest in held_back for digest in _tasks_of(stage))
-        }
+        missing = [told for stage in cell.stages if (told := _missing(stage, failed, held_back))]
         if missing:
-            blamed = next((digests[0] for digests in missing.values() if digests), "")
-            why = failed.get(blamed, "").strip().splitlines()
-            lines.append(f"{cell.name}: no {', '.join(missing)}" + (f" [{blamed[:12]}: {why[0]}]" if why else ""))
+            blamed = next(digest for stage in cell.stages for digest in _blamed(plan, stage, failed, held_back))
+            why = (failed[blamed].strip().splitlines() or ["no reason given"])[0]
+            lines.append(f"{cell.name}: no {', '.join(missing)}; {plan.tasks[blamed].label} [{blamed[:12]}]: {why}")
     return lines
 
 
-def _tasks_of(stage: CellStage) -> list[str]:
-    return [*stage.trains, *(evaluation.digest for evaluation in stage.evaluations)]
+def _missing(stage: CellStage, failed: Collection[str], held_back: Collection[str]) -> str:
+    """`cooldown`, or `cooldown's bpb english, bpb python` when the model is there and its scores are not; "" when all is there."""
+    if any(digest in failed or digest in held_back for digest in stage.trains):
+        return stage.name
+    scores = [f"{each.suite} {each.source}".strip() for each in stage.evaluations if each.digest in failed or each.digest in held_back]
+    return f"{stage.name}'s {', '.join(scores)}" if scores else ""
 
 
 def _blamed(plan: Plan, stage: CellStage, failed: Mapping[str, str], held_back: Collection[str]) -> Iterator[str]:
-    """The failed tasks that hold a stage's tasks back."""
-    open_ends = [digest for digest in _tasks_of(stage) if digest in held_back]
+    """The failed tasks of a stage, and those that hold its tasks back."""
+    tasks = [*stage.trains, *(evaluation.digest for evaluation in stage.evaluations)]
+    yield from (digest for digest in tasks if digest in failed)
+    open_ends = [digest for digest in tasks if digest in held_back]
     seen = set(open_ends)
     while open_ends:
         for need in plan.tasks[open_ends.pop()].needs:
@@ -286,10 +288,10 @@ def _blamed(plan: Plan, stage: CellStage, failed: Mapping[str, str], held_back: 
 
 
 def amount(number: float) -> str:
-    """A count in at most four figures: 950, 12.3k, 4.1M, 200B."""
+    """A count in three figures: 950, 12.3k, 4.1M, 200B."""
     for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.3g}{suffix}" if number < 1000 * limit else f"{number / limit:.0f}{suffix}"
+        if number >= 0.9995 * limit:
+            return f"{float(f'{number / limit:.3g}'):g}{suffix}"
     return f"{number:.0f}"
 
 

@@ -138,7 +138,7 @@ def _mirror(opened: "Opened", uri: str) -> "Beside | None":
 
     if find_spec("mlflow") is None:
         print(
-            "MLflow is not installed, so nothing is mirrored to it: pip install 'scaling-study[local]', then `scaling-study tracking mirror`"
+            "MLflow is not installed, so nothing is mirrored to it: pip install 'scaling-study[local]', then scaling-study tracking mirror"
         )
         return None
     study = opened.plan.study
