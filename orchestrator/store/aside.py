@@ -46,7 +46,7 @@ def copy_aside(store: Store, key: str, why: str) -> None:
 
 def _task_that_ends_at(store: Store, work_root: str, tokens: int) -> str | None:
     """Digest of the train task of this trajectory that ends at `tokens`, found through any task that was worked on here."""
-    for digest in {body.digest for body in history(store, work_root)}:
+    for digest in {body.digest for body in history(store, work_root)} - {""}:
         try:
             task = read_task(store, digest)
         except (KeyMissing, Damaged):

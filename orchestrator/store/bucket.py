@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 
-from orchestrator.errors import AlreadyThere, KeyMissing, StoreUnavailable
+from orchestrator.errors import AlreadyThere, KeyMissing, StoreError, StoreUnavailable
 from orchestrator.store.objects import Stat
 
 Backend: TypeAlias = LocalStore | S3Store | GCSStore | AzureStore
@@ -109,7 +109,9 @@ class BucketObjects:
             raise KeyMissing(f"the store {self._url} has no {key}") from None
         except AlreadyExistsError:
             raise AlreadyThere(f"the store {self._url} has {key} already") from None
-        except (BaseError, OSError, ValueError) as problem:
+        except (InvalidPathError, ValueError) as problem:
+            raise StoreError(f"{key!r} is not a key of a store") from problem
+        except (BaseError, OSError) as problem:
             raise StoreUnavailable(f"the store {self._url} did not {action} {key}: {cause(problem)}") from problem
 
 

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
-from orchestrator.errors import AlreadyThere, KeyMissing, StoreUnavailable
+from orchestrator.errors import AlreadyThere, KeyMissing, StoreError, StoreUnavailable
 from orchestrator.store.objects import Stat, Store, utc_now
 
 T = TypeVar("T")
@@ -89,6 +89,8 @@ class InMemoryObjects:
         return None
 
     def _do(self, name: str, key: str, act: Callable[[], T]) -> T:
+        if key and not all(segment.strip(".") for segment in key.rstrip("/").split("/")):
+            raise StoreError(f"{key!r} is not a key of a store")
         hits = [fault for fault in self.faults if fault.meets(name, key)]
         for fault in hits:
             if fault.when == "delay":

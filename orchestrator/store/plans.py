@@ -36,7 +36,7 @@ def freeze(store: Store, plan: Plan, spec_document: Mapping[str, Any]) -> tuple[
 def _write_plan(store: Store, digest: str, body: bytes) -> None:
     """Not create-only, since a plan may be large; any two writers write the same bytes."""
     try:
-        if store.objects.stat(plan_key(digest)).size == len(body):
+        if store.objects.get(plan_key(digest)) == body:
             return
     except KeyMissing:
         pass

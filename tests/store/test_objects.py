@@ -60,6 +60,13 @@ def test_what_is_not_there_is_missing(store: Store, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("key", ["a//b", "../b", "a/../b", "tasks//task.json"])
+def test_what_is_no_key_is_refused(store: Store, key: str) -> None:
+    for act in (store.objects.get, store.objects.stat, lambda key: store.objects.put(key, b"")):
+        with pytest.raises(StoreError, match="is not a key of a store"):
+            act(key)
+
+
 def test_delete_is_idempotent(store: Store) -> None:
     store.objects.put("k", b"")
     store.objects.delete("k")

@@ -109,7 +109,7 @@ def _trajectories(store: Store) -> dict[str, list[Stat]]:
 
 def _unplanned(store: Store, live: set[str], worked_on: set[str], is_done: set[str]) -> list[Task]:
     """Tasks of no plan that count all the same: somebody works on them, or they left a record, which promises their state."""
-    return [task for digest in (worked_on & is_done) | live if (task := _task(store, digest)) is not None]
+    return [task for digest in ((worked_on & is_done) | live) - {""} if (task := _task(store, digest)) is not None]
 
 
 def _live_on_tasks(store: Store, planned: Iterable[str], is_done: set[str], now: datetime) -> set[str]:

@@ -1,0 +1,91 @@
+"""An artifact is read as it was written, or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.contract.record import Artifact
+from orchestrator.errors import Damaged, KeyMissing
+from orchestrator.store import Store
+from orchestrator.store import artifacts as subject
+from orchestrator.store.memory import InMemoryObjects, in_memory_store
+from tests.store.samples import overwrite
+
+BODY = bytes(range(256)) * 40
+CHANGES = [
+    ("flip", "has changed since it was written: its SHA-256 is"),
+    ("cut", "has 5,120 bytes, and 10,240 were written"),
+    ("empty", "has 0 bytes"),
+]
+
+
+def test_bytes_and_files_give_one_artifact(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(BODY)
+    one, two = subject.write_bytes(store, "a", BODY), subject.write_file(store, "b", tmp_path / "file")
+    assert (one.bytes, one.sha256) == (two.bytes, two.sha256) == (10_240, one.sha256)
+    assert subject.read_bytes(store, one) == subject.read_bytes(store, two) == BODY
+
+
+@pytest.mark.parametrize(("change", "said"), CHANGES)
+def test_damage_is_told_at_every_way_of_reading(store: Store, cache: Path, change: str, said: str) -> None:
+    artifact = subject.write_bytes(store, "a/shard.bin", BODY)
+    overwrite(store, "a/shard.bin", change)
+    for read in (
+        lambda: subject.read_bytes(store, artifact),
+        lambda: subject.fetch(store, artifact, cache),
+        lambda: subject.check(store, artifact, cache),
+    ):
+        with pytest.raises(Damaged, match=f"a/shard.bin {said}"):
+            read()
+    assert not any(path.is_file() for path in cache.rglob("*"))
+
+
+def test_what_is_gone_is_missing_and_not_damaged(store: Store, cache: Path) -> None:
+    artifact = Artifact(key="a", bytes=1, sha256="0" * 64)
+    for read in (subject.fetch, subject.check):
+        with pytest.raises(KeyMissing):
+            read(store, artifact, cache)
+
+
+def test_a_fetched_file_is_there_and_whole(store: Store, cache: Path) -> None:
+    artifact = subject.write_bytes(store, "a", BODY)
+    path = subject.fetch(store, artifact, cache)
+    assert path.read_bytes() == BODY
+    assert subject.fetch(store, artifact, cache) == path
+
+
+def test_a_folder_gives_its_own_file_and_copies_nothing(store: Store, cache: Path) -> None:
+    artifact = subject.write_bytes(store, "a", BODY)
+    if store.objects.local_path("a") is None:
+        pytest.skip("not a folder")
+    assert subject.fetch(store, artifact, cache) == store.objects.local_path("a")
+    assert not cache.exists()
+
+
+def test_what_lies_in_the_cache_is_not_downloaded_again(cache: Path) -> None:
+    store = in_memory_store()
+    assert isinstance(store.objects, InMemoryObjects)
+    artifact = subject.write_bytes(store, "a", BODY)
+    path = subject.fetch(store, artifact, cache)
+    subject.fetch(store, artifact.model_copy(update={"key": "another key of the same bytes"}), cache)
+    assert [name for name, _ in store.objects.log] == ["put", "fetch"]
+    path.write_bytes(BODY[:-1] + b"!")
+    assert subject.fetch(store, artifact, cache).read_bytes() == BODY
+    assert [name for name, _ in store.objects.log] == ["put", "fetch", "fetch"]
+
+
+def test_a_whole_copy_in_the_cache_serves_though_the_store_is_damaged(cache: Path) -> None:
+    store = in_memory_store()
+    artifact = subject.write_bytes(store, "a", BODY)
+    subject.fetch(store, artifact, cache)
+    overwrite(store, "a", "flip")
+    assert subject.fetch(store, artifact, cache).read_bytes() == BODY
+
+
+def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"one")
+    first = subject.hash_once(path)
+    assert subject.hash_once(path) == first == subject.hash_file(path)
+    path.write_bytes(b"three")
+    assert subject.hash_once(path) == subject.hash_file(path) != first

@@ -1,0 +1,76 @@
+"""A plan is frozen once under its digest, and a study's versions are numbered."""
+
+import pytest
+
+from orchestrator.contract.plan import digest_of_plan
+from orchestrator.errors import Damaged
+from orchestrator.store import Store
+from orchestrator.store.addresses import plan_key, study_key
+from orchestrator.store.memory import Fault, in_memory_store
+from orchestrator.store.plans import current, current_spec, freeze, plans, read_plan
+from tests.store.samples import evaluation, overwrite, plan, train
+
+FIRST = plan([train(512), evaluation(512)])
+SECOND = plan([train(512), train(1024)])
+
+
+def test_a_frozen_plan_is_the_studys_current_one(store: Store) -> None:
+    assert current(store, "small") is None
+    assert current_spec(store, "small") is None
+    digest, number = freeze(store, FIRST, {"grid": {"seeds": [1]}})
+    assert (digest, number) == (digest_of_plan(FIRST), 1)
+    assert current(store, "small") == (digest, FIRST)
+    assert current_spec(store, "small") == {"grid": {"seeds": [1]}}
+
+
+def test_freezing_the_same_plan_again_changes_nothing(store: Store) -> None:
+    freeze(store, FIRST, {"paused": False})
+    before = {stat.key: store.objects.get(stat.key) for stat in store.objects.list("")}
+    assert freeze(store, FIRST, {"paused": True})[1] == 1
+    assert {stat.key: store.objects.get(stat.key) for stat in store.objects.list("")} == before
+
+
+def test_another_plan_is_the_next_version_and_the_first_stays(store: Store) -> None:
+    first, _ = freeze(store, FIRST, {})
+    second, number = freeze(store, SECOND, {})
+    assert number == 2
+    assert current(store, "small") == (second, SECOND)
+    assert read_plan(store, first) == FIRST
+    assert dict(plans(store)) == {first: FIRST, second: SECOND}
+    assert freeze(store, FIRST, {})[1] == 3
+
+
+def test_the_tenth_version_comes_after_the_ninth(store: Store) -> None:
+    for number in range(1, 12):
+        assert freeze(store, FIRST if number % 2 else SECOND, {})[1] == number
+
+
+def test_studies_whose_names_begin_alike_do_not_mix(store: Store) -> None:
+    freeze(store, plan([train(512)], study="small"), {})
+    assert freeze(store, plan([train(512)], study="small-2"), {})[1] == 1
+    assert current(store, "smal") is None
+
+
+@pytest.mark.parametrize("when", ["lost reply", "after", "before"])
+def test_a_lost_reply_makes_one_version_and_not_two(when: str) -> None:
+    store = in_memory_store([Fault("create", "studies/*", when)])  # type: ignore[arg-type]
+    assert freeze(store, FIRST, {})[1] == 1
+    assert freeze(store, SECOND, {})[1] == 2
+
+
+@pytest.mark.parametrize("change", ["flip", "cut", "empty"])
+def test_a_damaged_plan_is_told_and_written_again(store: Store, change: str) -> None:
+    digest, _ = freeze(store, FIRST, {})
+    overwrite(store, plan_key(digest), change)
+    with pytest.raises(Damaged, match="plan the study again, and the same plan is written anew"):
+        current(store, "small")
+    freeze(store, FIRST, {})
+    assert current(store, "small") == (digest, FIRST)
+
+
+@pytest.mark.parametrize("change", ["cut", "empty"])
+def test_a_damaged_version_is_told(store: Store, change: str) -> None:
+    freeze(store, FIRST, {})
+    overwrite(store, study_key("small", 1), change)
+    with pytest.raises(Damaged, match=r"studies/small/1.json is not a version of a study; delete it"):
+        current(store, "small")
