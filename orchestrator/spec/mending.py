@@ -34,13 +34,15 @@ class Reading:
         """The path as the file spells it, where a misspelled key was read as the one that was meant."""
         return tuple(self.renamed.get(path[: index + 1], part) for index, part in enumerate(path))
 
-    def rests_on_broken(self, finding: Finding) -> bool:
-        """Whether anything that the finding rests on is broken itself."""
-        return any(_overlap(path, broken) for path in (finding.path, *finding.reads) for broken in self.broken)
+
+def rests_on(reads: Iterable[Path], broken: Iterable[Path]) -> bool:
+    """Whether a path that is read, `"*"` for any entry, leads through or into a broken one."""
+    broken = list(broken)
+    return any(all(a in (b, "*") for a, b in zip(path, other, strict=False)) for path in reads for other in broken)
 
 
-def _overlap(one: Path, other: Path) -> bool:
-    return all(a == b or a == "*" for a, b in zip(one, other, strict=False))
+# Of the unions in the models: not part of any file
+TAGS: Final = ("<one>", "<by size>", "<grid>", "<percent>", "<file>")
 
 
 def read_models(document: object, broken: Iterable[Path]) -> Reading:
@@ -71,11 +73,13 @@ def _misfits(errors: list[ErrorDetails], values: object) -> list[Misfit]:
         context = error.get("ctx", {})
         path = _path(error["loc"], values)
         if error["type"] == "beside":
-            path = (*path, context["key"])
+            path = (*(path[:-1] if path[-1:] == (context["beside"],) else path), context["key"])
         given = path[-1] if error["loc"] and error["loc"][-1] == "[key]" else value_at(values, path)
         if error["type"] == "too_short" and given:
             continue  # pydantic counts only the entries that are right
-        found.setdefault(path, Misfit(error["type"], path, given, context, error["msg"]))
+        holder = value_at(values, path[:-1])
+        present = tuple(holder) if isinstance(holder, Mapping) else ()
+        found.setdefault(path, Misfit(error["type"], path, given, context, error["msg"], present))
     return list(found.values())
 
 
@@ -85,7 +89,7 @@ def _path(loc: tuple[str | int, ...], values: object) -> Path:
     for part in loc:
         if part == "[key]" or not isinstance(values, (Mapping, list)):
             break
-        if not (isinstance(part, str) and part.startswith("<")):
+        if part not in TAGS:
             path.append(part)
             values = value_at(values, (part,))
     return tuple(path)

@@ -30,13 +30,15 @@ class Mistake:
 class Finding:
     """A mistake before it has a file and a line.
 
-    `reads`: what else the finding rests on, `"*"` for any entry; where one of these is broken itself, the finding is dropped.
+    `reads`: what else the finding rests on, `"*"` for any entry; where one of these is broken itself, the finding is dropped. `voids`: so
+    much that what rests on this one's path is not worth telling either.
     """
 
     path: Path
     wrong: str
     write: str
     reads: tuple[Path, ...] = ()
+    voids: bool = False
 
     def placed(self, file: str, line: int) -> Mistake:
         return Mistake(file, line, written_path(self.path), self.wrong, self.write)

@@ -17,6 +17,7 @@ class Misfit:
     given: object
     context: Mapping[str, Any]
     said: str
+    present: tuple[str, ...]
 
     @property
     def known_keys(self) -> tuple[str, ...]:
@@ -50,7 +51,11 @@ def _unknown(misfit: Misfit) -> tuple[str, str]:
     advice = f"It belongs under {written_path(elsewhere[0]) or 'the top of the file'}." if elsewhere else "Take it away."
     name = written_path(tuple(part for part in holder if isinstance(part, str))[-1:]) or "the file"
     known = misfit.known_keys
-    return f"this is not a key of {name} ({listed(known, 16)}).", did_you_mean(key, known, advice)
+    if misfit.kind == "beside" and misfit.context["beside"] in misfit.present:
+        return f"this cannot stand beside {misfit.context['beside']}.", "Take one of the two away."
+    return f"this is not a key of {name} ({listed(known, 16)}).", did_you_mean(
+        key, [word for word in known if word not in misfit.present], advice
+    )
 
 
 def _value(misfit: Misfit) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.errors import StudyMistakes
 from orchestrator.spec.checks import findings_of
-from orchestrator.spec.mending import Reading, read_models
+from orchestrator.spec.mending import Reading, read_models, rests_on
 from orchestrator.spec.messages import Finding, Mistake
 from orchestrator.spec.messages import Path as Where
 from orchestrator.spec.models import Study
@@ -51,13 +51,16 @@ def read_object(given: Mapping[str, Any]) -> Study:
 def _read(values: object, broken: Iterable[Where]) -> Reading:
     reading = read_models(values, broken)
     if reading.study is not None:
-        reading.findings += [finding for finding in _checked(reading) if not reading.rests_on_broken(finding)]
+        _check(reading, [finding.under(("spec",)) for finding in findings_of(reading.study.spec)])
     return reading
 
 
-def _checked(reading: Reading) -> Iterable[Finding]:
-    assert reading.study is not None
-    return [finding.under(("spec",)) for finding in findings_of(reading.study.spec)]
+def _check(reading: Reading, findings: list[Finding]) -> None:
+    """Keep the findings that rest on nothing broken, and on no earlier finding that voids what rests on it."""
+    void = {finding.path for finding in findings if finding.voids}
+    for finding in findings:
+        if not rests_on((finding.path, *finding.reads), reading.broken) and not rests_on(finding.reads, void):
+            reading.findings.append(finding)
 
 
 def _in_order(mistakes: Iterable[Mistake]) -> list[Mistake]:

@@ -46,7 +46,7 @@ def _tokens_of(given: object) -> object:
     for key in given:
         if key != "text":
             raise PydanticCustomError("beside", "{key}", {"key": key, "beside": "text"})
-    return given or {"text": None}
+    return given if given.get("text") is not None else {"amount": _AMOUNT.validate(given)}
 
 
 TokensGiven: TypeAlias = Annotated[Tokens, Short((_AMOUNT, _MULTIPLE), only=("text",)), BeforeValidator(_tokens_of)]

@@ -64,7 +64,9 @@ def _doubt(text: str) -> Wrong | None:
     if _UNDERSCORES.fullmatch(text):
         return f"{_short(text)} is a number for kubectl and text in YAML 1.2", f"Write {_short(text.replace('_', ''))}."
     if _FLOAT.fullmatch(text):
-        return f"{_short(text)} without quotes is a floating-point number, and a study holds none", quoted
+        whole = re.fullmatch("([1-9][0-9]*)[.]0*", text)
+        wrong = f"{_short(text)} without quotes is a floating-point number, and a study holds none"
+        return wrong, f"Write {_short(whole[1])}." if whole else quoted
     if _NO_NUMBER.fullmatch(text):
         return f"{text} is no number that a study can hold", "Write a finite number."
     if _SIXTIES.fullmatch(text):

@@ -21,14 +21,15 @@ def check_evaluation(spec: StudySpec) -> Iterator[Finding]:
         if name not in stages:
             wrong = f'no recipe has a stage "{name}" ({listed(stages)}).'
             advice = did_you_mean(name, stages, "Take it away, or name a stage so.")
-            yield Finding(("evaluation", "after", index), wrong, advice, reads=(_STAGES,))
+            yield Finding(("evaluation", "after", index), wrong, advice, reads=(_STAGES,), voids=True)
     yield from twice(("evaluation", "after"), after, "stage")
     yield from twice(("evaluation", "suites"), suites, "suite")
     if after and not suites:
-        yield Finding(("evaluation", "suites"), "stages are named, and no suite to score them with.", "Write suites: [bpb]")
+        yield Finding(("evaluation", "suites"), "stages are named, and no suite to score them with.", "Write suites: [bpb]", voids=True)
     if suites and not after:
         advice = f"Write after: [{next(iter(stages), 'pretrain')}]"
-        yield Finding(("evaluation", "after"), "suites are named, and no stage after which they are scored.", advice, reads=(_STAGES,))
+        wrong = "suites are named, and no stage after which they are scored."
+        yield Finding(("evaluation", "after"), wrong, advice, reads=(_STAGES,), voids=True)
 
 
 def check_contrasts(spec: StudySpec) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """The grid, and the part of it that every recipe takes."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from orchestrator.sizes import LADDER
@@ -22,16 +23,15 @@ def check_grid(spec: StudySpec) -> Iterator[Finding]:
     grid = spec.grid
     for index, size in enumerate(grid.sizes):
         if size not in LADDER and size not in spec.models:
-            yield unknown_size(spec, ("grid", "sizes", index), size)
+            yield replace(unknown_size(spec, ("grid", "sizes", index), size), voids=True)
     yield from twice(("grid", "sizes"), grid.sizes, "size")
     yield from twice(("grid", "codePercent"), grid.code_percent, "proportion")
     yield from twice(("grid", "seeds"), [(seed.init, seed.data) for seed in grid.seeds], "seed")
     yield from _proportions(spec)
     cells = sum(_cells(spec, recipe) for recipe in spec.recipes)
     if cells > MOST_CELLS:
-        yield Finding(
-            ("grid",), f"this makes {cells} cells; at most {MOST_CELLS} can be planned.", "Take sizes, proportions or seeds away."
-        )
+        wrong = f"this makes {cells:,} cells; at most {MOST_CELLS:,} can be planned."
+        yield Finding(("grid",), wrong, "Take sizes, proportions or seeds away.", reads=(("recipes",),))
 
 
 def _cells(spec: StudySpec, recipe: Recipe) -> int:
@@ -43,12 +43,12 @@ def _proportions(spec: StudySpec) -> Iterator[Finding]:
     if spec.grid.code_percent and not any(recipe.follows_grid for recipe in spec.recipes):
         wrong = "no recipe says codePercent: grid, so that these proportions make no cell."
         advice = "Write codePercent: grid in the mixture of a stage, or take the proportions away."
-        yield Finding(("grid", "codePercent"), wrong, advice, reads=_PROPORTIONS)
+        yield Finding(("grid", "codePercent"), wrong, advice, reads=_PROPORTIONS, voids=True)
     for *_, stage, path in stages_of(spec):
         if stage.mixture.code_percent == "grid" and not spec.grid.code_percent:
             wrong = "the grid has no proportions, so that its recipe makes no cell."
             advice = "Write codePercent: [0, 25, 50] under spec.grid, or a number here."
-            yield Finding((*path, "mixture", "codePercent"), wrong, advice, reads=(("grid", "codePercent"),))
+            yield Finding((*path, "mixture", "codePercent"), wrong, advice, reads=(("grid", "codePercent"),), voids=True)
 
 
 def check_narrowing(spec: StudySpec) -> Iterator[Finding]:

@@ -90,7 +90,7 @@ def _less_than_a_batch(step: Step, lengths: list[Length], reads: tuple[Path, ...
     if not short:
         return None
     first = short[0]
-    wrong = f"this is less than one batch at {_sizes(short)}: {_s(first.asked, 'token')} of {first.step} at {first.size}."
+    wrong = f"this is less than one batch at {_sizes(short)}: {_s(first.asked, 'token')} of {first.step:,} at {first.size}."
     return Finding((*step.path, "tokens"), wrong, "Give more tokens, or a smaller training.batch.", reads=reads)
 
 
@@ -100,7 +100,7 @@ def _few_warmups(step: Step, lengths: list[Length], reads: tuple[Path, ...]) -> 
         return None
     first = short[0]
     asked = f"{_s(first.asked, 'token')} at {first.size}"
-    wrong = f"this is less than ten warm-ups at {_sizes(short)}: {asked}, whose warm-up takes N = {first.n} tokens."
+    wrong = f"this is less than ten warm-ups at {_sizes(short)}: {asked}, whose warm-up takes N = {first.n:,} tokens."
     return Finding((*step.path, "tokens"), wrong, "Give at least 10x, or schedule: {warmup: ...} with fewer tokens.", reads=reads)
 
 
@@ -115,7 +115,7 @@ def _warmup_past_the_end(step: Step, lengths: list[Length], reads: tuple[Path, .
     first = long[0]
     until = "the decay begins" if step.has_stable_part else "the stage ends"
     warmup = f"a warm-up of {_s(first.warmup or 0, 'token')}"
-    wrong = f"{warmup} does not end before {until} at {_sizes(long)}: after {first.before_decay} at {first.size}."
+    wrong = f"{warmup} does not end before {until} at {_sizes(long)}: after {first.before_decay:,} at {first.size}."
     return Finding((*step.path, "tokens"), wrong, "Give more tokens, or a shorter warmup.", reads=reads)
 
 
@@ -124,4 +124,4 @@ def _sizes(lengths: list[Length]) -> str:
 
 
 def _s(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -57,9 +57,8 @@ def _unknown_source(spec: StudySpec, path: Path, name: str, group: Group | None)
     if name not in sources:
         fitting = [known for known, of in sources.items() if group in (None, of)]
         wrong = f'"{name}" is not a source ({listed(sources)}).'
-        yield Finding(
-            path, wrong, did_you_mean(name, fitting, "Write it under spec.data.sources, or take it away."), reads=(_NAMES, _GROUPS)
-        )
+        advice = did_you_mean(name, fitting, "Write it under spec.data.sources, or take it away.")
+        yield Finding(path, wrong, advice, reads=(_NAMES,))
     elif group is not None and sources[name] != group:
         wrong = f'"{name}" is a source of {sources[name]}, and stands under {group}.'
         yield Finding(path, wrong, f"Write it under {sources[name]}, or group: {group} at the source.", reads=(_NAMES, _GROUPS))

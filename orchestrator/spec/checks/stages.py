@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
+from orchestrator.contract.identity import decimal
 from orchestrator.contract.words import StageKind
 from orchestrator.spec.checks.view import same_names
 from orchestrator.spec.messages import Finding, Path
 from orchestrator.spec.models import StudySpec
-from orchestrator.spec.numbers import written
 from orchestrator.spec.recipe import Stage
 from orchestrator.spec.training import ScheduleSpec
 
@@ -128,7 +128,7 @@ def _final_above_peak(spec: StudySpec, step: Step, own: ScheduleSpec) -> Iterato
     lowest = min(peaks, default=Decimal(10))
     if final > lowest:
         path = _where_final_stands(spec, step, own)
-        wrong = f"the final rate {written(final)} is above the peak {written(lowest)}."
+        wrong = f"the final rate {decimal(final)} is above the peak {decimal(lowest)}."
         yield Finding(path, wrong, "Write a final rate below the peak.", reads=(*step.reads, (*path[:-1], "peak")))
 
 

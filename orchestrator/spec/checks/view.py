@@ -35,9 +35,8 @@ def same_names(path: Path, names: Iterable[str], what: str) -> Iterator[Finding]
     """A finding for every name that an earlier entry of a list has."""
     for index, first in repeated(names := list(names)):
         wrong = f'entry {first} is called "{names[index]}" too, and every {what} has a name of its own.'
-        yield Finding(
-            (*path, index, "name"), wrong, f'Give it another name, for example "{names[index]}-2".', reads=((*path, first, "name"),)
-        )
+        advice = f'Give it another name, for example "{names[index]}-2".'
+        yield Finding((*path, index, "name"), wrong, advice, reads=((*path, first, "name"),), voids=True)
 
 
 def sizes_of(spec: StudySpec, recipe: Recipe) -> tuple[str, ...]:
