@@ -1,0 +1,165 @@
+"""`plan` and `explain` as a person meets them: what they print, refuse, and how they end."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.contract.record import Artifact, Record
+from orchestrator.store import open_store
+from orchestrator.store.records import publish_record
+from orchestrator.study import keep, open_study
+
+STUDY = """\
+apiVersion: scaling-study.dev/v1alpha1
+kind: ScalingStudy
+metadata: {name: kleine-studie}
+spec:
+  store: store
+  grid: {sizes: ["0.03M", "0.09M"], codePercent: [0, 50], seeds: [1]}
+  data:
+    tokenizer: {train: {vocabulary: 1024, bytes: 1M, weights: {text: 50, code: 50}}}
+    sources:
+    - {name: text, group: text, path: text, tokens: 60K}
+    - {name: code, group: code, path: code}
+    heldOut: {oneIn: 50, documents: 20}
+  training: {sequenceLength: 128, precision: fp32, schedule: {warmup: 8K}}
+  recipes:
+  - name: scratch
+    stages:
+    - {name: pretrain, tokens: 100K, mixture: {codePercent: grid, code: {code: 100}, text: {text: 100}}}
+    - {name: cooldown, tokens: 25K, mixture: {codePercent: 20, code: {code: 100}, text: {text: 100}}}
+  evaluation: {after: [cooldown], suites: [bpb]}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    for name, text in (("text/über uns.txt", "Ein Satz. " * 500), ("code/a.py", "x = 1\n" * 500)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY)
+    return file
+
+
+def command(*words: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-c", "from orchestrator.cli import main; main()", *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+
+
+def printed_json(*words: object) -> dict[str, Any]:
+    done = command(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def test_plan_prints_the_grid_its_cost_and_what_is_odd(study: Path) -> None:
+    done = command("plan", study, "--price", "2")
+    assert done.returncode == 0, done.stderr
+    for expected in (
+        "kleine-studie: 4 cells, 19 tasks (3 prepare, 8 train, 8 evaluate), 0 done",
+        "0.00601609 (tiny law)",
+        "99,840",
+        "warning: source text is read ~1.99 times by scratch/0.03M/c0/s1; every reading after the first teaches less",
+        "longest path",
+    ):
+        assert expected in done.stdout
+
+
+def test_plan_as_json_holds_the_same_numbers(study: Path) -> None:
+    document = printed_json("plan", study)
+    assert document["cells"] == 4
+    assert document["stages"][0]["steps"] == [195, 195]
+    assert document["sources"][0]["epochs"].startswith("~")
+    assert {row["size"] for row in document["sizes"]} == {"0.03M", "0.09M"}
+
+
+def prepared(study: Path, tokens: int) -> None:
+    """As if `prepare` had counted the text source."""
+    opened = open_study(study)
+    keep(opened)
+    digest = next(source.digest for source in opened.plan.sources if source.name == "text")
+    identity = opened.plan.tasks[digest].task.identity()
+    artifact = Artifact(key="x", bytes=0, sha256="0" * 64)
+    publish_record(
+        open_store(opened.store.url),
+        Record(digest=digest, identity=identity, results={"tokens": tokens}, artifacts={"x": artifact}, attempts=[], nonce="n"),
+    )
+
+
+def test_counted_tokens_are_exact_and_too_much_repetition_is_refused(study: Path) -> None:
+    prepared(study, 40_000)
+    assert printed_json("plan", study)["sources"][0]["epochs"] == "2.99"
+    study.write_text(STUDY.replace("tokens: 60K", "maxRepetition: 2"))
+    done = command("plan", study)
+    assert done.returncode == 1
+    assert "source text: scratch/0.03M/c0/s1 reads 119,552 tokens of its 40,000, that is 2.99 times; at most 2 are allowed" in done.stderr
+    assert "maxRepetition: 3" in done.stderr
+
+
+def test_a_source_that_is_not_there_is_named_and_the_plan_exits_1(study: Path) -> None:
+    study.write_text(STUDY.replace("path: code", "path: nowhere"))
+    done = command("plan", study)
+    assert done.returncode == 1
+    assert "warning: code: nowhere: no such file or folder" in done.stdout
+
+
+@pytest.mark.parametrize(("words", "message"), [(("--gpu", "tpu"), "--gpu tpu"), (("--mfu", "1.5"), "--mfu 1.5")])
+def test_a_price_that_cannot_be_is_refused(study: Path, words: tuple[str, str], message: str) -> None:
+    done = command("plan", study, *words)
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+def test_a_wrong_study_exits_2_without_a_traceback(study: Path) -> None:
+    study.write_text(STUDY.replace("0.09M", "0.08M"))
+    done = command("plan", study)
+    assert done.returncode == 2
+    assert 'study.yaml:6: spec.grid.sizes[1]: "0.08M"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_graph_draws_every_task(study: Path, tmp_path: Path) -> None:
+    file = tmp_path / "graph.svg"
+    done = command("plan", study, "--graph", file)
+    assert done.returncode == 0, done.stderr
+    assert file.read_text().count("scratch/0.03M/c0/s1") >= 4
+
+
+def test_explain_shows_tasks_states_and_what_keeps_two_cells_apart(study: Path) -> None:
+    prepared(study, 40_000)
+    done = command("explain", study, "scratch/0.03M/c50/s1", "--with", "scratch/0.03M/c0/s1")
+    assert done.returncode == 0, done.stderr
+    assert "train stable 0 - 99,840 tokens, from seed 1" in done.stdout
+    assert "evaluate bpb code" in done.stdout
+    assert "shares 0 tasks with scratch/0.03M/c0/s1" in done.stdout
+    assert "pretrain: shares.code is 1 here, nothing there" in done.stdout
+
+
+def test_explain_of_a_digest_shows_its_record(study: Path) -> None:
+    prepared(study, 40_000)
+    digest = next(source.digest for source in open_study(study).plan.sources if source.name == "text")
+    done = command("explain", study, digest[:12])
+    assert done.returncode == 0, done.stderr
+    assert "tokens = 40000" in done.stdout
+
+
+def test_explain_of_an_unknown_cell_names_some_that_are_there(study: Path) -> None:
+    done = command("explain", study, "scratch/1B/s1")
+    assert done.returncode == 1
+    assert "'scratch/1B/s1' is not a cell of kleine-studie. Cells are called, for example: scratch/0.03M/c0/s1" in done.stderr
+
+
+def test_nothing_heavy_is_imported_to_plan(study: Path) -> None:
+    code = (
+        "import sys; from orchestrator.cli import build_app; build_app()(sys.argv[1:], standalone_mode=False);"
+        "heavy = {'torch', 'transformers', 'mlflow', 'pandas', 'pyarrow', 'scipy', 'matplotlib', 'numpy'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "plan", str(study)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
