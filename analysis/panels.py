@@ -97,9 +97,9 @@ def figures(found: Sequence[Score], chance: float | None) -> list[Figure]:
     bits = [score for score in found if (score.suite, score.metric) == (_BITS.suite, _BITS.metric)]
     choice = [score for score in found if (score.suite, score.metric) == (CONTINUATION, ACCURACY)]
     lower = f"Held-out text and code, lower is better. {_SEEDS}"
-    guess = "" if chance is None else f"A blind guess is right in {chance:.0%}. "
+    guess = "" if chance is None else f"A blind guess is right in {100 * chance:.3g} %. "
     right = f"How often the true continuation of a held-out document is preferred to other documents', higher is better. {guess}{_SEEDS}"
-    continuation = _Metric(CONTINUATION, ACCURACY, "accuracy", chance)
+    continuation = _Metric(CONTINUATION, ACCURACY, ACCURACY, chance)
     titles = (
         "Bits per byte against size", "Bits per byte against code percent", "Choosing the true continuation",
         "Earlier stages, against size", "Earlier stages, against code percent",

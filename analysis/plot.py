@@ -15,6 +15,7 @@ from warnings import catch_warnings, filterwarnings
 
 from analysis.colours import FIXED, GRID, INK, MUTED, PAPER, Colour, ramp
 from analysis.panels import Figure, Panel
+from orchestrator.contract.words import ACCURACY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,8 +120,7 @@ def _draw(panel: Panel, axes: "Axes", links: bool = False) -> None:
     _draw_scales(panel, axes)
     colours = ramp(panel.ramp, panel.ranks)
     if panel.chance is not None:
-        axes.axhline(panel.chance, color=MUTED.light, linewidth=0.9, dashes=(4, 3))
-        axes.annotate("chance", (0, panel.chance), (2, 2), ("axes fraction", "data"), "offset points", color=MUTED.light, fontsize=7.5)
+        axes.plot([axes.get_xlim()[0], _last(panel)], [panel.chance] * 2, color=MUTED.light, linewidth=0.9, dashes=(4, 3))
     for line in panel.lines:
         colour = (FIXED if line.rank is None else colours[line.rank]).light
         axes.plot(
@@ -138,7 +138,7 @@ def _draw(panel: Panel, axes: "Axes", links: bool = False) -> None:
 
 
 def _draw_scales(panel: Panel, axes: "Axes") -> None:
-    from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
+    from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullLocator
 
     if panel.log_x:
         axes.set_xscale("log")
@@ -152,9 +152,11 @@ def _draw_scales(panel: Panel, axes: "Axes") -> None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticklabels(_thinned(panel, low, high))
     else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if panel.y_label == "accuracy":
-        axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    if panel.y_label == ACCURACY:
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
 
 
 def _x_limits(panel: Panel) -> tuple[float, float]:
@@ -186,43 +188,45 @@ def _share(value: float, low: float, high: float, log: bool) -> float:
 
 
 def _label_ends(panel: Panel, axes: "Axes", colours: list[Colour]) -> None:
-    labelled = [line for line in panel.lines if line.label]
+    """Names on the right of the lines, moved apart where they would touch; the line of chance has one too."""
+    labels = [(line.label, *line.curve[-1], FIXED if line.rank is None else colours[line.rank]) for line in panel.lines if line.label]
+    if panel.chance is not None:
+        labels.append(("chance", _last(panel), panel.chance, MUTED))
     low, high = panel.y_limits
-    wanted = [(line.curve[-1][1] - low) / (high - low) for line in labelled]
-    for line, place in zip(labelled, spread(wanted, LABEL_GAP), strict=True):
-        colour = (FIXED if line.rank is None else colours[line.rank]).light
-        right = _share(max(x for x, _ in line.curve), *axes.get_xlim(), panel.log_x)
-        axes.annotate(
-            line.label, (right, place), (6, 0), "axes fraction", "offset points", color=colour, fontsize=8, va="center", fontweight="bold"
-        )
-    if labelled and panel.legend:
+    places = spread([(y - low) / (high - low) for _, _, y, _ in labels], LABEL_GAP)
+    for (label, x, _, colour), place in zip(labels, places, strict=True):
+        end = (_share(x, *axes.get_xlim(), panel.log_x), place)
+        style = "normal" if colour is MUTED else "bold"
+        axes.annotate(label, end, (6, 0), "axes fraction", "offset points", color=colour.light, fontsize=8, va="center", fontweight=style)
+    if panel.legend and any(line.label for line in panel.lines):
         axes.text(1.0, 1.02, panel.legend, transform=axes.transAxes, ha="right", va="bottom", color=MUTED.light, fontsize=8)
 
 
+def _last(panel: Panel) -> float:
+    return max(x for line in panel.lines for x, _ in line.curve)
+
+
 def spread(wanted: list[float], gap: float) -> list[float]:
-    """Places as near to `wanted` as they can be, in the same order, `gap` apart and inside 0 to 1 as long as there is room."""
+    """Places as near to `wanted` as they can be, in the same order, `gap` apart, and inside 0 to 1 as long as there is room."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
-    blocks: list[tuple[float, list[int]]] = []
+    blocks: list[list[int]] = []
     for index in order:
-        blocks.append((wanted[index], [index]))
-        while len(blocks) > 1 and _top(blocks[-2], gap) + gap > _bottom(blocks[-1], gap):
-            (left, ours), (right, theirs) = blocks[-2:]
-            middle = (left * len(ours) + right * len(theirs)) / (len(ours) + len(theirs))
-            blocks[-2:] = [(middle, [*ours, *theirs])]
+        blocks.append([index])
+        while len(blocks) > 1 and _lowest(blocks[-1], wanted, gap) < _lowest(blocks[-2], wanted, gap) + gap * len(blocks[-2]):
+            last = blocks.pop()
+            blocks[-1] += last
     placed = [0.0] * len(wanted)
-    for middle, members in blocks:
-        start = middle - gap * (len(members) - 1) / 2
-        for step, index in enumerate(members):
-            placed[index] = start + gap * step
+    for block in blocks:
+        for step, index in enumerate(block):
+            placed[index] = _lowest(block, wanted, gap) + gap * step
     return placed
 
 
-def _top(block: tuple[float, list[int]], gap: float) -> float:
-    return block[0] + gap * (len(block[1]) - 1) / 2
-
-
-def _bottom(block: tuple[float, list[int]], gap: float) -> float:
-    return block[0] - gap * (len(block[1]) - 1) / 2
+def _lowest(block: list[int], wanted: list[float], gap: float) -> float:
+    """Where the first of a block of touching labels goes, so that the block lies around the middle of what its members want."""
+    length = gap * (len(block) - 1)
+    middle = sum(wanted[index] for index in block) / len(block)
+    return max(0.0, min(middle - length / 2, 1.0 - length))
 
 
 def _for_a_page(text: str, panel: Panel, name: str, anchors: Mapping[str, str]) -> str:

@@ -244,17 +244,25 @@ def _record(plan: Plan, planned: PlannedTask, code_percent: float, group: str) -
 def keep(store: Store, plan: Plan, records: Mapping[str, Record]) -> None:
     """Put the records into a store, and a loss a step for every trajectory that one of them stands behind."""
     reached: dict[str, int] = {}
+    starts: dict[str, FromInitialisation | FromState] = {}
     for digest, record in records.items():
         publish_record(store, record)
         task = plan.tasks[digest]
         if isinstance(task.task, TrainTask):
             reached[task.work] = max(task.task.tokens, reached.get(task.work, 0))
+            starts[task.work] = task.task.trajectory.start
     for work, tokens in reached.items():
         lease = take(store, work_root(TaskKind.TRAIN, work), work, Holder(study=plan.study))
         lease.start_from(0)
-        steps = range(1, tokens // STEP + 1)
-        append(store, lease, [(step, step * STEP, LOSS, 2.0 + 5.0 / step) for step in steps])
+        append(store, lease, [(step, step * STEP, LOSS, _loss(starts[work], step)) for step in range(1, tokens // STEP + 1)])
         lease.end("done", 0)
+
+
+def _loss(start: FromInitialisation | FromState, step: int) -> float:
+    """Falls with the steps, a little faster behind another trajectory, as it does when the rate falls."""
+    before = start.tokens // STEP if isinstance(start, FromState) else 0
+    loss: float = 2.0 + 5.0 * (before + step) ** -0.3 - (0.001 * step if before else 0.0)
+    return loss
 
 
 def lacking(plan: Plan, cells: Sequence[str]) -> Callable[[PlannedTask], bool]:

@@ -72,6 +72,7 @@ def test_labels_keep_their_order_and_distance(wanted: list[float]) -> None:
     placed = spread(wanted, gap)
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     assert all(placed[high] - placed[low] >= gap - 1e-9 for low, high in pairwise(order))
+    assert all(-1e-9 <= place <= 1 + 1e-9 for place in placed)
 
 
 def test_labels_with_room_stay_where_they_belong() -> None:
