@@ -15,6 +15,7 @@ from orchestrator.contract.tasks import FromInitialisation, Shape
 from orchestrator.errors import Damaged
 
 CPU = torch.device("cpu")
+USE = checkpoint.Use(context_length=64, end_of_text=95)
 SHAPES = [Shape(32, 2, 2, 48, 96, tied, 500_000, "1e-5") for tied in (True, False)]
 IDS = torch.randint(0, 96, (2, 40), generator=torch.Generator().manual_seed(3))
 
@@ -23,7 +24,7 @@ def kept(shape: Shape, folder: Path) -> dict[str, Path]:
     """The files of a checkpoint, named otherwise, as in a cache."""
     model = initialised(FromInitialisation(shape, 5, "0.2"))
     files = {checkpoint.CONFIG: folder / "a", checkpoint.WEIGHTS: folder / "b"}
-    files[checkpoint.CONFIG].write_bytes(checkpoint.config(shape, context_length=64))
+    files[checkpoint.CONFIG].write_bytes(checkpoint.config(shape, USE))
     save_file(dict(to_llama(model)), files[checkpoint.WEIGHTS], metadata={"format": "pt"})
     return files
 
@@ -58,7 +59,7 @@ def test_an_export_loads_in_transformers_generates_and_has_our_loss(shape: Shape
 def test_the_config_says_all_that_transformers_would_otherwise_assume(shape: Shape) -> None:
     from transformers import LlamaConfig
 
-    ours = json.loads(checkpoint.config(shape, context_length=64))
+    ours = json.loads(checkpoint.config(shape, USE))
     theirs = LlamaConfig(**ours).to_dict()
     assert {key: theirs[key] for key in ours if key != "architectures"} == {key: ours[key] for key in ours if key != "architectures"}
     assert theirs["rope_parameters"] == {"rope_type": "default", "rope_theta": 500_000.0}
@@ -105,6 +106,6 @@ def test_files_that_are_no_checkpoint_are_damaged(name: str, body: bytes, messag
 
 def test_weights_of_another_shape_are_damaged(tmp_path: Path) -> None:
     files = kept(SHAPES[0], tmp_path)
-    files[checkpoint.CONFIG].write_bytes(checkpoint.config(SHAPES[1], context_length=64))
+    files[checkpoint.CONFIG].write_bytes(checkpoint.config(SHAPES[1], USE))
     with pytest.raises(Damaged, match=r"model\.safetensors does not fit its config\.json: 'lm_head\.weight'"):
         checkpoint.load_model(files, CPU)

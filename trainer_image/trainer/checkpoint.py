@@ -50,21 +50,38 @@ class Position:
         return replace(self, losses=(*self.losses, loss)[-LOSSES_KEPT:], skipped_in_row=0)
 
 
-def publish(store: Store, lease: Lease, model: Model, optimizer: AdamW, position: Position, context_length: int, cache: Path) -> None:
+@dataclass(slots=True)
+class State:
+    """A point of a trajectory: all that a step reads and changes."""
+
+    model: Model
+    optimizer: AdamW
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What the config of an export says beyond the shape: how many tokens a window has, and which one ends a document."""
+
+    context_length: int
+    end_of_text: int
+
+
+def publish(store: Store, lease: Lease, state: State, use: Use, cache: Path) -> None:
     """Keep the state in the store. Raises LeaseLost when this attempt was overtaken."""
     with tempfile.TemporaryDirectory(prefix="checkpoint-", dir=cache) as folder:
         weights, states = Path(folder) / WEIGHTS, Path(folder) / OPTIMIZER
-        save_file(_on_cpu(dict(to_llama(model))), weights, metadata={"format": "pt"})
-        save_file(_on_cpu(dict(moments.tensors(model, optimizer))), states)
-        files: dict[str, Path | bytes] = {CONFIG: config(model.shape, context_length), WEIGHTS: weights, OPTIMIZER: states}
-        checkpoints.publish(store, lease, position.tokens, files, asdict(position))
+        save_file(_on_cpu(dict(to_llama(state.model))), weights, metadata={"format": "pt"})
+        save_file(_on_cpu(dict(moments.tensors(state.model, state.optimizer))), states)
+        files: dict[str, Path | bytes] = {CONFIG: config(state.model.shape, use), WEIGHTS: weights, OPTIMIZER: states}
+        checkpoints.publish(store, lease, state.position.tokens, files, asdict(state.position))
 
 
 def _on_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
 
 
-def config(shape: Shape, context_length: int) -> bytes:
+def config(shape: Shape, use: Use) -> bytes:
     """`config.json` of transformers 5 for this shape."""
     content = {
         "architectures": ["LlamaForCausalLM"],
@@ -82,10 +99,10 @@ def config(shape: Shape, context_length: int) -> bytes:
         "mlp_bias": False,
         "rms_norm_eps": float(shape.norm_eps),
         "rope_parameters": {"rope_type": "default", "rope_theta": float(shape.rope_theta)},
-        "max_position_embeddings": context_length,
+        "max_position_embeddings": use.context_length,
         "tie_word_embeddings": shape.tied,
-        "bos_token_id": None,
-        "eos_token_id": None,
+        "bos_token_id": use.end_of_text,
+        "eos_token_id": use.end_of_text,
         "pad_token_id": None,
     }
     return (json.dumps(content, indent=2) + "\n").encode()

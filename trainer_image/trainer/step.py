@@ -5,18 +5,17 @@
 Gradients are means over the whole step whatever `micro_batch` is; pieces change the order of float sums, so the default on a CPU is one.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from math import isfinite
 from typing import Final
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
 
 from orchestrator.contract.tasks import Trajectory
 from orchestrator.errors import TaskRefused
-from trainer.checkpoint import Position
+from trainer.checkpoint import State
 from trainer.curve import Curve
 from trainer.data import Mixture
 from trainer.loss import head_loss
@@ -28,15 +27,6 @@ SKIPS_ALLOWED: Final = 10
 """So many steps in a row may have a loss or gradient that is no number; one more and the task is refused."""
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(slots=True)
-class State:
-    """A point of a trajectory: all that a step reads and changes."""
-
-    model: Model
-    optimizer: AdamW
-    position: Position
 
 
 def step(trajectory: Trajectory, mixture: Mixture, state: State, micro_batch: int, curve: Curve) -> None:

@@ -19,13 +19,13 @@ from orchestrator.errors import TaskRefused
 from orchestrator.store import addresses, checkpoints, leases
 from orchestrator.store.checkpoints import Checkpoint
 from trainer import checkpoint, export
-from trainer.checkpoint import Position
+from trainer.checkpoint import Position, State, Use
 from trainer.context import Context, Outcome, Stopped
 from trainer.curve import Curve
 from trainer.data import Mixture, open_mixture
 from trainer.model import Model, initialised
 from trainer.optimizer import adamw
-from trainer.step import DTYPES, State, step
+from trainer.step import DTYPES, step
 
 _EXPORT_TOKENS: Final = 512
 """How much of a window the exported model is checked on: enough positions to tell, few enough for a CPU."""
@@ -112,13 +112,14 @@ def _start(context: Context, trajectory: Trajectory, device: torch.device) -> St
 
 def _train(context: Context, task: TrainTask, mixture: Mixture, state: State) -> None:
     """Steps until the end, each told and kept as often as the placement asks."""
-    curve, kept_at, length = Curve(context, task.tokens), monotonic(), task.trajectory.sequence_length
+    use = Use(task.trajectory.sequence_length, mixture.end_of_text)
+    curve, kept_at = Curve(context, task.tokens), monotonic()
     while state.position.tokens < task.tokens:
         step(task.trajectory, mixture, state, context.placement.micro_batch, curve)
         ended, stopping = state.position.tokens >= task.tokens, context.stopping()
         if ended or stopping or monotonic() - kept_at >= context.placement.checkpoint_seconds:
             curve.flush()
-            checkpoint.publish(context.store, context.lease, state.model, state.optimizer, state.position, length, context.cache)
+            checkpoint.publish(context.store, context.lease, state, use, context.cache)
             kept_at = monotonic()
         if stopping and not ended:
             raise Stopped(f"asked to stop; kept at {state.position.tokens} of {task.tokens} tokens")
