@@ -5,6 +5,7 @@ in ranges that fit in memory; equal keys keep the reading order. How the pieces 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -47,7 +48,7 @@ def each_once(documents: Iterable[tuple[np.void, Tokens]]) -> Iterator[tuple[np.
             yield row, ids
 
 
-class SectionWriter:
+class SectionWriter(AbstractContextManager["SectionWriter"]):
     """Writes one section of a prepared source into the attempt's folder, shard by shard. `folder`: local, for the shard in the making."""
 
     def __init__(self, store: Store, lease: Lease, name: str, shard_tokens: int, folder: Path) -> None:
@@ -59,6 +60,10 @@ class SectionWriter:
         self._tokens = self._bytes = self._documents = 0
         self._shards: list[Artifact] = []
         self._documents_files: list[Artifact] = []
+
+    def __exit__(self, *problem: object) -> None:
+        if self._open is not None:
+            self._open.close()
 
     def add(self, row: np.void, ids: Tokens) -> None:
         """The next document."""

@@ -129,12 +129,12 @@ def _merge(context: Context, pieces: list[Piece], tokenizer: Tokenizer, sizes: S
     bytes_a_token = (meter.total - meter.done) / max(1, sum(piece.ids.bytes // dtype.itemsize for piece in pieces))
 
     def section(name: str, documents: Iterable[tuple[np.void, Tokens]]) -> Section:
-        writer = SectionWriter(context.store, context.lease, name, sizes.shard_bytes // dtype.itemsize, Path(folder))
-        for row, ids in documents:
-            writer.add(row, ids)
-            meter.advance(int(len(ids) * bytes_a_token))
-            meter.leave_if_asked()
-        return writer.close()
+        with SectionWriter(context.store, context.lease, name, sizes.shard_bytes // dtype.itemsize, Path(folder)) as writer:
+            for row, ids in documents:
+                writer.add(row, ids)
+                meter.advance(int(len(ids) * bytes_a_token))
+                meter.leave_if_asked()
+            return writer.close()
 
     range_tokens = sizes.merge_bytes // dtype.itemsize
     context.cache.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,249 @@
+"""Windows of prepared sources and mixtures of them: what is read, in which order, and what damage does."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trainer.data import Mixture, PreparedSource, open_mixture
+from trainer.order import permutation
+
+from orchestrator.contract.mixture import counts
+from orchestrator.contract.tasks import FromInitialisation, Optimizer, Schedule, Shape, Trajectory
+from orchestrator.errors import Damaged, KeyMissing, TaskRefused
+from orchestrator.store import Store, open_store, records
+from orchestrator.store.memory import in_memory_store
+from tests.trainer.prepared import END_OF_TEXT, publish
+
+T = 5
+SHAPE = Shape(width=8, layers=1, heads=1, feed_forward=8, vocabulary=64, tied=True, rope_theta=10000, norm_eps="1e-5")
+TRAJECTORY = Trajectory(
+    start=FromInitialisation(SHAPE, 1, "0.02"), shares=(), already_read=(), data_seed=1, sequence_length=T, batch=4,
+    optimizer=Optimizer("0.9", "0.99", "1e-8", "0.1", "0", "1", "0"), schedule=Schedule("constant", 0, "0.001"), precision="float32",
+    numerics=1,
+)  # fmt: skip
+
+Window = tuple[str, int]
+"""Digest of a source and number of a window."""
+
+
+@pytest.fixture(scope="module")
+def store() -> Store:
+    return in_memory_store()
+
+
+@pytest.fixture(scope="module")
+def opened(store: Store, cache: Path) -> dict[str, PreparedSource]:
+    """Three sources of 40, 7 and 23 windows, and some tokens over."""
+    digests = sorted(publish(store, number, range(1, windows * T + 3)) for number, windows in enumerate((40, 7, 23)))
+    return {digest: PreparedSource.open(store, digest, cache) for digest in digests}
+
+
+Shares = Iterable[tuple[str, int]]
+Sources = dict[str, PreparedSource]
+
+
+def mixture_of(opened: Sources, shares: Shares, **changes: Any) -> Mixture:
+    trajectory = replace(TRAJECTORY, shares=tuple(shares), **changes)
+    return Mixture(trajectory, [opened[digest] for digest, _ in trajectory.shares])
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def read(mixture: Mixture, windows: int) -> list[Window]:
+    """The first `windows` windows of a trajectory."""
+    return [(mixture.sources[source].digest, window) for source, window in map(mixture.window, range(windows))]
+
+
+def of_source(windows: list[Window], digest: str) -> list[int]:
+    return [window for source, window in windows if source == digest]
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(2, 200))
+def test_a_window_begins_at_the_last_token_of_the_one_before(shard_tokens: int, length: int, tokens: int) -> None:
+    store = in_memory_store()
+    digest = publish(store, 0, range(tokens), shard_tokens=shard_tokens)
+    source = PreparedSource.open(store, digest, Path("unused"))
+    assert source.windows(length) == (tokens - 1) // length
+    for index in range(source.windows(length)):
+        assert source.window(index, length).tolist() == list(range(index * length, index * length + length + 1))
+
+
+three_shares = st.lists(st.integers(1, 99), min_size=3, max_size=3)
+
+
+@settings(max_examples=40)
+@given(three_shares, st.integers(0, 10**6))
+def test_no_window_comes_twice_in_an_epoch(opened: Sources, shares: list[int], seed: int) -> None:
+    windows = read(mixture_of(opened, zip(opened, shares, strict=True), data_seed=seed), 240)
+    for digest, source in opened.items():
+        size, seen = source.windows(T), of_source(windows, digest)
+        for start in range(0, len(seen), size):
+            epoch = seen[start : start + size]
+            assert len(set(epoch)) == len(epoch)
+            assert len(epoch) < size or sorted(epoch) == list(range(size))
+
+
+def test_epochs_have_orders_of_their_own(opened: Sources) -> None:
+    digest, source = next(iter(opened.items()))
+    size = source.windows(T)
+    seen = of_source(read(mixture_of(opened, [(digest, 1)]), 3 * size), digest)
+    assert seen[:size] != seen[size : 2 * size] != seen[2 * size :]
+
+
+@settings(max_examples=40)
+@given(three_shares, st.integers(1, 300))
+def test_every_prefix_has_its_shares(opened: Sources, shares: list[int], prefix: int) -> None:
+    windows = read(mixture_of(opened, zip(opened, shares, strict=True)), prefix)
+    for digest, share in zip(opened, shares, strict=True):
+        assert abs(len(of_source(windows, digest)) - prefix * share / sum(shares)) <= 2
+
+
+@settings(max_examples=40)
+@given(three_shares, st.lists(st.integers(1, 99), min_size=2, max_size=2))
+def test_other_shares_read_prefixes_of_the_same_order(opened: Sources, shares: list[int], others: list[int]) -> None:
+    """Two cells that differ in code percent are paired, even when a source is missing from one of them."""
+    in_both = list(opened)[1:]
+    one = read(mixture_of(opened, zip(opened, shares, strict=True)), 80)
+    other = read(mixture_of(opened, zip(in_both, others, strict=True)), 80)
+    for digest in in_both:
+        mine, theirs = of_source(one, digest), of_source(other, digest)
+        common = min(len(mine), len(theirs))
+        assert mine[:common] == theirs[:common]
+
+
+@given(three_shares, st.integers(1, 24), st.integers(0, 50))
+def test_batches_of_any_size_read_the_same_windows(opened: Sources, shares: list[int], batch: int, step: int) -> None:
+    one = mixture_of(opened, zip(opened, shares, strict=True), batch=batch).batch(step)
+    single = mixture_of(opened, zip(opened, shares, strict=True), batch=1)
+    alone = [single.batch(position) for position in range(step * batch, (step + 1) * batch)]
+    assert one.window_ids.tolist() == [each.window_ids[0].tolist() for each in alone]
+    assert one.ids.tolist() == [each.ids[0].tolist() for each in alone]
+
+
+@settings(max_examples=40)
+@given(three_shares, three_shares, st.integers(0, 150))
+def test_a_continued_stage_reads_on_where_its_parent_stopped(
+    opened: Sources, shares: list[int], later: list[int], read_before: int
+) -> None:
+    already_read = zip(opened, counts(shares, read_before), strict=True)
+    parent = mixture_of(opened, zip(opened, shares, strict=True))
+    child = mixture_of(opened, zip(opened, later, strict=True), already_read=tuple(pair for pair in already_read if pair[1]))
+    chain = read(parent, read_before) + read(child, 100)
+    for digest in opened:
+        seen = of_source(chain, digest)
+        assert seen == of_source(read(mixture_of(opened, [(digest, 1)]), len(seen)), digest)
+
+
+def test_a_batch_holds_the_windows_that_it_names(opened: Sources) -> None:
+    mixture = mixture_of(opened, [(digest, 1) for digest in opened])
+    batch = mixture.batch(7)
+    assert batch.ids.dtype == np.int64
+    assert batch.ids.shape == (4, T + 1)
+    for row, (source, window) in zip(batch.ids, batch.window_ids, strict=True):
+        assert row.tolist() == mixture.sources[source].window(int(window), T).tolist()
+
+
+def test_an_order_is_longer_than_what_is_kept_of_it(cache: Path) -> None:
+    """Positions are looked up in blocks; none of their borders shows."""
+    store = in_memory_store()
+    windows = 2500
+    digest = publish(store, 0, range(windows * T + 1))
+    mixture = open_mixture(store, replace(TRAJECTORY, shares=((digest, 1),)), cache)
+    expected = [int(window) for epoch in (0, 1) for window in permutation(1, digest, epoch, windows)(np.arange(windows))]
+    assert of_source(read(mixture, 2 * windows), digest) == expected
+
+
+def test_the_seed_and_nothing_of_the_model_orders_the_data(opened: Sources) -> None:
+    shares = [(digest, 1) for digest in opened]
+    bigger = FromInitialisation(replace(SHAPE, width=16), 2, "0.01")
+    base = read(mixture_of(opened, shares), 80)
+    assert read(mixture_of(opened, shares, start=bigger), 80) == base
+    assert read(mixture_of(opened, shares, data_seed=2), 80) != base
+
+
+@pytest.mark.parametrize("tokens", [0, 1, T])
+def test_a_source_without_one_window_is_refused(tokens: int, cache: Path) -> None:
+    store = in_memory_store()
+    digest = publish(store, 0, range(tokens))
+    with pytest.raises(TaskRefused, match=rf"{digest} has {tokens} tokens, not one window of {T}"):
+        open_mixture(store, replace(TRAJECTORY, shares=((digest, 1),)), cache)
+
+
+def test_sources_of_different_tokenizers_do_not_mix(cache: Path) -> None:
+    store = in_memory_store()
+    digests = sorted([publish(store, 0, range(50), vocabulary=60), publish(store, 1, range(50), vocabulary=70)])
+    with pytest.raises(TaskRefused, match="different tokenizers"):
+        open_mixture(store, replace(TRAJECTORY, shares=tuple((digest, 1) for digest in digests)), cache)
+
+
+@pytest.mark.parametrize(("vocabulary", "size"), [(65_535, 2), (65_536, 4), (200_000, 4)])
+def test_ids_take_two_bytes_while_they_fit(vocabulary: int, size: int, cache: Path) -> None:
+    store = in_memory_store()
+    ids = [0, 1, vocabulary - 1] * 4
+    source = PreparedSource.open(store, publish(store, 0, ids, vocabulary=vocabulary), cache)
+    assert source.dtype.itemsize == size
+    assert source.window(0, 11).tolist() == ids
+
+
+def test_held_out_documents_come_by_lowest_hash(cache: Path) -> None:
+    store = in_memory_store()
+    texts = [[number, number + 1, number + 2] for number in range(20)]
+    source = PreparedSource.open(store, publish(store, 0, range(50), texts, shard_tokens=7), cache)
+    all_of_them = source.held_out(1000)
+    assert source.held_out_documents == len(all_of_them) == 20
+    assert [document.hash for document in all_of_them] == sorted(document.hash for document in all_of_them)
+    assert sorted(document.ids.tolist() for document in all_of_them) == texts
+    assert [document.hash for document in source.held_out(5)] == [document.hash for document in all_of_them[:5]]
+    assert all(document.bytes == 9 and document.ids.dtype == np.int64 for document in all_of_them)
+    assert source.end_of_text == END_OF_TEXT
+
+
+def test_what_is_not_prepared_yet_is_missing(store: Store, cache: Path) -> None:
+    with pytest.raises(KeyMissing, match="no record yet"):
+        open_mixture(store, replace(TRAJECTORY, shares=(("0" * 64, 1),)), cache)
+
+
+def damage(store: Store, digest: str, name: str, change: str) -> None:
+    record = records.read_record(store, digest)
+    assert record is not None
+    path = store.objects.local_path(record.artifacts[name].key)
+    assert path is not None
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] if change == "cut" else content[:20] + bytes([content[20] ^ 1]) + content[21:])
+
+
+@pytest.mark.parametrize("change", ["cut", "flipped"])
+@pytest.mark.parametrize("name", ["training-00001.bin", "manifest"])
+def test_damage_is_found_before_anything_is_read(name: str, change: str, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    digest = publish(store, 0, range(300), shard_tokens=100)
+    damage(store, digest, name, change)
+    with pytest.raises(Damaged, match="cut or has been replaced" if change == "cut" else "has changed since it was written"):
+        open_mixture(store, replace(TRAJECTORY, shares=((digest, 1),)), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ["held-out-00000.bin", "held-out-00000.documents"])
+def test_damage_of_held_out_documents_is_found(name: str, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    digest = publish(store, 0, range(300), [list(range(30))])
+    damage(store, digest, name, "flipped")
+    source = PreparedSource.open(store, digest, tmp_path / "cache")
+    assert source.window(0, T).tolist() == list(range(T + 1))
+    with pytest.raises(Damaged, match=name):
+        source.held_out(1)
+
+
+def test_a_folder_is_read_in_place_and_page_by_page(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    mixture = open_mixture(store, replace(TRAJECTORY, shares=((publish(store, 0, range(300)), 1),)), tmp_path / "cache")
+    assert mixture.batch(0).ids.shape == (4, T + 1)
+    assert not (tmp_path / "cache").exists()
