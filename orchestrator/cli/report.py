@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 def report(
     file: Annotated[Path, typer.Argument(help="The study file.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write; report.html is the page.")] = Path("report"),
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write; else the one that `run` writes.")] = None,
     store: Annotated[str | None, typer.Option("--store", help="Where the results are, instead of the file's `store`.")] = None,
 ) -> None:
     """Write OUT/report.html, OUT/figures/*.svg, OUT/runs.parquet, OUT/cells.parquet and OUT/cells.csv from what is done."""
@@ -25,6 +25,7 @@ def report(
     from orchestrator.store import open_store
     from orchestrator.store.plans import current, current_spec
     from orchestrator.study import NOT_PLANNED, store_address
+    from orchestrator.tracking import local_folder
 
     study = read_study(file)
     opened = open_store(store_address(study, store))
@@ -37,4 +38,5 @@ def report(
     then = current_spec(opened, study.name) or {}
     if any(then.get(key) != study.document.get(key) for key in (then.keys() | study.document.keys()) - set(NOT_PLANNED)):
         typer.echo(f"{file} has changed since the study was last run; this report is of the study as it was run.", err=True)
-    typer.echo(f"report: {write_report(opened, frozen[1], out)}")
+    page = write_report(opened, frozen[1], out or local_folder(opened, study.name) / "report")
+    typer.echo(f"report: {page.resolve().as_uri()}")
