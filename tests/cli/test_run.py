@@ -1,0 +1,182 @@
+"""The command line from the outside: processes, as a person starts them, with the real trainer and the real MLflow."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+MAIN: Final = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
+HEAVY: Final = ("torch", "transformers", "mlflow", "pandas", "pyarrow", "obstore", "pydantic", "matplotlib", "scipy")
+STUDY: Final = """\
+apiVersion: scaling-study.dev/v1alpha1
+kind: ScalingStudy
+metadata: {name: smallest}
+spec:
+  store: store
+  grid: {sizes: [0.03M], codePercent: [0, 50], seeds: [1]}
+  data:
+    tokenizer: {train: {vocabulary: 512, bytes: 100k, weights: {english: 50, python: 50}}}
+    sources:
+    - {name: english, group: text, path: corpus/text/*.jsonl}
+    - {name: python, group: code, path: corpus/code}
+    heldOut: {oneIn: 10, documents: 4}
+  training: {sequenceLength: 64, precision: fp32, batch: 4, deviation: "0.06", schedule: {shape: wsd, decay: 10%, warmup: 2K}}
+  recipes:
+  - name: scratch
+    stages:
+    - {name: pretrain, tokens: 40K, mixture: {codePercent: grid, text: {english: 100}, code: {python: 100}}}
+  evaluation: {after: [pretrain], suites: [bpb]}
+"""
+
+
+def scaling_study(*words: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*MAIN, *words], cwd=folder, capture_output=True, text=True, timeout=300, env=clean_environment(), check=False)
+
+
+def clean_environment() -> dict[str, str]:
+    return {**{name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}, "COLUMNS": "120", "NO_COLOR": "1"}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A study that trains two models of a few seconds each, on invented English and Python."""
+    text, code = tmp_path / "corpus" / "text", tmp_path / "corpus" / "code"
+    text.mkdir(parents=True)
+    code.mkdir()
+    words = ["the", "a", "model", "reads", "code", "and", "text", "of", "every", "size", "before", "it", "is", "asked", "what", "follows"]
+    lines = (" ".join(words[(number * step) % len(words)] for step in range(1, 120)) for number in range(1, 300))
+    (text / "a.jsonl").write_text("".join(f'{{"text": "{number} {line}"}}\n' for number, line in enumerate(lines)))
+    for number in range(120):
+        body = "\n".join(f"    value_{step} = {step * number} + value_{step - 1}" for step in range(1, 30))
+        (code / f"m{number}.py").write_text(f"def compute_{number}(value_0):\n{body}\n    return value_29\n")
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY)
+    return file
+
+
+def runs_in(database: Path) -> dict[str, str]:
+    """Digest -> status of every run that was not deleted."""
+    query = "SELECT t.value, r.status FROM runs r JOIN tags t USING (run_uuid) WHERE t.key = 'digest' AND r.lifecycle_stage = 'active'"
+    with closing(sqlite3.connect(database)) as connection:
+        return dict(connection.execute(query).fetchall())
+
+
+def test_help_imports_nothing_heavy_and_states_the_exit_codes() -> None:
+    program = f"""
+import sys
+from orchestrator.cli import main
+sys.argv = ["scaling-study", "--help"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print("HEAVY", [name for name in {HEAVY!r} if name in sys.modules])
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True, env=clean_environment())
+    assert "HEAVY []" in said.stdout
+    for told in ("run ", "plan ", "report ", "tracking ", "store ", "Exit codes: 0 done", "75 stopped on request"):
+        assert told in " ".join(said.stdout.split()) + " "
+
+
+def test_mistakes_of_the_file_are_told_without_a_traceback_and_exit_2(study: Path) -> None:
+    study.write_text(STUDY.replace("codePercent: [0, 50]", "codePercent: [0, 150]"))
+    said = scaling_study("run", str(study), folder=study.parent)
+    assert (said.returncode, said.stdout) == (2, "")
+    assert "study.yaml:6" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_a_dry_run_shows_the_tasks_in_order_and_writes_nothing(study: Path) -> None:
+    said = scaling_study("run", str(study), "--dry-run", folder=study.parent)
+    assert said.returncode == 0, said.stderr
+    kinds = [line.split()[0] for line in said.stdout.splitlines()[1:]]
+    assert said.stdout.startswith("smallest: ")
+    assert kinds[:3] == ["prepare"] * 3
+    assert kinds.count("train") == 4, "a stable piece and a leaf for each of two cells"
+    assert not [path for path in (study.parent / "store").rglob("*") if path.is_file()]
+
+
+def test_a_cell_that_is_not_there_is_a_clear_word(study: Path) -> None:
+    said = scaling_study("run", str(study), "--only", "scratch/0.03M/c5/s1", folder=study.parent)
+    assert said.returncode == 1
+    assert "no cell of smallest is called so. Some that are: scratch/0.03M/c50/s1" in said.stderr
+
+
+def test_a_paused_study_does_not_run(study: Path) -> None:
+    study.write_text(STUDY + "  paused: true\n")
+    said = scaling_study("run", str(study), folder=study.parent)
+    assert (said.returncode, "spec.paused is true" in said.stderr) == (1, True)
+
+
+def test_killed_stopped_and_run_again_it_ends_with_report_and_mirror(study: Path) -> None:
+    """Kill -9 of a worker, Ctrl-C, run again to the end; a third time finds all done; the mirror is deleted and made again."""
+    store = study.parent / "store"
+    begun = [*MAIN, "run", str(study), "--workers", "1", "--no-tracking"]
+    first = subprocess.Popen(begun, cwd=study.parent, stdout=subprocess.PIPE, text=True, env=clean_environment())
+    worker = worker_of_lease(first, store, {os.getpid()})
+    os.kill(worker, signal.SIGKILL)
+    worker_of_lease(first, store, {os.getpid(), worker})
+    first.send_signal(signal.SIGINT)
+    told, _ = first.communicate(timeout=120)
+    assert first.returncode == 75, told
+    assert "its worker died with exit code 137" in told
+    assert f"to go on: scaling-study run {study}" in told
+
+    second = scaling_study("run", str(study), "--workers", "1", folder=study.parent)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert (store / "report" / "report.html").stat().st_size > 1000
+    assert f"report: {(store / 'report' / 'report.html').as_uri()}" in second.stdout
+    assert f"mlflow ui --backend-store-uri sqlite:///{store}/mlflow.db" in second.stdout
+    mirrored = runs_in(store / "mlflow.db")
+    assert mirrored.keys() == {marker.name for marker in (store / "done").iterdir()}
+    assert set(mirrored.values()) == {"FINISHED"}
+
+    (store / "mlflow.db").unlink()
+    mended = scaling_study("tracking", "mirror", "smallest", "--store", str(store), folder=study.parent)
+    assert mended.returncode == 0, mended.stdout + mended.stderr
+    assert runs_in(store / "mlflow.db") == mirrored
+
+    third = scaling_study("run", str(study), "--no-tracking", folder=study.parent)
+    assert third.returncode == 0, third.stdout + third.stderr
+    assert "(0 now," in third.stdout
+
+    verified = scaling_study("store", "verify", str(study), folder=study.parent)
+    assert (verified.returncode, "0 broken" in verified.stdout) == (0, True), verified.stdout
+    cleared = scaling_study("store", "gc", str(study), "--dry-run", folder=study.parent)
+    assert (cleared.returncode, "would go" in cleared.stdout) == (0, True), cleared.stdout
+
+
+def worker_of_lease(run: "subprocess.Popen[str]", store: Path, but: set[int]) -> int:
+    """The process that trains, as soon as one does that is none of `but`."""
+    deadline = time.monotonic() + 240
+    while True:
+        for lease in store.glob("trajectories/*/lease/*.json"):
+            with suppress(ValueError):
+                body = json.loads(lease.read_text())
+                if body["pid"] not in but and body["ended"] is None:
+                    return int(body["pid"])
+        assert run.poll() is None, "it ended before it trained"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_store_that_is_not_there_is_not_made_by_looking_after_it(tmp_path: Path) -> None:
+    said = scaling_study("store", "gc", "nowhere", folder=tmp_path)
+    assert (said.returncode, "no such folder" in said.stderr) == (1, True)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("words", [["tracking", "mirror", "nobody"], ["tracking", "mirror", "nobody", "--store", "empty"]])
+def test_a_mirror_of_a_study_that_is_not_there_is_a_clear_word(tmp_path: Path, words: list[str]) -> None:
+    said = scaling_study(*words, folder=tmp_path)
+    assert said.returncode == 1
+    assert "nobody" in said.stderr
+    assert "Traceback" not in said.stderr
