@@ -38,6 +38,8 @@ _CAUSES: Final = {
 }
 # obstore hands the number on in its text only
 _OS_ERROR: Final = re.compile(r"os error (\d+)")
+# a listing's refusal comes as text alone; the last is where the library looks for credentials when the environment has none
+_NO_RIGHTS: Final = ("403 Forbidden", "401 Unauthorized", "169.254.169.254")
 
 
 class BucketObjects:
@@ -85,7 +87,7 @@ class BucketObjects:
             return _stat(obstore.head(self._backend, key))
 
     def list(self, prefix: str) -> Iterator[Stat]:
-        with self._errors("list", prefix):
+        with self._errors("list", prefix or "its objects"):
             for batch in obstore.list(self._backend, prefix or None, chunk_size=1000):
                 yield from map(_stat, batch)
 
@@ -105,7 +107,7 @@ class BucketObjects:
             yield
         except (FileNotFoundError, NotFoundError) as problem:
             if "NoSuchBucket" in str(problem):
-                raise StoreUnavailable(f"the store {self._url}: there is no such bucket; make it, or look at the address") from problem
+                raise StoreUnavailable(f"the store {self._url} did not {action} {key}: {cause(problem)}") from problem
             raise KeyMissing(f"the store {self._url} has no {key}") from None
         except AlreadyExistsError:
             raise AlreadyThere(f"the store {self._url} has {key} already") from None
@@ -126,6 +128,8 @@ def cause(problem: Exception) -> str:
     number = problem.errno if isinstance(problem, OSError) and problem.errno else int(found[1]) if found else 0
     if number in _CAUSES:
         return _CAUSES[number]
-    if isinstance(problem, (PermissionDeniedError, UnauthenticatedError)):
+    if "NoSuchBucket" in text:
+        return "there is no such bucket; make it, or look at the address"
+    if isinstance(problem, (PermissionDeniedError, UnauthenticatedError)) or any(mark in text for mark in _NO_RIGHTS):
         return "it refuses us; look at the credentials in the environment (AWS_ACCESS_KEY_ID and so on) and their rights"
     return f"it is away or slow ({text.split('Debug source')[0].strip()[:300]}); try again when it answers"

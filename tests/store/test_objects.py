@@ -162,6 +162,9 @@ def test_two_machines_see_one_store_in_memory_with_clocks_that_differ() -> None:
         (GenericError("Unable to create file: Read-only file system (os error 30)"), "read-only"),
         (OSError(errno.EACCES, "Permission denied"), "rights of the folder"),
         (PermissionDeniedError("403 Forbidden"), "credentials in the environment"),
+        (GenericError("list request: 403 Forbidden: SignatureDoesNotMatch"), "credentials in the environment"),
+        (GenericError("Error performing PUT http://169.254.169.254/latest/api/token"), "credentials in the environment"),
+        (FileNotFoundError("404 Not Found: <Code>NoSuchBucket</Code>"), "there is no such bucket"),
         (GenericError("error sending request: connection refused (os error 111)"), "away or slow"),
     ],
 )
