@@ -1,4 +1,4 @@
-"""A worker whose tasks do nothing but last, for tests of the protocol: `slow` until it is stopped, `quick`, `noisy`, `forks`."""
+"""A worker whose tasks do nothing but last, to test the protocol: `slow` until stopped, `deaf` for ever, `quick`, `noisy`, `forks`."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def run(store: Store, digest: str, placement: Placement, emit: Callable[[Event],
     if digest == "forks":
         _outlive_a_child()
     done = 0
-    while digest == "slow" and not stop():
+    while digest == "deaf" or (digest == "slow" and not stop()):
         done += 1
         emit(Progress(digest, done, 1_000_000, "tokens", 1 / done))
         time.sleep(0.01)

@@ -85,6 +85,17 @@ def test_more_sigterms_than_one_are_as_polite_as_one(worker: WorkerProcess) -> N
     assert worker.left_with() == ExitCode.STOPPED
 
 
+def test_a_second_interrupt_means_at_once(worker: WorkerProcess) -> None:
+    worker.ask("deaf")
+    worker.until_progress()
+    worker.signal(signal.SIGINT)
+    worker.until_progress()
+
+    worker.signal(signal.SIGINT)
+
+    assert worker.left_with() == 128 + signal.SIGINT
+
+
 def test_a_child_of_the_worker_dies_of_its_own_signals(worker: WorkerProcess) -> None:
     worker.ask("forks")
 

@@ -51,9 +51,10 @@ def perform(context: Context) -> Outcome:
 
 
 def load() -> None:
-    """Import everything that any task needs, so that a worker is ready when it says so."""
+    """Import everything that any task needs, so that a worker is ready when it says so, and note which code that is."""
     from trainer import evaluate, prepare, train
 
+    lineage.commit()
     del evaluate, prepare, train
 
 

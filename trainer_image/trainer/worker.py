@@ -102,8 +102,6 @@ def serve(
             print(f"worker: {problem}", file=sys.stderr)
             return int(ExitCode.FAILED)
         run(store, request.run, request.placement, events.send, stop)
-        if stop():
-            break
     return int(ExitCode.STOPPED if stop() else ExitCode.DONE)
 
 

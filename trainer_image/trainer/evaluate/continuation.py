@@ -7,7 +7,7 @@ documents' hashes: the items are the same on every machine and Python.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,8 +35,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
+    """`text_bytes`: token ids to the bytes of their text, for the rows."""
+
     questions: list[Question]
-    bytes_of_token: NDArray[np.int64]
+    text_bytes: Callable[[list[int]], int]
     name: str = "continuation"
 
     def sequences(self) -> list[Sequence]:
@@ -54,7 +56,7 @@ class Continuation:
 
     def _row(self, question: Question, scores: list[float]) -> Row:
         prediction = max(range(len(scores)), key=scores.__getitem__)
-        sizes = [int(self.bytes_of_token[choice].sum()) for choice in question.choices]
+        sizes = [self.text_bytes(choice.tolist()) for choice in question.choices]
         return Row(self.name, question.item, prediction, prediction == question.truth, scores, sizes, [len(c) for c in question.choices])
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from orchestrator.contract.tasks import EvaluateTask
 from orchestrator.contract.words import BENCHMARK_SUITES
 from orchestrator.errors import TaskRefused
+from orchestrator.store import artifacts, records
 from trainer.context import Context
 from trainer.data import PreparedSource
 from trainer.evaluate.bits_per_byte import BitsPerByte
@@ -41,7 +42,17 @@ def _continuation(context: Context, task: EvaluateTask) -> list[Benchmark]:
     asked = questions(
         list(prepared.held_out(documents)), prepared.end_of_text, context=start, continuation=length, choices=choices, seed=seed
     )
-    return [Continuation(asked)]
+    return [Continuation(asked, _text_bytes(context, source))]
+
+
+def _text_bytes(context: Context, source: str) -> Callable[[list[int]], int]:
+    """How many bytes of UTF-8 some token ids of a prepared source spell; a character that is cut off counts as U+FFFD."""
+    from tokenizers import Tokenizer
+
+    record = records.read_record(context.store, source)
+    assert record is not None, "the source has been opened"
+    tokenizer = Tokenizer.from_str(artifacts.read_bytes(context.store, record.artifacts["tokenizer"]).decode())
+    return lambda ids: len(tokenizer.decode(ids, skip_special_tokens=False).encode())
 
 
 def _asked(task: EvaluateTask, **types: type) -> tuple[Any, ...]:
