@@ -34,7 +34,7 @@ def mirror(
     from orchestrator.tracking.follow import follow as keep_up
     from orchestrator.tracking.follow import mirror_once, told
 
-    name, address = _which(study, store)
+    name, address = which_study(study, store)
     opened = open_store(address)
     where = tracking_uri(opened, name, uri)
     artifacts = artifacts_folder(opened, name, where)
@@ -53,7 +53,7 @@ def _no_options() -> None:
     """Keeps `mirror` a subcommand although it is the only one."""
 
 
-def _which(study: str, store: str | None) -> tuple[str, str]:
+def which_study(study: str, store: str | None) -> tuple[str, str]:
     """Name and store of a study that is given by file or by name."""
     from orchestrator.errors import PlanRefused
     from orchestrator.spec import read_study

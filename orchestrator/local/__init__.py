@@ -5,7 +5,7 @@ cluster `reconcile` takes its place, with the same tasks, exit codes and records
 """
 
 from orchestrator.local.run import RunResult, run_plan
-from orchestrator.local.schedule import in_order, wanted_tasks
+from orchestrator.local.schedule import held_back, in_order, wanted_tasks
 from orchestrator.local.workers import StopRequest, cores
 
-__all__ = ["RunResult", "StopRequest", "cores", "in_order", "run_plan", "wanted_tasks"]
+__all__ = ["RunResult", "StopRequest", "cores", "held_back", "in_order", "run_plan", "wanted_tasks"]

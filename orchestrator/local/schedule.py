@@ -5,7 +5,7 @@ Pure: no clock, no process, no file. `run` tells it what ended and asks for the 
 
 import difflib
 import heapq
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -183,14 +183,7 @@ class Schedule:
 
     def held_back(self) -> set[str]:
         """Tasks that cannot run because something that they need has failed."""
-        reached: set[str] = set()
-        open_ends = self.failed()
-        while open_ends:
-            for digest in self._dependents.get(open_ends.pop(), ()):
-                if digest not in reached and self.state[digest] is State.WAITING:
-                    reached.add(digest)
-                    open_ends.append(digest)
-        return reached
+        return _reach(self._dependents, self.failed(), lambda digest: self.state[digest] is State.WAITING)
 
     def _again(self, digest: str, outcome: Outcome, delay: float, now: float) -> Ended:
         self.state[digest] = State.WAITING
@@ -227,6 +220,22 @@ class Schedule:
             return self.plan.tasks[digest].kind is not TaskKind.PREPARE, -paths[digest]
 
         return {digest: place for place, digest in enumerate(sorted(self.wanted, key=rank))}
+
+
+def held_back(plan: Plan, failed: Iterable[str], finished: Collection[str]) -> set[str]:
+    """Tasks of a plan that cannot run because something that they need has failed: what `Schedule.held_back` is inside a run."""
+    return _reach(_dependents(plan.tasks, plan.tasks), failed, lambda digest: digest not in finished)
+
+
+def _reach(dependents: Mapping[str, list[str]], begin: Iterable[str], passes: Callable[[str], bool]) -> set[str]:
+    reached: set[str] = set()
+    open_ends = list(begin)
+    while open_ends:
+        for digest in dependents.get(open_ends.pop(), ()):
+            if digest not in reached and passes(digest):
+                reached.add(digest)
+                open_ends.append(digest)
+    return reached
 
 
 def _with_needs(tasks: Mapping[str, PlannedTask], digests: Iterable[str]) -> set[str]:
