@@ -1,4 +1,4 @@
-"""`Objects` on a folder, S3, GCS or Azure: the only module with `obstore`.
+"""`Objects` on a folder, S3, GCS or Azure, through `obstore`.
 
 `open_store` builds it. One code path serves a folder and a cloud; errors become ours, with a word about what to do next.
 """

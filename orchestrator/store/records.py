@@ -6,12 +6,13 @@ repaired by whoever finds it missing.
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from orchestrator.contract.identity import digest_of
 from orchestrator.contract.record import Record
 from orchestrator.contract.record import read_record as parse_record
-from orchestrator.errors import ContractError, Damaged, KeyMissing
+from orchestrator.errors import ContractError, Damaged, KeyMissing, StoreUnavailable
 from orchestrator.store.addresses import DONE, done_key, record_key
 from orchestrator.store.aside import move_record_aside
 from orchestrator.store.leases import Lease
@@ -81,7 +82,8 @@ def _repair_marker(store: Store, digest: str) -> None:
     try:
         store.objects.stat(done_key(digest))
     except KeyMissing:
-        mark_done(store, digest)
+        with suppress(StoreUnavailable):  # a report can be read from a store that is full or read-only
+            mark_done(store, digest)
 
 
 def mark_done(store: Store, digest: str) -> None:

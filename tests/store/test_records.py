@@ -82,6 +82,15 @@ def test_a_missing_marker_is_made_by_whoever_reads_the_record(store: Store) -> N
     assert done(store) == {DIGEST}
 
 
+def test_a_record_is_read_from_a_store_that_takes_no_marker() -> None:
+    store = in_memory_store()
+    publish_record(store, record(TASK))
+    store.objects.delete(done_key(DIGEST))
+    assert isinstance(store.objects, InMemoryObjects)
+    store.objects.faults.append(Fault("put", "*", "before", times=-1, message="it is read-only"))
+    assert read_record(store, DIGEST) == record(TASK)
+
+
 def test_a_death_between_record_and_marker_is_mended_by_the_next_attempt() -> None:
     store = in_memory_store([Fault("put", "done/*", "before")])
     with pytest.raises(StoreUnavailable):
