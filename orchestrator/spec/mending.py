@@ -41,8 +41,8 @@ def rests_on(reads: Iterable[Path], broken: Iterable[Path]) -> bool:
     return any(all(a in (b, "*") for a, b in zip(path, other, strict=False)) for path in reads for other in broken)
 
 
-# Of the unions in the models: not part of any file
-TAGS: Final = ("<one>", "<by size>", "<grid>", "<percent>", "<file>")
+# Tags of the unions in the models, and pydantic's word for a key that is wrong: no part of the file
+MARKS: Final = ("<one>", "<by size>", "<grid>", "<percent>", "<file>", "[key]")
 
 
 def read_models(document: object, broken: Iterable[Path]) -> Reading:
@@ -74,7 +74,8 @@ def _misfits(errors: list[ErrorDetails], values: object) -> list[Misfit]:
         path = _path(error["loc"], values)
         if error["type"] == "beside":
             path = (*(path[:-1] if path[-1:] == (context["beside"],) else path), context["key"])
-        given = path[-1] if error["loc"] and error["loc"][-1] == "[key]" else value_at(values, path)
+        of_key = error["loc"][-1:] == ("[key]",) and path[-1:] not in ((), ("[key]",))
+        given = path[-1] if of_key else value_at(values, path)
         if error["type"] == "too_short" and given:
             continue  # pydantic counts only the entries that are right
         holder = value_at(values, path[:-1])
@@ -87,11 +88,13 @@ def _path(loc: tuple[str | int, ...], values: object) -> Path:
     """A place in the models as a path in the file: without the tags of unions, and not past a value that is written short."""
     path: list[str | int] = []
     for part in loc:
-        if part == "[key]" or not isinstance(values, (Mapping, list)):
+        if not isinstance(values, (Mapping, list)):
             break
-        if part not in TAGS:
-            path.append(part)
-            values = value_at(values, (part,))
+        stands_there = isinstance(values, Mapping) and part in values
+        if part in MARKS and not stands_there:
+            continue
+        path.append(part)
+        values = value_at(values, (part,))
     return tuple(path)
 
 
@@ -115,8 +118,9 @@ def _round(values: Any, misfits: list[Misfit], reading: Reading, mended: set[Pat
             continue
         if not any(misfit.path[: len(path)] == path for path in told):
             reading.findings.append(finding_of(misfit))
-        if misfit.is_unknown_key:
-            _rename_or_drop(values, misfit.path, renames.get(misfit.path), reading)
+        holder = value_at(values, misfit.path[:-1])
+        if misfit.is_unknown_key and isinstance(holder, dict):
+            _rename_or_drop(holder, misfit.path, renames.get(misfit.path), reading)
         else:
             values = _mend(values, misfit.path, reading, mended)
     return values
@@ -127,7 +131,7 @@ def _renames(values: object, misfits: list[Misfit]) -> dict[Path, str]:
     renames: dict[Path, str] = {}
     for misfit in misfits:
         holder = value_at(values, misfit.path[:-1])
-        if misfit.is_unknown_key and isinstance(holder, Mapping):
+        if misfit.is_unknown_key and misfit.path and isinstance(holder, Mapping):
             meant = nearest(misfit.path[-1], misfit.known_keys)
             taken = {key for path, key in renames.items() if path[:-1] == misfit.path[:-1]}
             if meant and meant not in holder and meant not in taken:
@@ -135,9 +139,7 @@ def _renames(values: object, misfits: list[Misfit]) -> dict[Path, str]:
     return renames
 
 
-def _rename_or_drop(values: object, path: Path, meant: str | None, reading: Reading) -> None:
-    holder = value_at(values, path[:-1])
-    assert isinstance(holder, dict)
+def _rename_or_drop(holder: dict[str | int, Any], path: Path, meant: str | None, reading: Reading) -> None:
     value = holder.pop(path[-1], None)
     if meant is None:
         return

@@ -39,10 +39,12 @@ class Tokens(Part):
 
 
 def _tokens_of(given: object) -> object:
+    if isinstance(given, Tokens):
+        return given
     if isinstance(given, str) and given.endswith("x"):
         return {"perParameter": given}
     if not isinstance(given, Mapping):
-        return given if isinstance(given, Tokens) else {"amount": given}
+        return {"amount": _AMOUNT.validate(given)}
     for key in given:
         if key != "text":
             raise PydanticCustomError("beside", "{key}", {"key": key, "beside": "text"})

@@ -16,7 +16,7 @@ from orchestrator.spec.scalars import Wrong, plain_scalar
 
 # An object of a cluster may have 1.5 MB in etcd, and annotations need room
 LARGEST_FILE: Final = 2**20
-LARGEST_TREE: Final = 100_000
+LARGEST_TREE: Final = 50_000
 DEEPEST: Final = 24
 
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -84,10 +84,8 @@ def read_document(body: bytes, file: str) -> tuple[Document, list[Mistake]]:
     root, second = _compose(text, file)
     if root is None:
         raise NotYaml(Mistake(file, 0, "", "the file is empty.", "Begin with apiVersion, kind, metadata and spec."))
-    if root.size > LARGEST_TREE or root.depth > DEEPEST:
-        raise NotYaml(
-            Mistake(file, root.line, "", f"the file holds more than {LARGEST_TREE} values, or nests deeper than {DEEPEST}.", "Write less.")
-        )
+    if root.depth > DEEPEST:
+        raise NotYaml(Mistake(file, root.line, "", f"this nests deeper than {DEEPEST} levels.", "No study file needs that."))
     findings: list[tuple[int, Finding]] = []
     broken: set[Path] = set()
     values = _plain(root, (), findings, broken)
@@ -148,6 +146,7 @@ class _Composer:
         self.keys: list[tuple[str, int] | None] = []
         self.anchors: dict[str, Node] = {}
         self.seen = False
+        self.count = 0
 
     def take(self, event: Any) -> None:  # noqa: ANN401  (PyYAML's events share no type that knows their fields)
         line = event.start_mark.line + 1
@@ -176,8 +175,6 @@ class _Composer:
         self.keys.pop()
         node.size = 1 + sum(child.size for child in node.children)
         node.depth = 1 + max((child.depth for child in node.children), default=0)
-        if node.size > LARGEST_TREE:
-            raise NotYaml(Mistake(self.file, node.line, "", f"this holds more than {LARGEST_TREE} values.", "No study file needs that."))
         self._put(node)
 
     def _scalar(self, event: Any, line: int) -> None:  # noqa: ANN401
@@ -212,6 +209,12 @@ class _Composer:
         self.keys[-1] = (text, line)
 
     def _put(self, node: Node) -> None:
+        self.count += 1
+        if max(self.count, node.size) > LARGEST_TREE:
+            outermost = self.open[0] if self.open else node
+            raise NotYaml(
+                Mistake(self.file, outermost.line, "", f"this holds more than {LARGEST_TREE} values.", "No study file needs that.")
+            )
         if not self.open:
             self.root = node
             return
