@@ -82,3 +82,15 @@ SUITES: Final = (*SOURCE_SUITES, *BENCHMARK_SUITES)
 
 # Tags of an MLflow run; lists, joined by commas, where a task serves several cells.
 TAGS: Final = ("study", "recipe", "size", "code_percent", "seed", "stage", "digest", "attempt")
+
+# Labels and annotations on what we make on a cluster. A label's value ends at 63 characters: it holds the first 32 hex of a digest.
+LABEL_PREFIX: Final = "scaling-study.dev/"
+LABEL_STUDY: Final = LABEL_PREFIX + "study"
+LABEL_KIND: Final = LABEL_PREFIX + "kind"
+LABEL_DIGEST: Final = LABEL_PREFIX + "digest"
+LABEL_RUN: Final = LABEL_PREFIX + "run"
+LABEL_SIZE: Final = LABEL_PREFIX + "size"
+LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
+ANNOTATION_TASKS: Final = LABEL_PREFIX + "tasks"
+"""On a Workflow: the full digests of its tasks, as a JSON list in their order."""
+DIGEST_LABEL_LENGTH: Final = 32

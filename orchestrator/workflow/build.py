@@ -1,0 +1,263 @@
+"""A unit -> an Argo Workflow, as a plain dict.
+
+Pure: no clock, no random id, the same bytes for the same unit, plan and settings. The controller sends it with strict field validation,
+`render` prints it. Argo does the DAG and the restarts; what a restart means is in the trainer's exit codes.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from orchestrator.contract.plan import Plan, PlannedTask
+from orchestrator.contract.tasks import PrepareTask, TokenizerTask
+from orchestrator.contract.words import (
+    ANNOTATION_TASKS,
+    DIGEST_LABEL_LENGTH,
+    LABEL_DIGEST,
+    LABEL_KIND,
+    LABEL_QUEUE,
+    LABEL_RUN,
+    LABEL_SIZE,
+    LABEL_STUDY,
+    ExitCode,
+    TaskKind,
+)
+from orchestrator.spec import Execution
+from orchestrator.workflow.units import Unit, workflow_name
+
+Document = dict[str, Any]
+
+EXECUTOR: Final = "scaling-study-executor"
+"""Service account of Argo's own containers, and the prefix of its token's Secret; the trainer holds no token."""
+TRAINER: Final = "scaling-study-trainer"
+
+# Argo counts every attempt, also those that were only preempted: failures are counted in the leases, not here
+RETRY_LIMIT: Final = 1000
+# A crash before the store is reached leaves no lease: so many attempts in all, then Argo gives up on other failures
+CRASHES: Final = 30
+ALWAYS_AGAIN: Final = (ExitCode.HELD, ExitCode.STOPPED, 137, 143)
+NEVER_AGAIN: Final = (
+    f'lastRetry.exitCode == "{int(ExitCode.REFUSED)}" || lastRetry.message matches "OOM" || lastRetry.message matches "forbidden"'
+)
+RETRY_EXPRESSION: Final = (
+    f"!({NEVER_AGAIN}) && (lastRetry.status == 'Error'"
+    f" || lastRetry.exitCode in [{', '.join(repr(str(int(code))) for code in ALWAYS_AGAIN)}]"
+    f" || asInt(retries) < {CRASHES})"
+)
+BACKOFF: Final[Document] = {"duration": "2s", "factor": 2, "cap": "2m"}
+
+USER: Final = 65532
+"""The user of both images: nobody in particular."""
+KEEP_SECONDS: Final = 3600
+"""How long a finished Workflow stays for people to look at; its record is in the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodSettings:
+    """Where the pods of a study run. `inputs`: fingerprint -> paths. `defaults`: what the namespace's policy adds to every pod."""
+
+    namespace: str
+    study: str
+    study_uid: str
+    store: str
+    run_number: int
+    execution: Execution
+    inputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    lease_seconds: int = 600
+    checkpoint_seconds: int = 600
+    environment: Mapping[str, str] = field(default_factory=dict)
+    defaults: Document = field(default_factory=dict)
+
+
+def build_workflow(unit: Unit, plan: Plan, settings: PodSettings) -> Document:
+    """The Workflow that does a unit. Its name is `workflow_name(unit, settings.run_number)`."""
+    labels = _labels(unit, settings)
+    return {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Workflow",
+        "metadata": {
+            "name": workflow_name(unit, settings.run_number),
+            "namespace": settings.namespace,
+            "labels": labels,
+            "annotations": {ANNOTATION_TASKS: json.dumps(unit.tasks), "scaling-study.dev/what": unit.label},
+            **_owner(settings),
+        },
+        "spec": {
+            "entrypoint": "unit",
+            "serviceAccountName": settings.execution.service_account or TRAINER,
+            "automountServiceAccountToken": False,
+            "executor": {"serviceAccountName": EXECUTOR},
+            "podMetadata": {"labels": labels},
+            "podGC": {"strategy": "OnPodCompletion", "deleteDelayDuration": "60s"},
+            "ttlStrategy": {"secondsAfterCompletion": KEEP_SECONDS},
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER,
+                "fsGroup": USER,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "volumes": _volumes(),
+            "templates": [_dag(unit, plan), *_templates(unit, plan, settings)],
+            **_placed(settings),
+        },
+    }
+
+
+def _labels(unit: Unit, settings: PodSettings) -> Document:
+    labels = {
+        "app.kubernetes.io/managed-by": "scaling-study",
+        LABEL_STUDY: settings.study,
+        LABEL_KIND: str(unit.kind),
+        LABEL_RUN: str(settings.run_number),
+    }
+    return {**labels, LABEL_SIZE: unit.size} if unit.size else labels
+
+
+def _owner(settings: PodSettings) -> Document:
+    if not settings.study_uid:
+        return {}
+    owner = {
+        "apiVersion": "scaling-study.dev/v1alpha1",
+        "kind": "ScalingStudy",
+        "name": settings.study,
+        "uid": settings.study_uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    return {"ownerReferences": [owner]}
+
+
+def _placed(settings: PodSettings) -> Document:
+    """What the study asks of its nodes, over what the namespace's policy gives."""
+    execution = settings.execution
+    own: Document = {}
+    if execution.node_selector:
+        own["nodeSelector"] = dict(execution.node_selector)
+    if execution.tolerations:
+        own["tolerations"] = [toleration.model_dump(exclude_none=True) for toleration in execution.tolerations]
+    if execution.priority_class:
+        own["podPriorityClassName"] = execution.priority_class
+    if execution.pull_secrets:
+        own["imagePullSecrets"] = [{"name": name} for name in execution.pull_secrets]
+    return {**settings.defaults, **own}
+
+
+def _volumes() -> list[Document]:
+    return [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "cache", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+    ]
+
+
+def _dag(unit: Unit, plan: Plan) -> Document:
+    inside = set(unit.tasks)
+    return {"name": "unit", "dag": {"failFast": False, "tasks": [_dag_task(plan.tasks[digest], inside) for digest in unit.tasks]}}
+
+
+def _dag_task(task: PlannedTask, inside: set[str]) -> Document:
+    needs = [_task_name(need) for need in task.needs if need in inside]
+    return {
+        "name": _task_name(task.digest),
+        "template": str(task.kind),
+        "arguments": {"parameters": [{"name": "digest", "value": task.digest}, {"name": "short", "value": short(task.digest)}]},
+        **({"dependencies": needs} if needs else {}),
+    }
+
+
+def short(digest: str) -> str:
+    """What a label can hold of a digest."""
+    return digest[:DIGEST_LABEL_LENGTH]
+
+
+def _task_name(digest: str) -> str:
+    return f"t-{short(digest)}"
+
+
+def _templates(unit: Unit, plan: Plan, settings: PodSettings) -> list[Document]:
+    kinds = dict.fromkeys(plan.tasks[digest].kind for digest in unit.tasks)
+    return [_template(kind, unit, plan, settings) for kind in kinds]
+
+
+def _template(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) -> Document:
+    labels = {LABEL_DIGEST: "{{inputs.parameters.short}}", LABEL_KIND: str(kind)}
+    queue = settings.execution.queue
+    if queue and kind == TaskKind.TRAIN:
+        labels[LABEL_QUEUE] = queue
+    return {
+        "name": str(kind),
+        "inputs": {"parameters": [{"name": "digest"}, {"name": "short"}]},
+        "metadata": {"labels": labels},
+        "retryStrategy": {
+            "limit": str(RETRY_LIMIT),
+            "retryPolicy": "Always",
+            "expression": RETRY_EXPRESSION,
+            "backoff": dict(BACKOFF),
+        },
+        "podSpecPatch": json.dumps({"terminationGracePeriodSeconds": settings.execution.grace_seconds}),
+        "container": _container(kind, unit, plan, settings),
+    }
+
+
+def _container(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) -> Document:
+    execution = settings.execution
+    gpus = 0 if kind == TaskKind.PREPARE else execution.gpus_per_pod.get(unit.size, 1)
+    environment = {"HOME": "/tmp", "TMPDIR": "/tmp", "HF_HOME": "/cache/huggingface", **settings.environment}
+    container: Document = {
+        "name": "main",
+        "image": execution.image or "",
+        "command": ["python", "-m", "trainer"],
+        "args": _arguments(unit, plan, settings, gpus),
+        "env": [
+            *({"name": name, "value": value} for name, value in sorted(environment.items())),
+            {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+        ],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "cache", "mountPath": "/cache"},
+            {"name": "shm", "mountPath": "/dev/shm"},
+        ],
+    }
+    if execution.store_secret:
+        container["envFrom"] = [{"secretRef": {"name": execution.store_secret}}]
+    if gpus:
+        container["resources"] = {"requests": {"nvidia.com/gpu": str(gpus)}, "limits": {"nvidia.com/gpu": str(gpus)}}
+    return container
+
+
+def _arguments(unit: Unit, plan: Plan, settings: PodSettings, gpus: int) -> list[str]:
+    execution = settings.execution
+    micro_batch = execution.micro_batch
+    size = micro_batch.get(unit.size, 0) if isinstance(micro_batch, Mapping) else micro_batch or 0
+    flags = {
+        "store": settings.store,
+        "study": settings.study,
+        "run-number": settings.run_number,
+        "node": "{{workflow.name}}/{{inputs.parameters.short}}",
+        "image": execution.image or "",
+        "gpus": gpus,
+        "micro-batch": size,
+        "checkpoint-seconds": settings.checkpoint_seconds,
+        "lease-seconds": settings.lease_seconds,
+        "cache": "/cache",
+    }
+    inputs = [f"--input={fingerprint}={path}" for fingerprint, path in _inputs(unit, plan, settings)]
+    return ["{{inputs.parameters.digest}}", *(f"--{name}={value}" for name, value in flags.items()), *inputs]
+
+
+def _inputs(unit: Unit, plan: Plan, settings: PodSettings) -> list[tuple[str, str]]:
+    """Where the files are that the unit's prepare tasks read."""
+    needed: dict[str, None] = {}
+    for digest in unit.tasks:
+        task = plan.tasks[digest].task
+        if isinstance(task, TokenizerTask):
+            needed |= dict.fromkeys(part[0] for part in task.sources)
+        elif isinstance(task, PrepareTask):
+            needed |= dict.fromkeys((task.fingerprint, task.tokenizer))
+    return [(fingerprint, path) for fingerprint in needed for path in settings.inputs.get(fingerprint, ())]
