@@ -1,0 +1,93 @@
+"""A step whose loss or gradient is no number."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from trainer.checkpoint import Position, State
+from trainer.context import Context
+from trainer.curve import Curve
+from trainer.data import Mixture
+from trainer.model import initialised
+from trainer.optimizer import adamw
+from trainer.step import SKIPS_ALLOWED, step
+
+from orchestrator.contract.events import Placement
+from orchestrator.contract.identity import NUMERICS
+from orchestrator.contract.tasks import FromInitialisation, Optimizer, Schedule, Shape, TrainTask, Trajectory
+from orchestrator.errors import TaskRefused
+from orchestrator.store import leases
+from orchestrator.store.leases import Holder
+from orchestrator.store.memory import in_memory_store
+
+VOCABULARY, LENGTH, BATCH = 64, 16, 4
+STEP = LENGTH * BATCH
+START = FromInitialisation(Shape(16, 1, 2, 32, VOCABULARY, False, 10_000, "1e-5"), 1, "0.06")
+ADAMW = Optimizer("0.9", "0.95", "1e-8", "0.1", "0", "1", "1e-4")
+TRAJECTORY = Trajectory(
+    START, (("0" * 64, 1),), (), 1, LENGTH, BATCH, ADAMW, Schedule("constant", 0, "0.01"), "fp32", NUMERICS
+)  # fmt: skip
+
+
+class Windows:
+    """A mixture whose step reads only the id that `poisoned` says, or good ones."""
+
+    def __init__(self, poisoned: set[int]) -> None:
+        self.poisoned = poisoned
+
+    def batch(self, number: int) -> Any:
+        @dataclass
+        class Read:
+            ids: np.ndarray[Any, np.dtype[np.int64]]
+
+        return Read(np.full((BATCH, LENGTH + 1), VOCABULARY - 1) if number in self.poisoned else np.arange(68).reshape(4, 17) % 60)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def curve(tmp_path: Path) -> Curve:
+    store, task = in_memory_store(), TrainTask(TRAJECTORY, 100 * STEP)
+    lease = leases.take(store, f"trajectories/{'a' * 64}", "b" * 64, Holder())
+    return Curve(Context(store, "b" * 64, task, lease, Placement(), tmp_path), task.tokens)
+
+
+def poisoned_state() -> State:
+    """A model that has no number for one id."""
+    model = initialised(START)
+    with torch.no_grad():
+        model.embedding[VOCABULARY - 1] = torch.nan
+    return State(model, adamw(model, ADAMW), Position())
+
+
+def test_a_bad_step_is_one_without_update_and_the_position_moves_on(curve: Curve) -> None:
+    state, windows = poisoned_state(), cast(Mixture, Windows({1, 2}))
+    weights, positions = [], []
+    for _ in range(4):
+        step(TRAJECTORY, windows, state, 0, curve)
+        weights.append(state.model.layers.state_dict()["0.qkv"].clone())
+        positions.append(state.position)
+    assert [torch.equal(weights[n], weights[n - 1]) for n in (1, 2, 3)] == [True, True, False]
+    assert [(at.step, at.tokens, at.skipped, at.skipped_in_row, len(at.losses)) for at in positions] == [
+        (1, STEP, 0, 0, 1), (2, 2 * STEP, 1, 1, 1), (3, 3 * STEP, 2, 2, 1), (4, 4 * STEP, 2, 0, 2),
+    ]  # fmt: skip
+    assert len({at.token_hash for at in positions}) == 4
+
+
+def test_more_bad_steps_in_a_row_than_the_rule_allows_refuse_the_task(curve: Curve) -> None:
+    state = poisoned_state()
+    windows = cast(Mixture, Windows(set(range(1, 100)) - {SKIPS_ALLOWED + 1}))
+    for _ in range(2 + 2 * SKIPS_ALLOWED):
+        step(TRAJECTORY, windows, state, 0, curve)
+    with pytest.raises(TaskRefused, match=r"11 steps in a row up to step 23 had a loss or gradient that is no number \(loss nan"):
+        step(TRAJECTORY, windows, state, 0, curve)
