@@ -143,6 +143,14 @@ def test_a_batch_changes_nothing_but_the_speed() -> None:
     assert together == pytest.approx(alone, rel=1e-5)
 
 
+def test_only_what_is_scored_counts() -> None:
+    asked = [Sequence(np.arange(n + 2), scored) for n, scored in ((5, 6), (9, 1), (3, 2))]
+
+    sums = log_likelihoods(uniform_logits, asked, VOCABULARY, CPU, lambda _: None)
+
+    assert sums == pytest.approx([-6 * log(VOCABULARY), -log(VOCABULARY), -2 * log(VOCABULARY)])
+
+
 def test_a_batch_holds_no_more_logits_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LOGITS_A_BATCH, "cpu", 10 * VOCABULARY)
     shapes: list[tuple[int, ...]] = []

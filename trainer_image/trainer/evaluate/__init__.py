@@ -25,6 +25,7 @@ def run(context: Context) -> Outcome:
     """Do the evaluate task of `context`. Raises TaskRefused, Stopped, and what the store raises."""
     task = context.task
     assert isinstance(task, EvaluateTask)
+    torch.set_num_threads(context.placement.threads)
     asked = suites.benchmarks(context, task)
     device = torch.device("cuda" if context.placement.gpus else "cpu")
     _, files = checkpoints.at(context.store, addresses.work_root(TaskKind.TRAIN, task.trajectory), task.tokens, context.cache)
