@@ -109,6 +109,11 @@ def test_a_damaged_checkpoint_sends_the_line_back_to_the_one_below(store: Store,
     assert rows(store) == line((1, 0, 40), (2, 40, 60))
 
 
+def test_an_attempt_whose_start_it_wrote_itself_does_not_lead_in_circles() -> None:
+    """As after a checkpoint that could not be read at the take-up, was moved aside, and was written again."""
+    assert line_that_counts([_lease(1, 50, None)], {50: 1}, None) == [Piece(1, 50, None)]
+
+
 @pytest.mark.parametrize("change", ["flip", "cut", "empty"])
 def test_a_damaged_table_is_told(store: Store, change: str) -> None:
     attempt(store, 0, 1000)
