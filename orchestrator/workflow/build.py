@@ -239,7 +239,7 @@ def _arguments(unit: Unit, plan: Plan, settings: PodSettings, gpus: int) -> list
         "store": settings.store,
         "study": settings.study,
         "run-number": settings.run_number,
-        "node": "{{workflow.name}}/{{inputs.parameters.short}}",
+        "node": "{{workflow.name}}/{{inputs.parameters.short}}({{retries}})",
         "image": execution.image or "",
         "gpus": gpus,
         "micro-batch": size,
