@@ -25,9 +25,11 @@ PAPER: Final = Colour("#ffffff", "#15171b")
 INK: Final = Colour("#1d2127", "#e6e7ea")
 MUTED: Final = Colour("#5d6570", "#9aa2ad")
 GRID: Final = Colour("#e4e6ea", "#2b2f36")
-FIXED: Final = Colour("#4c5560", "#b4bac3")
+FIXED: Final = Colour("#323943", "#d5d8dd")
 """A line that has no place on a ramp."""
 
+BACKDROP: Final = Colour("#b3b9c2", "#59616c")
+"""Lines that are there to compare with."""
 RULE: Final = Colour("#cfd3d9", "#3a3f47")
 LINK: Final = Colour("#0b5cad", "#7cb7ff")
 WARNING: Final = Colour("#8a4b00", "#f0b35e")

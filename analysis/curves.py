@@ -21,15 +21,16 @@ from orchestrator.store.addresses import work_root
 from orchestrator.store.metrics import series
 
 NAME: Final = "training-loss"
-POINTS: Final = 120
-"""Of one trajectory in a figure, each the mean of its share of the steps."""
+
+POINTS: Final = 60
+"""On the line of a cell, each the mean of what was trained between it and the next."""
 
 SKIPPED: Final = 0.03
 """Share of a cell's tokens that is not drawn: the fall from the first steps would flatten all the rest."""
 
 _CAPTION: Final = (
-    "Training loss in nats a token, one seed a line, each point the mean of up to a hundredth of the steps; the first 3 % of the tokens "
-    "are left out. It is measured on each model's own mixture, so lines of different code percents do not rank models."
+    "Training loss in nats a token, one seed a line, each point the mean of a sixtieth of the tokens; the first 3 % are left out. "
+    "It is measured on each model's own mixture, so lines of different code percents do not rank models."
 )
 
 Curve = tuple[tuple[float, float], ...]
@@ -37,11 +38,12 @@ Curve = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """The part of a trajectory that a cell's recorded tasks cover."""
+    """The part of a trajectory that a cell's recorded tasks cover. `whole`: tokens that the cell reads in all its stages."""
 
     work: str
     tokens: int
     offset: int
+    whole: int
 
 
 def loss_figure(store: Store, plan: Plan, records: Records) -> Figure | None:
@@ -69,7 +71,8 @@ def _wanted(plan: Plan, cell: Cell, records: Records) -> list[_Wanted]:
         if isinstance(task, TrainTask):
             work = plan.tasks[digest].work
             reached[work] = max(task.tokens, reached.get(work, 0))
-    return [_Wanted(work, tokens, _offset(trajectories, work)) for work, tokens in reached.items()]
+    whole = cell.stages[-1].chain_tokens
+    return [_Wanted(work, tokens, _offset(trajectories, work), whole) for work, tokens in reached.items()]
 
 
 def _offset(trajectories: dict[str, Trajectory], work: str) -> int:
@@ -91,13 +94,20 @@ def _read(store: Store, piece: _Wanted) -> Curve:
         # `verify` says so in its own words; a missing line is no reason to have no report
         return ()
     rows = zip(table["tokens"].to_pylist(), table["name"].to_pylist(), table["value"].to_pylist(), strict=True)
-    return thinned(sorted((piece.offset + tokens, value) for tokens, name, value in rows if name == LOSS), POINTS)
+    points = sorted((piece.offset + tokens, value) for tokens, name, value in rows if name == LOSS)
+    return thinned([point for point in points if point[0] >= SKIPPED * piece.whole], piece.whole / POINTS)
 
 
-def thinned(points: Sequence[tuple[float, float]], at_most: int) -> Curve:
-    """At most `at_most` points, each the mean of a run of neighbours."""
-    size = -(-len(points) // at_most) or 1
-    runs = [points[start : start + size] for start in range(0, len(points), size)]
+def thinned(points: Sequence[tuple[float, float]], width: float) -> Curve:
+    """Means of runs of neighbours, each run less than `width` long; a short last one goes to the run before it."""
+    runs: list[list[tuple[float, float]]] = []
+    for point in points:
+        if not runs or point[0] - runs[-1][0][0] >= width:
+            runs.append([])
+        runs[-1].append(point)
+    if len(runs) > 1 and 2 * len(runs[-1]) < len(runs[-2]):
+        rest = runs.pop()
+        runs[-1] += rest
     return tuple((fmean(x for x, _ in run), fmean(y for _, y in run)) for run in runs)
 
 
@@ -124,6 +134,5 @@ def _lines(cell: Cell, grid: list[float], curves: list[Curve]) -> list[Line]:
     code = None if cell.code_percent is None else float(cell.code_percent)
     rank = None if code is None else grid.index(code)
     ends = max((curve[-1][0] for curve in curves if curve), default=0.0)
-    kept = [tuple(point for point in curve if point[0] >= SKIPPED * ends) for curve in curves]
     label = "" if code is None else f"{code:g} %"
-    return [Line(label if curve[-1][0] == ends else "", rank, (), curve) for curve in kept if curve]
+    return [Line(label if curve[-1][0] == ends else "", rank, (), curve) for curve in curves if curve]

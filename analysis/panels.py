@@ -45,7 +45,7 @@ class Line:
 @dataclass(frozen=True, slots=True)
 class Panel:
     """One pair of axes. `ticks`: of x, value and label, empty for ordinary ones. `ramp`: what the colours order,
-    code or size, and `ranks` how many it has."""
+    code or size, and `ranks` how many it has. `backdrop`: lines of another recipe, to compare with."""
 
     title: str
     x_label: str
@@ -58,6 +58,7 @@ class Panel:
     legend: str
     lines: tuple[Line, ...]
     chance: float | None = None
+    backdrop: tuple[Line, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,52 +116,55 @@ def figures(found: Sequence[Score], chance: float | None) -> list[Figure]:
 
 @dataclass(frozen=True, slots=True)
 class _Axes:
-    """What the panels of one metric share, so that they can be compared by eye. `sizes`: name -> N, smallest first."""
+    """What the panels of one metric share, so that they can be compared by eye.
+
+    `sizes`: name -> N, smallest first. `grid`: the scores of the first recipe that has a grid, for recipes without one to stand before.
+    """
 
     sizes: dict[str, int]
     code_percents: list[float]
     limits: dict[str, tuple[float, float]]
+    grid: list[Score]
 
 
 _PanelOf: TypeAlias = Callable[[Sequence[Score], _Axes, _Metric], Panel | None]
 
 
 def _strips(found: Sequence[Score], at: Sequence[Place], metric: _Metric, panel_of: _PanelOf) -> tuple[Strip, ...]:
+    by_place = {place: [s for s in found if (s.recipe, s.stage_number, s.stage) == place] for place in at}
     axes = _Axes(
         sizes=dict(sorted({score.size: score.n for score in found}.items(), key=lambda pair: (pair[1], pair[0]))),
         code_percents=sorted({score.code_percent for score in found if score.code_percent is not None}),
         limits={group: _limits([s.value for s in found if s.group == group], metric.chance) for group in GROUPS},
+        grid=next((here for here in by_place.values() if any(s.code_percent is not None for s in here)), []),
     )
     strips = []
-    for place in at:
-        here = [score for score in found if (score.recipe, score.stage_number, score.stage) == place]
+    for place, here in by_place.items():
         panels = [panel_of(own, axes, metric) for group in GROUPS if (own := [score for score in here if score.group == group])]
         if shown := tuple(panel for panel in panels if panel is not None):
-            strips.append(Strip(_strip_title(place, here), shown))
+            strips.append(Strip(_strip_title(place, here, axes), shown))
     return tuple(strips)
 
 
 def _by_size(own: Sequence[Score], axes: _Axes, metric: _Metric) -> Panel:
     group = own[0].group
-    lines = []
-    for rank, code in enumerate(axes.code_percents):
-        lines.append(_line(f"{code:g} %", rank, [s for s in own if s.code_percent == code], lambda s: float(s.n)))
-    lines.append(_line("", None, [s for s in own if s.code_percent is None], lambda s: float(s.n)))
     ticks = tuple((float(n), size) for size, n in axes.sizes.items())
-    kept = tuple(line for line in lines if line.dots)
+    fixed = _line("", None, [s for s in own if s.code_percent is None], lambda s: float(s.n))
+    lines = (*_grid_lines(own, axes), *([fixed] if fixed.dots else []))
+    backdrop = _grid_lines([s for s in axes.grid if s.group == group], axes) if fixed.dots else ()
     return Panel(
-        f"held-out {group}",
-        N_LABEL,
-        metric.label,
-        True,
-        ticks,
-        axes.limits[group],
-        "code",
-        len(axes.code_percents),
-        CODE_LEGEND,
-        kept,
-        metric.chance,
-    )
+        f"held-out {group}", N_LABEL, metric.label, True, ticks, axes.limits[group], "code", len(axes.code_percents), CODE_LEGEND, lines,
+        metric.chance, backdrop,
+    )  # fmt: skip
+
+
+def _grid_lines(own: Sequence[Score], axes: _Axes) -> tuple[Line, ...]:
+    """A line over N for every code percent."""
+    lines = [
+        _line(f"{code:g} %", rank, [s for s in own if s.code_percent == code], lambda s: float(s.n))
+        for rank, code in enumerate(axes.code_percents)
+    ]
+    return tuple(line for line in lines if line.dots)
 
 
 def _by_code(own: Sequence[Score], axes: _Axes, metric: _Metric) -> Panel | None:
@@ -203,9 +207,10 @@ def _limits(values: Sequence[float], chance: float | None) -> tuple[float, float
     return min(shown) - room, max(shown) + room
 
 
-def _strip_title(place: Place, here: Sequence[Score]) -> str:
+def _strip_title(place: Place, here: Sequence[Score], axes: _Axes) -> str:
     recipe, _, stage = place
     if any(score.code_percent is not None for score in here):
         return f"{recipe}, after {stage}"
     shares = sorted({f"{score.chain_code_percent:.3g}" for score in here})
-    return f"{recipe}, after {stage}; fixed proportions, {' or '.join(shares)} % code in all that was read"
+    grey = f"; in grey {axes.grid[0].recipe}" if axes.grid else ""
+    return f"{recipe}, after {stage}: {' or '.join(shares)} % code in all that was read{grey}"

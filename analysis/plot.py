@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from warnings import catch_warnings, filterwarnings
 
-from analysis.colours import FIXED, GRID, INK, MUTED, PAPER, Colour, ramp
+from analysis.colours import BACKDROP, FIXED, GRID, INK, MUTED, PAPER, Colour, ramp
 from analysis.panels import Figure, Panel
 from orchestrator.contract.words import ACCURACY
 
@@ -76,7 +76,7 @@ def panel_svg(panel: Panel, name: str, anchors: Mapping[str, str]) -> str:
 
 def colours_of(panel: Panel) -> list[Colour]:
     """Every colour that `panel_svg` may use, for the style sheet."""
-    return [PAPER, INK, MUTED, GRID, FIXED, *ramp(panel.ramp, panel.ranks)]
+    return [PAPER, INK, MUTED, GRID, FIXED, BACKDROP, *ramp(panel.ramp, panel.ranks)]
 
 
 @contextmanager
@@ -121,6 +121,8 @@ def _draw(panel: Panel, axes: "Axes", links: bool = False) -> None:
     colours = ramp(panel.ramp, panel.ranks)
     if panel.chance is not None:
         axes.plot([axes.get_xlim()[0], _last(panel)], [panel.chance] * 2, color=MUTED.light, linewidth=0.9, dashes=(4, 3))
+    for line in panel.backdrop:
+        axes.plot(*zip(*line.curve, strict=True), color=BACKDROP.light, linewidth=1.1, solid_capstyle="round", solid_joinstyle="round")
     for line in panel.lines:
         colour = (FIXED if line.rank is None else colours[line.rank]).light
         axes.plot(
@@ -190,6 +192,7 @@ def _share(value: float, low: float, high: float, log: bool) -> float:
 def _label_ends(panel: Panel, axes: "Axes", colours: list[Colour]) -> None:
     """Names on the right of the lines, moved apart where they would touch; the line of chance has one too."""
     labels = [(line.label, *line.curve[-1], FIXED if line.rank is None else colours[line.rank]) for line in panel.lines if line.label]
+    labels += [(line.label, *line.curve[-1], MUTED) for line in panel.backdrop]
     if panel.chance is not None:
         labels.append(("chance", _last(panel), panel.chance, MUTED))
     low, high = panel.y_limits
@@ -198,12 +201,12 @@ def _label_ends(panel: Panel, axes: "Axes", colours: list[Colour]) -> None:
         end = (_share(x, *axes.get_xlim(), panel.log_x), place)
         style = "normal" if colour is MUTED else "bold"
         axes.annotate(label, end, (6, 0), "axes fraction", "offset points", color=colour.light, fontsize=8, va="center", fontweight=style)
-    if panel.legend and any(line.label for line in panel.lines):
+    if panel.legend and any(line.label for line in (*panel.lines, *panel.backdrop)):
         axes.text(1.0, 1.02, panel.legend, transform=axes.transAxes, ha="right", va="bottom", color=MUTED.light, fontsize=8)
 
 
 def _last(panel: Panel) -> float:
-    return max(x for line in panel.lines for x, _ in line.curve)
+    return max(x for line in (*panel.lines, *panel.backdrop) for x, _ in line.curve)
 
 
 def spread(wanted: list[float], gap: float) -> list[float]:

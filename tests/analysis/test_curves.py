@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.curves import POINTS, loss_figure, thinned
+from analysis.curves import loss_figure, thinned
 from orchestrator.store.memory import in_memory_store
 from tests.analysis.made_up import FROM_SCRATCH, STEP, MadeUpStudy, keep
 
@@ -47,14 +47,20 @@ def test_a_damaged_table_of_metrics_costs_its_line_and_no_more() -> None:
     assert len(figure.strips[0].panels[0].lines) == 2
 
 
-@given(st.integers(0, 1000), st.integers(1, 200))
-def test_thinning_keeps_ends_order_and_mean(length: int, at_most: int) -> None:
-    curve = thinned([(float(x), 2.0 * x) for x in range(length)], at_most)
-    assert len(curve) <= at_most
+@given(st.integers(0, 1000), st.floats(0.5, 200))
+def test_thinning_takes_means_of_neighbours_in_order(length: int, width: float) -> None:
+    curve = thinned([(float(x), 2.0 * x) for x in range(length)], width)
     assert all(y == pytest.approx(2 * x) for x, y in curve)
-    assert list(curve) == sorted(curve)
+    assert list(curve) == sorted(set(curve))
+    assert len(curve) <= length
+    assert len(curve) <= length / width + 1
     assert bool(curve) == bool(length)
 
 
-def test_few_points_stay_as_they_are() -> None:
-    assert thinned([(1.0, 5.0), (2.0, 4.0)], POINTS) == ((1.0, 5.0), (2.0, 4.0))
+def test_a_short_rest_does_not_jump_about_at_the_end_of_a_line() -> None:
+    noisy = [(float(x), 1.0) for x in range(10)] + [(10.0, 12.0)]
+    assert thinned(noisy, 5) == ((2.0, 1.0), (7.5, 17 / 6))
+
+
+def test_points_further_apart_than_the_width_stay_as_they_are() -> None:
+    assert thinned([(1.0, 5.0), (2.0, 4.0)], 0.5) == ((1.0, 5.0), (2.0, 4.0))

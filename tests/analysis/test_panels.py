@@ -23,7 +23,7 @@ def test_each_recipe_has_a_panel_for_text_and_one_for_code() -> None:
     figure = drawn(STUDY)["bits-per-byte-by-size"]
     assert [strip.title for strip in figure.strips] == [
         "from-scratch, after cooldown",
-        "balanced-to-text, after text; fixed proportions, 30 % code in all that was read",
+        "balanced-to-text, after text: 30 % code in all that was read; in grey from-scratch",
     ]
     assert all([panel.title for panel in strip.panels] == ["held-out text", "held-out code"] for strip in figure.strips)
 
@@ -49,6 +49,17 @@ def test_a_recipe_that_fixes_its_proportions_is_not_drawn_against_them() -> None
     assert [strip.title for strip in drawn(STUDY)["bits-per-byte-by-code"].strips] == ["from-scratch, after cooldown"]
     only_fixed = drawn(MadeUpStudy(sizes=("0.03M",), recipes=(BALANCED_TO_TEXT,)))
     assert set(only_fixed) == {"bits-per-byte-by-size", "continuation-by-size"}
+
+
+def test_a_recipe_that_fixes_its_proportions_stands_before_the_grid() -> None:
+    with_grid, fixed = drawn(STUDY)["bits-per-byte-by-size"].strips
+    for panel, before in zip(fixed.panels, with_grid.panels, strict=True):
+        assert panel.backdrop == before.lines
+        assert [line.rank for line in panel.lines] == [None]
+    assert all(panel.backdrop == () for panel in with_grid.panels)
+    alone = drawn(MadeUpStudy(sizes=("0.03M",), recipes=(BALANCED_TO_TEXT,)))["bits-per-byte-by-size"].strips[0]
+    assert alone.title == "balanced-to-text, after text: 30 % code in all that was read"
+    assert alone.panels[0].backdrop == ()
 
 
 def test_panels_of_one_group_share_their_heights_so_that_recipes_compare() -> None:
