@@ -100,7 +100,8 @@ class Schedule:
 
     def __init__(self, plan: Plan, wanted: Collection[str], done: Collection[str]) -> None:
         self.plan = plan
-        self.wanted = [digest for digest in plan.tasks if digest in set(wanted)]
+        chosen = set(wanted)
+        self.wanted = [digest for digest in plan.tasks if digest in chosen]
         self.state = {digest: State.DONE if digest in done else State.WAITING for digest in self.wanted}
         self.skipped = sum(state is State.DONE for state in self.state.values())
         self.failures: dict[str, int] = {}
