@@ -1,0 +1,292 @@
+"""Sorts what a cluster and a store show into the states of a study's tasks.
+
+The controller reads, this sorts, `reconcile` decides. What is done is learned from the store, what runs from pods and leases; a
+Workflow's own status serves for reasons only, since a stopped one is `Failed` at once while its pod still writes a checkpoint.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from orchestrator.contract.plan import Plan
+from orchestrator.contract.words import ANNOTATION_TASKS, DIGEST_LABEL_LENGTH, LABEL_DIGEST, LABEL_RUN, LABEL_STUDY, ExitCode
+
+Document = dict[str, Any]
+
+LABEL_WORKFLOW: Final = "workflows.argoproj.io/workflow"
+"""Argo's own label on the pods of a Workflow."""
+TERMINAL: Final = ("Succeeded", "Failed", "Error")
+
+
+class TaskState(StrEnum):
+    """Where a task stands. `awaited`: another study, or a run outside this cluster, works on it."""
+
+    DONE = "done"
+    RUNNING = "running"
+    QUEUED = "queued"
+    STOPPING = "stopping"
+    STALLED = "stalled"
+    FAILED = "failed"
+    AWAITED = "awaited"
+    BLOCKED = "blocked"
+    WAITING = "waiting"
+    READY = "ready"
+
+
+IN_FLIGHT: Final = frozenset({TaskState.RUNNING, TaskState.QUEUED, TaskState.STOPPING, TaskState.STALLED, TaskState.AWAITED})
+
+
+@dataclass(frozen=True, slots=True)
+class PodSeen:
+    """A pod of one of our Workflows.
+
+    `digest`: what its label holds. `reason`: why it waits or how it ended, for people. `gone_by`: when its grace period ends, for one
+    that is being stopped.
+    """
+
+    name: str
+    workflow: str
+    digest: str
+    phase: str
+    reason: str = ""
+    gone_by: datetime | None = None
+    node_is_ready: bool = True
+
+    @property
+    def is_over(self) -> bool:
+        return self.phase in TERMINAL and self.gone_by is None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowSeen:
+    """A Workflow of ours. `reasons`: short digest -> what Argo says of that task. `was_stopped`: somebody asked it to shut down."""
+
+    name: str
+    study: str
+    run_number: int
+    digests: tuple[str, ...]
+    phase: str
+    message: str = ""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    failed: frozenset[str] = frozenset()
+    was_stopped: bool = False
+    is_deleted: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.phase in TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseSeen:
+    """The last lease on a task, and what all of its attempts have cost. `code`: how the last one ended, None while it works."""
+
+    study: str
+    run_number: int
+    is_live: bool
+    renewed: datetime
+    code: int | None
+    message: str
+    gpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything that a decision may rest on.
+
+    `workflows` and `pods`: of the whole namespace. `leases`: by digest, of tasks of the plan that were ever worked on. `spent`:
+    GPU-seconds that this study's leases account for. `others`: GPU-seconds that the namespace's other studies spent or have admitted.
+    """
+
+    done: frozenset[str]
+    workflows: tuple[WorkflowSeen, ...] = ()
+    pods: tuple[PodSeen, ...] = ()
+    leases: Mapping[str, LeaseSeen] = field(default_factory=dict)
+    spent: float = 0.0
+    others: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSeen:
+    """A task's state, why, and the Workflow and pod that it is in, if any."""
+
+    state: TaskState
+    reason: str = ""
+    workflow: str = ""
+    pod: str = ""
+
+
+def task_states(plan: Plan, study: str, run_number: int, observed: Observed, now: datetime, stall: timedelta) -> dict[str, TaskSeen]:
+    """The state of every task of the plan. `stall`: how long a running task may go without a step."""
+    pods = _newest_pods(observed.pods)
+    flights = _flights(observed.workflows)
+    found: dict[str, TaskSeen] = {}
+    for digest in plan.tasks:
+        if digest in observed.done:
+            found[digest] = TaskSeen(TaskState.DONE)
+        else:
+            lease, pod = observed.leases.get(digest), pods.get(digest[:DIGEST_LABEL_LENGTH])
+            found[digest] = _unfinished(digest, study, run_number, flights.get(digest), pod, lease, now, stall)
+    return _with_needs(plan, found)
+
+
+def _unfinished(
+    digest: str,
+    study: str,
+    run_number: int,
+    flight: WorkflowSeen | None,
+    pod: PodSeen | None,
+    lease: LeaseSeen | None,
+    now: datetime,
+    stall: timedelta,
+) -> TaskSeen:
+    if lease is not None and lease.code == ExitCode.REFUSED and lease.run_number >= run_number:
+        return TaskSeen(TaskState.FAILED, lease.message, flight.name if flight else "")
+    pod_name = pod.name if pod else ""
+    at_work = pod is not None and not pod.is_over
+    if flight is not None and not flight.is_over and not flight.was_stopped:
+        if flight.study != study:
+            return TaskSeen(TaskState.AWAITED, f"study {flight.study} works on it", flight.name, pod_name)
+        return _in_workflow(digest, flight, pod, lease, now, stall)
+    if at_work or (lease is not None and lease.is_live):
+        return _outliving(flight, pod_name, at_work, lease)
+    if flight is not None and flight.is_over and not flight.was_stopped and flight.run_number >= run_number:
+        short = digest[:DIGEST_LABEL_LENGTH]
+        if short in flight.failed:
+            return TaskSeen(TaskState.FAILED, flight.reasons.get(short) or flight.message, flight.name)
+    return TaskSeen(TaskState.WAITING)
+
+
+def _outliving(flight: WorkflowSeen | None, pod: str, at_work: bool, lease: LeaseSeen | None) -> TaskSeen:
+    """A process that goes on after its Workflow, or without one."""
+    if flight is not None or at_work:
+        return TaskSeen(TaskState.STOPPING, "its pod has not ended yet", flight.name if flight else "", pod)
+    assert lease is not None
+    return TaskSeen(TaskState.AWAITED, f"a run of {lease.study or 'somebody'} outside this cluster holds its lease")
+
+
+def _in_workflow(
+    digest: str, flight: WorkflowSeen, pod: PodSeen | None, lease: LeaseSeen | None, now: datetime, stall: timedelta
+) -> TaskSeen:
+    if pod is None or pod.phase == "Pending" or pod.is_over:
+        reason = (pod.reason if pod else "") or flight.reasons.get(digest[:DIGEST_LABEL_LENGTH], "")
+        return TaskSeen(TaskState.QUEUED, reason, flight.name, pod.name if pod else "")
+    if pod.gone_by is not None:
+        return TaskSeen(TaskState.STOPPING, "its pod is being stopped", flight.name, pod.name)
+    if lease is not None and lease.code is None and now - lease.renewed > stall:
+        return TaskSeen(TaskState.STALLED, f"no step since {lease.renewed:%Y-%m-%d %H:%M:%S} UTC", flight.name, pod.name)
+    return TaskSeen(TaskState.RUNNING, "", flight.name, pod.name)
+
+
+def _with_needs(plan: Plan, found: dict[str, TaskSeen]) -> dict[str, TaskSeen]:
+    """What waits is ready when all it needs is done, blocked when some of it never will be."""
+    settled: dict[str, TaskSeen] = {}
+
+    def settle(digest: str) -> TaskSeen:
+        if digest in settled:
+            return settled[digest]
+        seen = found[digest]
+        if seen.state in (TaskState.WAITING, TaskState.QUEUED):
+            needs = [(need, settle(need).state) for need in plan.tasks[digest].needs]
+            hopeless = [need for need, state in needs if state in (TaskState.FAILED, TaskState.BLOCKED)]
+            if hopeless:
+                seen = TaskSeen(TaskState.BLOCKED, f"{plan.tasks[hopeless[0]].label} failed", seen.workflow)
+            elif seen.state == TaskState.WAITING and all(state == TaskState.DONE for _, state in needs):
+                seen = TaskSeen(TaskState.READY)
+        settled[digest] = seen
+        return seen
+
+    for digest in plan.tasks:
+        settle(digest)
+    return settled
+
+
+def _newest_pods(pods: Iterable[PodSeen]) -> dict[str, PodSeen]:
+    """One pod a task: the one that is still at work, if any. Argo makes a new one for every attempt."""
+    found: dict[str, PodSeen] = {}
+    for pod in pods:
+        known = found.get(pod.digest)
+        if known is None or known.is_over:
+            found[pod.digest] = pod
+    return found
+
+
+def _flights(workflows: Iterable[WorkflowSeen]) -> dict[str, WorkflowSeen]:
+    """One Workflow a task: one that is at work before one that is over, the younger run before the older."""
+    found: dict[str, WorkflowSeen] = {}
+    for workflow in workflows:
+        for digest in workflow.digests:
+            known = found.get(digest)
+            if known is None or (not workflow.is_over, workflow.run_number) > (not known.is_over, known.run_number):
+                found[digest] = workflow
+    return found
+
+
+# From the API's objects
+
+
+def workflow_seen(body: Document) -> WorkflowSeen:
+    """A Workflow as the API shows it."""
+    metadata, status = body["metadata"], body.get("status") or {}
+    labels = metadata.get("labels") or {}
+    reasons, failed = _node_reasons(status.get("nodes") or {})
+    return WorkflowSeen(
+        name=metadata["name"],
+        study=labels.get(LABEL_STUDY, ""),
+        run_number=int(labels.get(LABEL_RUN, "0")),
+        digests=tuple(json.loads((metadata.get("annotations") or {}).get(ANNOTATION_TASKS, "[]"))),
+        phase=status.get("phase") or "Pending",
+        message=status.get("message") or "",
+        reasons=reasons,
+        failed=failed,
+        was_stopped=bool(body["spec"].get("shutdown")),
+        is_deleted="deletionTimestamp" in metadata,
+    )
+
+
+def _node_reasons(nodes: Mapping[str, Document]) -> tuple[dict[str, str], frozenset[str]]:
+    """Short digest -> the last thing Argo said of it; and those whose node has failed for good."""
+    reasons: dict[str, str] = {}
+    failed = set()
+    for node in sorted(nodes.values(), key=lambda node: node.get("startedAt") or ""):
+        parameters = (node.get("inputs") or {}).get("parameters") or []
+        short = next((entry.get("value", "") for entry in parameters if entry.get("name") == "short"), "")
+        if short and node.get("message"):
+            reasons[short] = node["message"]
+        if short and node.get("type") == "Retry" and node.get("phase") in ("Failed", "Error"):
+            failed.add(short)
+    return reasons, frozenset(failed)
+
+
+def pod_seen(body: Document, ready_nodes: Mapping[str, bool]) -> PodSeen:
+    """A pod as the API shows it. `ready_nodes`: name -> whether the node answers; a node that is not in it counts as ready."""
+    metadata, status, spec = body["metadata"], body.get("status") or {}, body.get("spec") or {}
+    labels = metadata.get("labels") or {}
+    gone_by = metadata.get("deletionTimestamp")
+    return PodSeen(
+        name=metadata["name"],
+        workflow=labels.get(LABEL_WORKFLOW, ""),
+        digest=labels.get(LABEL_DIGEST, ""),
+        phase=status.get("phase") or "Pending",
+        reason=_pod_reason(status),
+        gone_by=_time(gone_by) if gone_by else None,
+        node_is_ready=ready_nodes.get(spec.get("nodeName", ""), True),
+    )
+
+
+def _pod_reason(status: Document) -> str:
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") and waiting["reason"] not in ("PodInitializing", "ContainerCreating"):
+            return f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
+    return str(status.get("message") or status.get("reason") or "")
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))

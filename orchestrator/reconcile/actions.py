@@ -1,0 +1,65 @@
+"""What a decision consists of. The controller knows how to apply each; all of them may be applied twice."""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from orchestrator.workflow import Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Create the unit's Workflow, after the `task.json` of its tasks. One that is there under the same name is the same."""
+
+    unit: Unit
+    run_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Ask a Workflow to shut down: its pods write a checkpoint and end with 75."""
+
+    workflow: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete a Workflow that is over and whose place is needed."""
+
+    workflow: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Delete a pod that makes no step; Argo starts the task again, from its checkpoint."""
+
+    pod: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForceDelete:
+    """Delete a pod whose node does not answer, without waiting for the node. Fencing keeps the results right."""
+
+    pod: str
+
+
+Action: TypeAlias = Submit | Stop | Delete | Restart | ForceDelete
+
+
+@dataclass(frozen=True, slots=True)
+class StudyEvent:
+    """An event on the study, for `kubectl describe`. Equal ones are aggregated by whoever sends them."""
+
+    reason: str
+    message: str
+    is_warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`status`: the whole status of the ScalingStudy, in the names of the CRD."""
+
+    actions: tuple[Action, ...]
+    status: dict[str, Any]
+    events: tuple[StudyEvent, ...]

@@ -1,0 +1,196 @@
+"""States of tasks -> actions: submit, hold, stop, restart, clear away."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from orchestrator.contract.plan import Plan
+from orchestrator.estimate import Price, cost
+from orchestrator.observe import IN_FLIGHT, Observed, TaskSeen, TaskState, WorkflowSeen, task_states
+from orchestrator.reconcile.actions import Action, Decision, Delete, ForceDelete, Restart, Stop, StudyEvent, Submit
+from orchestrator.reconcile.status import Standing, status_of
+from orchestrator.workflow import Unit, remaining, workflow_name
+
+# A pod that is Terminating so long after its grace period on a node that does not answer will not end by itself
+FORCE_AFTER: Final = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds a study: its own budget, its namespace's cap (GPU-hours, None without), and when a task counts as stalled.
+
+    `price` turns a task into GPU-seconds. `submit_at_once`: Workflows created in one pass, so that no pass takes long.
+    """
+
+    price: Price
+    budget_gpu_hours: float | None = None
+    namespace_gpu_hours: float | None = None
+    stall: timedelta = timedelta(minutes=30)
+    submit_at_once: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFacts:
+    """The study's object: what it asks now, and the status that it has."""
+
+    name: str
+    generation: int
+    run_number: int
+    is_paused: bool
+    plan_digest: str
+    plan_version: int
+    status: Mapping[str, Any] = field(default_factory=dict)
+
+
+def reconcile(facts: StudyFacts, plan: Plan, units: Sequence[Unit], observed: Observed, limits: Limits, now: datetime) -> Decision:
+    """What to do now, the status to write, and what to tell.
+
+    `units`: of the plan, from `workflow.units`, which is worth keeping between calls.
+    """
+    tasks = task_states(plan, facts.name, facts.run_number, observed, now, limits.stall)
+    own = [workflow for workflow in observed.workflows if workflow.study == facts.name and not workflow.is_deleted]
+    purse = _Purse(facts, plan, observed, limits, tasks)
+    actions: list[Action] = [*_stops(facts, plan, own, observed, purse), *_restarts(tasks), *_forced(facts, observed, now)]
+    held: list[Unit] = []
+    if not facts.is_paused and not purse.is_overdrawn:
+        actions += _submissions(facts, plan, units, own, tasks, purse, limits, held)
+    standing = Standing(facts.is_paused, tasks, tuple(held), purse.used, purse.cap, limits.price, purse.overrun)
+    status = status_of(facts, plan, standing, now)
+    return Decision(tuple(actions), status, tuple(_events(facts, plan, tasks, held, status, purse)))
+
+
+class _Purse:
+    """GPU-seconds that are spent, promised to what is in flight, and left."""
+
+    def __init__(self, facts: StudyFacts, plan: Plan, observed: Observed, limits: Limits, tasks: Mapping[str, TaskSeen]) -> None:
+        self.plan, self.price = plan, limits.price
+        self.used = observed.spent
+        self.cap = None if limits.budget_gpu_hours is None else limits.budget_gpu_hours * 3600
+        self._namespace_cap = None if limits.namespace_gpu_hours is None else limits.namespace_gpu_hours * 3600
+        self._others = observed.others
+        self._promised = 0.0
+        self.overrun: list[str] = []
+        for digest, seen in tasks.items():
+            if seen.state in IN_FLIGHT and seen.state != TaskState.AWAITED:
+                lease = observed.leases.get(digest)
+                spent = lease.gpu_seconds if lease is not None and lease.study == facts.name else 0.0
+                estimate = self.estimate(digest)
+                self._promised += max(0.0, estimate - spent)
+                if spent > estimate:
+                    self.overrun.append(digest)
+
+    def estimate(self, digest: str) -> float:
+        return cost(self.plan, self.plan.tasks[digest], self.price).gpu_seconds
+
+    @property
+    def is_overdrawn(self) -> bool:
+        """Whether more was spent than any cap allows: then what runs is stopped too."""
+        over_own = self.cap is not None and self.used > self.cap
+        return over_own or (self._namespace_cap is not None and self.used + self._others > self._namespace_cap)
+
+    def admits(self, unit: Unit) -> bool:
+        """Whether the unit fits beside all that is spent and promised; if so, its estimate is promised too."""
+        wanted = sum(self.estimate(digest) for digest in unit.tasks)
+        total = self.used + self._promised + wanted
+        if self.cap is not None and total > self.cap:
+            return False
+        if self._namespace_cap is not None and total + self._others > self._namespace_cap:
+            return False
+        self._promised += wanted
+        return True
+
+
+def _stops(facts: StudyFacts, plan: Plan, own: Sequence[WorkflowSeen], observed: Observed, purse: _Purse) -> Iterator[Action]:
+    """Workflows that must go: all of a paused or overdrawn study, and those with work that the study no longer asks for."""
+    for workflow in own:
+        if workflow.is_over or workflow.was_stopped:
+            continue
+        if facts.is_paused:
+            yield Stop(workflow.name, "the study is paused")
+        elif purse.is_overdrawn:
+            yield Stop(workflow.name, "the budget is spent")
+        elif any(digest not in plan.tasks and digest not in observed.done for digest in workflow.digests):
+            yield Stop(workflow.name, "the study was edited and asks for other tasks")
+
+
+def _restarts(tasks: Mapping[str, TaskSeen]) -> Iterator[Action]:
+    for seen in tasks.values():
+        if seen.state == TaskState.STALLED and seen.pod:
+            yield Restart(seen.pod, seen.reason)
+
+
+def _forced(facts: StudyFacts, observed: Observed, now: datetime) -> Iterator[Action]:
+    """Pods of this study that outlive their grace period on a node that does not answer."""
+    own = {workflow.name for workflow in observed.workflows if workflow.study == facts.name}
+    for pod in observed.pods:
+        if pod.gone_by is not None and not pod.node_is_ready and now - pod.gone_by > FORCE_AFTER and pod.workflow in own:
+            yield ForceDelete(pod.name)
+
+
+def _submissions(
+    facts: StudyFacts,
+    plan: Plan,
+    units: Sequence[Unit],
+    own: Sequence[WorkflowSeen],
+    tasks: Mapping[str, TaskSeen],
+    purse: _Purse,
+    limits: Limits,
+    held: list[Unit],
+) -> Iterator[Action]:
+    """Units whose needs are done and that fit the purse, in the order of the plan; what does not fit is held, and all after it too."""
+    names = {workflow.name: workflow for workflow in own}
+    not_ours = {digest for digest, seen in tasks.items() if seen.state not in (TaskState.READY, TaskState.WAITING)}
+    submitted = 0
+    for unit in units:
+        left = remaining(plan, unit, not_ours) if not not_ours.isdisjoint(unit.tasks) else unit
+        if left is None or any(tasks[need].state != TaskState.DONE for need in left.needs):
+            continue
+        if held or not purse.admits(left):
+            held.append(left)
+            continue
+        standing = names.get(workflow_name(left, facts.run_number))
+        if standing is None and submitted < limits.submit_at_once:
+            submitted += 1
+            yield Submit(left, facts.run_number)
+        elif standing is not None and standing.is_over:
+            yield Delete(standing.name)
+
+
+def _events(
+    facts: StudyFacts,
+    plan: Plan,
+    tasks: Mapping[str, TaskSeen],
+    held: Sequence[Unit],
+    status: Mapping[str, Any],
+    purse: _Purse,
+) -> Iterator[StudyEvent]:
+    before = facts.status.get("counts") or {}
+    reused = _reused(facts, plan, tasks)
+    if reused:
+        yield StudyEvent("TaskReused", f"{reused} of {len(plan.tasks)} tasks were done before this study asked for them")
+    failed = sorted((seen.reason, digest) for digest, seen in tasks.items() if seen.state == TaskState.FAILED)
+    if len(failed) > int(before.get("tasksFailed", 0)):
+        yield StudyEvent("CellFailed", f"{plan.tasks[failed[0][1]].label}: {failed[0][0]}", is_warning=True)
+    if held and not _holds(facts.status):
+        yield StudyEvent("BudgetHold", f"{len(held)} Workflows do not fit the budget, first {held[0].label}", is_warning=True)
+    for digest in purse.overrun:
+        yield StudyEvent("Overrun", f"{plan.tasks[digest].label} has cost more than its estimate", is_warning=True)
+    stalled = [digest for digest, seen in tasks.items() if seen.state == TaskState.STALLED]
+    if stalled:
+        yield StudyEvent("Stalled", f"{plan.tasks[stalled[0]].label}: {tasks[stalled[0]].reason}", is_warning=True)
+    if status["phase"] == "Succeeded" and facts.status.get("phase") != "Succeeded":
+        yield StudyEvent("Succeeded", f"all {len(plan.cells)} cells are done")
+
+
+def _reused(facts: StudyFacts, plan: Plan, tasks: Mapping[str, TaskSeen]) -> int:
+    """At the first look at a plan: how much of it is there already."""
+    if facts.status.get("planDigest") == facts.plan_digest:
+        return 0
+    return Counter(seen.state for seen in tasks.values())[TaskState.DONE] if plan.tasks else 0
+
+
+def _holds(status: Mapping[str, Any]) -> bool:
+    conditions = {condition["type"]: condition["status"] for condition in status.get("conditions") or ()}
+    return conditions.get("BudgetExhausted") == "True"

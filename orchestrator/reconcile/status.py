@@ -1,0 +1,186 @@
+"""States of tasks -> the status of a ScalingStudy: phase, conditions, counts, and the cells that failed."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from orchestrator.contract.plan import Cell, Plan
+from orchestrator.estimate import Price, cost
+from orchestrator.observe import IN_FLIGHT, TaskSeen, TaskState
+from orchestrator.workflow import Unit
+
+if TYPE_CHECKING:
+    from orchestrator.reconcile.decide import StudyFacts
+
+Document = dict[str, Any]
+
+FAILED_CELLS: Final = 20
+"""How many failed cells the status names; the report names all."""
+NAMED: Final = 5
+"""How many cells or tasks the message of a condition names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a decision found: everything that the status tells. `used` and `cap` in GPU-seconds."""
+
+    is_paused: bool
+    tasks: Mapping[str, TaskSeen]
+    held: tuple[Unit, ...]
+    used: float
+    cap: float | None
+    price: Price
+    overrun: Sequence[str]
+
+
+def status_of(facts: "StudyFacts", plan: Plan, standing: Standing, now: datetime) -> Document:
+    """The status, with the times of conditions that have not changed kept."""
+    counts = Counter(seen.state for seen in standing.tasks.values())
+    cells = [(cell, cell_state(cell, standing.tasks)) for cell in plan.cells]
+    of_cells = Counter(state for _, state in cells)
+    failed = [(cell, _why(plan, cell, standing.tasks)) for cell, state in cells if state == TaskState.FAILED]
+    phase = _phase(standing, counts, len(plan.cells), of_cells)
+    stamp = f"{now:%Y-%m-%dT%H:%M:%SZ}"
+    before = {condition["type"]: condition for condition in facts.status.get("conditions") or ()}
+    conditions = [
+        _condition(kind, state, reason, message, facts.generation, before.get(kind), stamp)
+        for kind, state, reason, message in _conditions(facts, plan, standing, counts, of_cells, failed, phase)
+    ]
+    return {
+        "observedGeneration": facts.generation,
+        "phase": phase,
+        "planDigest": facts.plan_digest,
+        "planVersion": facts.plan_version,
+        "runNumber": facts.run_number,
+        "counts": {
+            "cells": len(plan.cells),
+            "cellsDone": of_cells[TaskState.DONE],
+            "cellsFailed": of_cells[TaskState.FAILED],
+            "tasks": len(plan.tasks),
+            "tasksDone": counts[TaskState.DONE],
+            "tasksRunning": counts[TaskState.RUNNING],
+            "tasksQueued": counts[TaskState.QUEUED],
+            "tasksFailed": counts[TaskState.FAILED],
+        },
+        "cellsDone": f"{of_cells[TaskState.DONE]}/{len(plan.cells)}",
+        "gpuHours": {
+            "used": _hours(standing.used),
+            **({} if standing.cap is None else {"budget": _hours(standing.cap)}),
+        },
+        "eta": _eta(plan, standing, counts),
+        "failedCells": [{"name": cell.name, "reason": reason[:1024]} for cell, reason in failed[:FAILED_CELLS]],
+        "conditions": conditions,
+    }
+
+
+def cell_state(cell: Cell, tasks: Mapping[str, TaskSeen]) -> TaskState:
+    """The state of a cell: done, failed when something of it never comes, else the furthest that one of its tasks has got."""
+    states = {tasks[digest].state for digest in digests_of(cell)}
+    if states == {TaskState.DONE}:
+        return TaskState.DONE
+    for state in (TaskState.FAILED, TaskState.STALLED, TaskState.RUNNING, TaskState.STOPPING, TaskState.QUEUED, TaskState.AWAITED):
+        if state in states:
+            return state
+    return TaskState.FAILED if TaskState.BLOCKED in states else TaskState.WAITING
+
+
+def digests_of(cell: Cell) -> Iterator[str]:
+    """The train and evaluate tasks of a cell."""
+    for stage in cell.stages:
+        yield from stage.trains
+        yield from (evaluation.digest for evaluation in stage.evaluations)
+
+
+def _why(plan: Plan, cell: Cell, tasks: Mapping[str, TaskSeen]) -> str:
+    for digest in digests_of(cell):
+        if tasks[digest].state in (TaskState.FAILED, TaskState.BLOCKED):
+            return f"{plan.tasks[digest].label}: {tasks[digest].reason}"
+    return ""
+
+
+def _phase(standing: Standing, counts: Mapping[TaskState, int], cells: int, of_cells: Mapping[TaskState, int]) -> str:
+    if of_cells[TaskState.DONE] == cells:
+        return "Succeeded"
+    if standing.is_paused:
+        return "Stopping" if any(counts[state] for state in (TaskState.RUNNING, TaskState.STOPPING, TaskState.STALLED)) else "Paused"
+    if any(counts[state] for state in IN_FLIGHT):
+        return "Running"
+    if standing.held or _is_overdrawn(standing):
+        return "Held"
+    return "Failed" if counts[TaskState.FAILED] and not counts[TaskState.READY] else "Running"
+
+
+def _is_overdrawn(standing: Standing) -> bool:
+    return standing.cap is not None and standing.used > standing.cap
+
+
+def _conditions(
+    facts: "StudyFacts",
+    plan: Plan,
+    standing: Standing,
+    counts: Mapping[TaskState, int],
+    of_cells: Mapping[TaskState, int],
+    failed: Sequence[tuple[Cell, str]],
+    phase: str,
+) -> Iterator[tuple[str, bool, str, str]]:
+    in_flight = sum(counts[state] for state in IN_FLIGHT)
+    yield "Accepted", True, "Valid", "the study file has no mistakes and is allowed here"
+    yield "Planned", True, "Frozen", f"{len(plan.cells)} cells, {len(plan.tasks)} tasks, plan {facts.plan_digest[:12]}"
+    told = f"{counts[TaskState.DONE]} of {len(plan.tasks)} tasks done, {in_flight} in flight{_waits(standing)}"
+    yield "Progressing", phase in ("Running", "Stopping"), phase, told
+    names = ", ".join(unit.label for unit in standing.held[:NAMED]) + (" and more" if len(standing.held) > NAMED else "")
+    if standing.held or _is_overdrawn(standing):
+        yield "BudgetExhausted", True, "Overdrawn" if _is_overdrawn(standing) else "DoesNotFit", f"held: {names}" if names else "stopped"
+    else:
+        yield "BudgetExhausted", False, "WithinBudget", f"{_hours(standing.used)} GPU-hours used"
+    if failed or counts[TaskState.STALLED]:
+        reasons = "; ".join(dict.fromkeys(reason for _, reason in failed[:NAMED]))
+        yield "Degraded", True, "CellsFailed" if failed else "Stalled", reasons[:1024] or "a task makes no step"
+    else:
+        yield "Degraded", False, "Healthy", ""
+    done = of_cells[TaskState.DONE]
+    yield "Succeeded", phase == "Succeeded", "AllCellsDone" if phase == "Succeeded" else "NotYet", f"{done} of {len(plan.cells)} cells done"
+
+
+def _waits(standing: Standing) -> str:
+    """Why something that was submitted does not run: quota, admission, image, scheduling."""
+    reasons = Counter(seen.reason for seen in standing.tasks.values() if seen.state == TaskState.QUEUED and seen.reason)
+    if not reasons:
+        return ""
+    reason, number = reasons.most_common(1)[0]
+    return f"; {number} wait: {reason[:512]}"
+
+
+def _condition(
+    kind: str, state: bool, reason: str, message: str, generation: int, before: Mapping[str, Any] | None, stamp: str
+) -> Document:
+    text = str(state)
+    since = before["lastTransitionTime"] if before is not None and before["status"] == text else stamp
+    return {
+        "type": kind,
+        "status": text,
+        "reason": reason,
+        "message": message,
+        "observedGeneration": generation,
+        "lastTransitionTime": since,
+    }
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2f}"
+
+
+def _eta(plan: Plan, standing: Standing, counts: Mapping[TaskState, int]) -> str:
+    """GPU-seconds left over the tasks that run side by side: a guess, told in hours and minutes; "" while nothing runs."""
+    running = counts[TaskState.RUNNING]
+    if not running:
+        return ""
+    left = sum(
+        cost(plan, plan.tasks[digest], standing.price).gpu_seconds
+        for digest, seen in standing.tasks.items()
+        if seen.state != TaskState.DONE
+    )
+    minutes = round(left / running / 60)
+    return f"{minutes // 60}h{minutes % 60:02d}m"
