@@ -27,15 +27,23 @@ def adamw(model: Model, settings: Optimizer) -> AdamW:
     return AdamW(groups, lr=0.0, betas=(float(settings.beta1), float(settings.beta2)), eps=float(settings.eps), fused=True)
 
 
-def grad_norm(model: Model) -> Tensor:
+def clear(optimizer: AdamW) -> None:
+    """Forget all gradients."""
+    for parameter in _parameters(optimizer):
+        parameter.grad = None
+
+
+def grad_norm(optimizer: AdamW) -> Tensor:
     """Norm over all gradients together, on their device."""
-    return torch.nn.utils.get_total_norm([_gradient(parameter) for parameter in model.parameters()])
+    each = torch._foreach_norm(_gradients(optimizer))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(each))
+    return norm
 
 
-def update(model: Model, optimizer: AdamW, rate: float, norm: float, clip: float) -> None:
+def update(optimizer: AdamW, rate: float, norm: float, clip: float) -> None:
     """One step at `rate` with gradients scaled down to a norm of at most `clip`. `norm` is theirs."""
     if norm > clip:
-        torch._foreach_mul_([_gradient(parameter) for parameter in model.parameters()], clip / norm)
+        torch._foreach_mul_(_gradients(optimizer), clip / norm)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
@@ -59,6 +67,9 @@ def load(model: Model, optimizer: AdamW, kept: Mapping[str, Tensor]) -> None:
             state[moment] = torch.empty_like(parameter, requires_grad=False).copy_(kept[f"{name}.{moment}"])
 
 
-def _gradient(parameter: Tensor) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
+def _parameters(optimizer: AdamW) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _gradients(optimizer: AdamW) -> list[Tensor]:
+    return [parameter.grad for parameter in _parameters(optimizer) if parameter.grad is not None]

@@ -20,7 +20,7 @@ from trainer.curve import Curve
 from trainer.data import Mixture
 from trainer.loss import head_loss
 from trainer.model import Model
-from trainer.optimizer import grad_norm, update
+from trainer.optimizer import clear, grad_norm, update
 from trainer.schedule import learning_rate
 
 SKIPS_ALLOWED: Final = 10
@@ -35,14 +35,14 @@ def step(trajectory: Trajectory, mixture: Mixture, state: State, micro_batch: in
     ids = mixture.batch(before.step).ids
     read = trajectory.tokens_per_step
     settings = trajectory.optimizer
-    state.optimizer.zero_grad()
+    clear(state.optimizer)
     batch = torch.from_numpy(ids).to(state.model.embedding.device)
     loss = gradients(state.model, batch, float(settings.z_loss), micro_batch, DTYPES[trajectory.precision]).item()
-    norm, rate = grad_norm(state.model).item(), learning_rate(trajectory.schedule, before.step, read)
+    norm, rate = grad_norm(state.optimizer).item(), learning_rate(trajectory.schedule, before.step, read)
     digest = sha256(bytes.fromhex(before.token_hash) + ids.tobytes()).hexdigest()
     after = replace(before, step=before.step + 1, tokens=before.tokens + read, token_hash=digest)
     if isfinite(loss) and isfinite(norm):
-        update(state.model, state.optimizer, rate, norm, float(settings.clip))
+        update(state.optimizer, rate, norm, float(settings.clip))
         state.position = after.after_loss(loss)
     else:
         state.position = replace(after, skipped=before.skipped + 1, skipped_in_row=before.skipped_in_row + 1)
