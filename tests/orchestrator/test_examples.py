@@ -133,7 +133,7 @@ def test_the_sweep_has_five_rates_at_two_sizes_with_the_ladder_s_in_the_middle()
     assert {size: len(found) for size, found in peaks.items()} == {"60M": 5, "150M": 5}
     for found in peaks.values():
         assert found == sorted(found)
-        assert [round(peak / found[2], 2) for peak in found] == [0.25, 0.5, 1.0, 2.0, 4.0]
+        assert [peak / found[2] for peak in found] == pytest.approx([0.25, 0.5, 1, 2, 4], rel=0.01)
 
 
 def test_the_cluster_s_study_has_two_recipes_with_one_beginning() -> None:
