@@ -11,6 +11,14 @@ ScalingStudyError                what went wrong, where, and what to do next; th
 |   |-- Damaged                  an artifact's bytes are not those its manifest or record promised
 |   `-- LeaseHeld                another attempt is at work on it
 |       `-- LeaseLost            this attempt was at work and has been overtaken
+|-- ClusterError                 the cluster's API did not do what it was asked; `retryable` as above
+|   |-- ClusterUnavailable         it is away, throttles us, or failed on its own side
+|   |-- Conflict                   the object has changed since it was read
+|   |-- Expired                    a watch cannot go on from so old a version: list again
+|   |-- AlreadyExists              there is an object of this name
+|   |-- NotThere                   there is no object of this name
+|   `-- Refused                    not valid, or not allowed: schema, rights, quota, admission
+|-- TrackingUnavailable          MLflow is away; the mirror can be made later
 |-- TaskRefused                  no retry can mend the task (exit code 78)
 `-- MissingExtra                 an optional package is not installed
 """
@@ -68,6 +76,40 @@ class LeaseHeld(StoreError):
 
 class LeaseLost(LeaseHeld):
     """This attempt was at work and another one has taken over: what it writes from now on does not count."""
+
+
+class ClusterError(ScalingStudyError):
+    """The cluster's API did not do what it was asked to do."""
+
+
+class ClusterUnavailable(ClusterError):
+    """The API is away, slow beyond its limit, throttles us, or failed on its own side. Whether a change was made is not known."""
+
+    retryable = True
+
+
+class Conflict(ClusterError):
+    """The object has changed since it was read: read it again and decide anew."""
+
+    retryable = True
+
+
+class Expired(ClusterError):
+    """The API has forgotten the version that a watch wanted to go on from: list again."""
+
+    retryable = True
+
+
+class AlreadyExists(ClusterError):
+    """There is an object of this kind and name."""
+
+
+class NotThere(ClusterError):
+    """There is no object of this kind and name."""
+
+
+class Refused(ClusterError):
+    """The API will not have it: not valid, not allowed, over a quota, or rejected at admission. The message is the API's."""
 
 
 class TrackingUnavailable(ScalingStudyError):
