@@ -1,0 +1,377 @@
+"""Decisions as tables: given a plan, what a cluster and a store show, limits and a time, what is done next and what is told."""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.contract.plan import Plan
+from orchestrator.contract.words import DIGEST_LABEL_LENGTH, TaskKind
+from orchestrator.estimate import Price, cost
+from orchestrator.observe import LeaseSeen, Observed, PodSeen, TaskState, WorkflowSeen, task_states
+from orchestrator.plan import plan_study
+from orchestrator.reconcile import Decision, Delete, ForceDelete, Limits, Restart, Stop, StudyFacts, Submit, reconcile
+from orchestrator.spec import Study, StudySpec
+from orchestrator.workflow import Unit, remaining, units, workflow_name
+
+NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
+PRICE = Price("h100", 0.5, None, {})
+LIMITS = Limits(PRICE)
+DOCUMENT: dict[str, Any] = {
+    "store": "store",
+    "grid": {"sizes": ["0.03M", "0.09M"], "codePercent": [0, 50], "seeds": [1]},
+    "data": {
+        "tokenizer": {"train": {"vocabulary": 1024, "bytes": "1M", "weights": {"web": 50, "stack": 50}}},
+        "sources": [
+            {"name": "web", "group": "text", "path": "web", "fingerprint": "a" * 64},
+            {"name": "stack", "group": "code", "path": "stack", "fingerprint": "b" * 64},
+        ],
+    },
+    "training": {"sequenceLength": 128, "precision": "fp32", "schedule": {"warmup": "8K"}},
+    "recipes": [
+        {
+            "name": "scratch",
+            "stages": [
+                {"name": "pretrain", "tokens": "400K", "mixture": {"codePercent": "grid", "code": {"stack": 100}, "text": {"web": 100}}},
+                {"name": "cooldown", "tokens": "100K", "mixture": {"codePercent": 20, "code": {"stack": 100}, "text": {"web": 100}}},
+            ],
+        }
+    ],
+    "evaluation": {"after": ["pretrain", "cooldown"], "suites": ["bpb"]},
+}
+
+
+@cache
+def plan_at(percents: tuple[int, ...] = (0, 50)) -> Plan:
+    document = copy.deepcopy(DOCUMENT)
+    document["grid"]["codePercent"] = list(percents)
+    return plan_study(Study("mine", StudySpec.model_validate(document), "s.yaml", document), {})
+
+
+PLAN = plan_at()
+UNITS = units(PLAN)
+FACTS = StudyFacts("mine", 3, 1, False, "d" * 64, 1)
+PREPARED = frozenset(digest for digest, task in PLAN.tasks.items() if task.kind == TaskKind.PREPARE)
+
+
+def decided(observed: Observed, facts: StudyFacts = FACTS, limits: Limits = LIMITS, plan: Plan = PLAN, now: datetime = NOW) -> Decision:
+    return reconcile(facts, plan, units(plan), observed, limits, now)
+
+
+def submitted(decision: Decision) -> list[Unit]:
+    return [action.unit for action in decision.actions if isinstance(action, Submit)]
+
+
+def trunk(cell: str = "scratch/0.09M/c50/s1") -> Unit:
+    """The unit of a cell's trunk up to the branch."""
+    digest = PLAN.cell(cell).stages[0].trains[0]
+    return next(unit for unit in UNITS if digest in unit.tasks)
+
+
+def flight(unit: Unit, study: str = "mine", phase: str = "Running", **changes: Any) -> WorkflowSeen:
+    return replace(WorkflowSeen(workflow_name(unit, 1), study, 1, unit.tasks, phase), **changes)
+
+
+def pod(unit: Unit, phase: str = "Running", **changes: Any) -> PodSeen:
+    name = workflow_name(unit, 1)
+    return replace(PodSeen(f"{name}-pod", name, unit.tasks[0][:DIGEST_LABEL_LENGTH], phase), **changes)
+
+
+def lease(code: int | None = None, *, live: bool = True, run: int = 1, minutes: int = 0, seconds: float = 0.0) -> LeaseSeen:
+    return LeaseSeen(
+        "mine", run, live and code is None, NOW - timedelta(minutes=minutes), code, "it said no" if code == 78 else "", seconds
+    )
+
+
+def condition(decision: Decision, kind: str) -> Mapping[str, str]:
+    found: Mapping[str, str] = next(entry for entry in decision.status["conditions"] if entry["type"] == kind)
+    return found
+
+
+def test_only_what_needs_nothing_is_submitted_first() -> None:
+    (unit,) = submitted(decided(Observed(frozenset())))
+    assert unit.label == "tokenizer"
+
+
+def test_prepared_sources_release_every_trunk_and_nothing_more() -> None:
+    released = submitted(decided(Observed(PREPARED)))
+    assert {unit.label for unit in released} == {f"{cell.name} pretrain" for cell in PLAN.cells}
+    assert all(len(unit.tasks) == 1 for unit in released)
+
+
+def test_a_finished_trunk_releases_its_leaf_and_its_rest_with_the_cooldown() -> None:
+    unit = trunk()
+    others = [other for other in UNITS if other != unit and other.kind == TaskKind.TRAIN]
+    flights = tuple(flight(other) for other in others if set(other.needs) <= PREPARED)
+    released = submitted(decided(Observed(PREPARED | set(unit.tasks), flights)))
+    pretrain, cooldown = PLAN.cell("scratch/0.09M/c50/s1").stages
+    assert {frozenset(found.tasks) for found in released} == {
+        frozenset({pretrain.trains[1], *(evaluation.digest for evaluation in pretrain.evaluations)}),
+        frozenset({pretrain.trains[2], *cooldown.trains, *(evaluation.digest for evaluation in cooldown.evaluations)}),
+    }
+
+
+def test_what_is_in_flight_is_not_submitted_again() -> None:
+    first = decided(Observed(PREPARED))
+    flights = tuple(flight(unit) for unit in submitted(first))
+    assert not decided(Observed(PREPARED, flights)).actions
+
+
+def test_what_another_study_works_on_is_awaited() -> None:
+    unit = trunk()
+    observed = Observed(PREPARED, (flight(unit, study="theirs"),))
+    assert unit not in submitted(decided(observed))
+    states = task_states(PLAN, "mine", 1, observed, NOW, timedelta(hours=1))
+    assert states[unit.tasks[0]].state == TaskState.AWAITED
+    assert "theirs" in states[unit.tasks[0]].reason
+
+
+def test_a_run_outside_the_cluster_is_awaited() -> None:
+    unit = trunk()
+    assert unit not in submitted(decided(Observed(PREPARED, leases={unit.tasks[0]: lease()})))
+
+
+def test_a_workflow_deleted_by_hand_comes_again() -> None:
+    unit = trunk()
+    assert unit in submitted(decided(Observed(PREPARED, leases={unit.tasks[0]: lease(live=False)})))
+
+
+def test_a_stopped_task_is_not_submitted_while_its_pod_still_writes() -> None:
+    unit = trunk()
+    stopped = flight(unit, phase="Failed", was_stopped=True)
+    for observed in (
+        Observed(PREPARED, (stopped,), (pod(unit, gone_by=NOW + timedelta(seconds=30)),), {unit.tasks[0]: lease()}),
+        Observed(PREPARED, (stopped,), (), {unit.tasks[0]: lease()}),
+        Observed(PREPARED, (stopped,), (pod(unit),)),
+    ):
+        decision = decided(observed)
+        assert unit not in submitted(decision)
+        assert Delete(stopped.name) not in decision.actions
+    after = decided(Observed(PREPARED, (stopped,), (pod(unit, phase="Succeeded"),), {unit.tasks[0]: lease(75)}))
+    assert Delete(stopped.name) in after.actions
+    assert unit in submitted(decided(Observed(PREPARED, (stopped,), (), {unit.tasks[0]: lease(75)}), replace(FACTS, run_number=2)))
+
+
+def test_a_refused_task_is_final_until_a_person_retries() -> None:
+    unit = trunk()
+    gone = flight(unit, phase="Failed", failed=frozenset({unit.tasks[0][:DIGEST_LABEL_LENGTH]}))
+    observed = Observed(PREPARED, (gone,), leases={unit.tasks[0]: lease(78)})
+    decision = decided(observed)
+    assert unit not in submitted(decision)
+    assert condition(decision, "Degraded")["status"] == "True"
+    assert decision.status["failedCells"] == [{"name": "scratch/0.09M/c50/s1", "reason": "scratch/0.09M/c50/s1 pretrain: it said no"}]
+    assert [event.reason for event in decision.events if event.is_warning] == ["CellFailed"]
+    assert unit in submitted(decided(observed, replace(FACTS, run_number=2)))
+
+
+FINAL_MESSAGES = ["OOMKilled (exit code 137)", 'pods "x" is forbidden: exceeded quota', "ErrImagePull: no such image"]
+
+
+@pytest.mark.parametrize("message", FINAL_MESSAGES)
+def test_what_argo_gave_up_on_is_failed_with_argos_reason(message: str) -> None:
+    unit = trunk()
+    short = unit.tasks[0][:DIGEST_LABEL_LENGTH]
+    gone = flight(unit, phase="Failed", failed=frozenset({short}), reasons={short: message})
+    decision = decided(Observed(PREPARED, (gone,)))
+    assert unit not in submitted(decision)
+    assert message in decision.status["failedCells"][0]["reason"]
+
+
+def test_a_failure_holds_back_only_what_needs_it() -> None:
+    unit = trunk()
+    decision = decided(Observed(PREPARED, leases={unit.tasks[0]: lease(78)}))
+    assert len(submitted(decision)) == len(PLAN.cells) - 1
+    assert decision.status["counts"]["cellsFailed"] == 1
+    everything_else = frozenset(PLAN.tasks) - {
+        digest for stage in PLAN.cell("scratch/0.09M/c50/s1").stages for digest in (*stage.trains, *(e.digest for e in stage.evaluations))
+    }
+    assert decided(Observed(everything_else, leases={unit.tasks[0]: lease(78)})).status["phase"] == "Failed"
+
+
+def test_why_something_waits_is_told() -> None:
+    unit = trunk()
+    short = unit.tasks[0][:DIGEST_LABEL_LENGTH]
+    waiting = flight(unit, reasons={short: "exceeded quota: gpus"})
+    assert "1 wait: exceeded quota: gpus" in condition(decided(Observed(PREPARED, (waiting,))), "Progressing")["message"]
+    stuck = pod(unit, phase="Pending", reason="ImagePullBackOff: no such image")
+    assert "1 wait: ImagePullBackOff" in condition(decided(Observed(PREPARED, (flight(unit),), (stuck,))), "Progressing")["message"]
+
+
+def test_pausing_stops_all_that_runs_and_submits_nothing() -> None:
+    unit = trunk()
+    paused = replace(FACTS, is_paused=True)
+    observed = Observed(PREPARED, (flight(unit),), (pod(unit),), {unit.tasks[0]: lease()})
+    decision = decided(observed, paused)
+    assert decision.actions == (Stop(workflow_name(unit, 1), "the study is paused"),)
+    assert decision.status["phase"] == "Stopping"
+    stopped = Observed(PREPARED, (flight(unit, phase="Failed", was_stopped=True),))
+    assert not decided(stopped, paused).actions
+    assert decided(stopped, paused).status["phase"] == "Paused"
+
+
+def test_a_study_never_touches_the_workflows_of_another() -> None:
+    unit = trunk()
+    observed = Observed(PREPARED, (flight(unit, study="theirs"),), (pod(unit, gone_by=NOW - timedelta(days=1), node_is_ready=False),))
+    touching = (Stop, Delete, ForceDelete, Restart)
+    assert not [action for action in decided(observed, replace(FACTS, is_paused=True)).actions if isinstance(action, touching)]
+
+
+def test_removed_cells_stop_and_the_others_go_on() -> None:
+    gone, stays = trunk("scratch/0.09M/c50/s1"), trunk("scratch/0.09M/c0/s1")
+    edited = plan_at((0,))
+    decision = decided(Observed(PREPARED, (flight(gone), flight(stays))), plan=edited)
+    assert [action for action in decision.actions if isinstance(action, Stop)] == [
+        Stop(workflow_name(gone, 1), "the study was edited and asks for other tasks")
+    ]
+
+
+def test_a_task_without_a_step_is_restarted() -> None:
+    unit = trunk()
+    fresh = Observed(PREPARED, (flight(unit),), (pod(unit),), {unit.tasks[0]: lease(minutes=29)})
+    assert not [action for action in decided(fresh).actions if isinstance(action, Restart)]
+    stale = replace(fresh, leases={unit.tasks[0]: lease(live=False, minutes=31)})
+    decision = decided(stale)
+    assert [action.pod for action in decision.actions if isinstance(action, Restart)] == [f"{workflow_name(unit, 1)}-pod"]
+    assert "Stalled" in [event.reason for event in decision.events]
+
+
+@pytest.mark.parametrize(("late", "ready", "forced"), [(61, False, True), (59, False, False), (600, True, False)])
+def test_a_pod_is_forced_off_only_when_its_node_is_silent_and_its_grace_is_long_over(late: int, ready: bool, forced: bool) -> None:
+    unit = trunk()
+    leaving = pod(unit, gone_by=NOW - timedelta(seconds=late), node_is_ready=ready)
+    actions = decided(Observed(PREPARED, (flight(unit),), (leaving,))).actions
+    assert (ForceDelete(leaving.name) in actions) == forced
+
+
+def budget(gpu_seconds: float) -> Limits:
+    return replace(LIMITS, budget_gpu_hours=gpu_seconds / 3600)
+
+
+def estimate_of(unit: Unit) -> float:
+    return sum(cost(PLAN, PLAN.tasks[digest], PRICE).gpu_seconds for digest in unit.tasks)
+
+
+def test_what_does_not_fit_the_budget_is_held_in_the_order_of_the_plan_and_named() -> None:
+    trunks = submitted(decided(Observed(PREPARED)))
+    two = estimate_of(trunks[0]) + estimate_of(trunks[1])
+    decision = decided(Observed(PREPARED), limits=budget(two * 1.0001))
+    assert submitted(decision) == trunks[:2]
+    exhausted = condition(decision, "BudgetExhausted")
+    assert exhausted["status"] == "True"
+    assert trunks[2].label in exhausted["message"]
+    assert "BudgetHold" in [event.reason for event in decision.events]
+    assert submitted(decided(Observed(PREPARED), limits=budget(1e9))) == trunks
+
+
+def test_what_is_in_flight_or_spent_counts_against_the_budget() -> None:
+    trunks = submitted(decided(Observed(PREPARED)))
+    enough = budget(sum(map(estimate_of, trunks)) * 1.0001)
+    assert len(submitted(decided(Observed(PREPARED, (flight(trunks[0]),)), limits=enough))) == len(trunks) - 1
+    assert len(submitted(decided(Observed(PREPARED, spent=estimate_of(trunks[-1])), limits=enough))) < len(trunks)
+
+
+def test_other_studies_count_against_the_cap_of_the_namespace() -> None:
+    wanted = sum(map(estimate_of, submitted(decided(Observed(PREPARED)))))
+    capped = replace(LIMITS, namespace_gpu_hours=wanted * 1.5 / 3600)
+    assert len(submitted(decided(Observed(PREPARED), limits=capped))) == len(PLAN.cells)
+    assert len(submitted(decided(Observed(PREPARED, others=wanted), limits=capped))) < len(PLAN.cells)
+
+
+def test_an_overdrawn_budget_stops_what_runs() -> None:
+    unit = trunk()
+    observed = Observed(PREPARED, (flight(unit),), (pod(unit),), {unit.tasks[0]: lease(seconds=10.0)}, spent=10.0)
+    decision = decided(observed, limits=budget(9.0))
+    assert decision.actions == (Stop(workflow_name(unit, 1), "the budget is spent"),)
+    assert condition(decision, "BudgetExhausted")["reason"] == "Overdrawn"
+
+
+def test_an_overrun_of_an_estimate_is_told() -> None:
+    unit = trunk()
+    observed = Observed(PREPARED, (flight(unit),), (pod(unit),), {unit.tasks[0]: lease(seconds=1e6)}, spent=1e6)
+    assert "Overrun" in [event.reason for event in decided(observed).events]
+
+
+def test_a_finished_study_says_so_once() -> None:
+    done = Observed(frozenset(PLAN.tasks))
+    first = decided(done)
+    assert (first.status["phase"], first.status["cellsDone"], first.actions) == ("Succeeded", "4/4", ())
+    assert [event.reason for event in first.events] == ["TaskReused", "Succeeded"]
+    assert not decided(done, replace(FACTS, status=first.status)).events
+
+
+def test_the_time_of_a_condition_changes_only_with_its_status() -> None:
+    first = decided(Observed(PREPARED))
+    later = decided(Observed(frozenset(PLAN.tasks)), replace(FACTS, status=first.status), now=NOW + timedelta(hours=1))
+    assert condition(later, "Planned")["lastTransitionTime"] == "2026-01-02T12:00:00Z"
+    assert condition(later, "Succeeded")["lastTransitionTime"] == "2026-01-02T13:00:00Z"
+
+
+def test_a_pass_that_changes_nothing_gives_the_same_status() -> None:
+    observed = Observed(PREPARED, (flight(trunk()),))
+    first = decided(observed)
+    assert decided(observed, replace(FACTS, status=first.status), now=NOW + timedelta(minutes=5)).status == first.status
+
+
+def played(order: Callable[[list[str]], list[str]], limits: Limits) -> set[str]:
+    """Plays a cluster that finishes one task after the other, in any order that the needs allow; the digests that got done."""
+    done: set[str] = set()
+    seen: dict[str, WorkflowSeen] = {}
+    for _ in range(10 * len(PLAN.tasks)):
+        decision = decided(Observed(frozenset(done), tuple(seen.values())), limits=limits)
+        for action in decision.actions:
+            assert isinstance(action, Submit)
+            assert not any(set(action.unit.tasks) & set(other.digests) for other in seen.values()), "a task was submitted twice"
+            assert set(action.unit.needs) <= done
+            seen[workflow_name(action.unit, 1)] = flight(action.unit)
+        ready = [
+            digest for workflow in seen.values() for digest in workflow.digests
+            if digest not in done and set(PLAN.tasks[digest].needs) <= done
+        ]  # fmt: skip
+        if not ready:
+            return done
+        done.add(order(ready)[0])
+        seen = {
+            name: workflow if not done.issuperset(workflow.digests) else replace(workflow, phase="Succeeded")
+            for name, workflow in seen.items()
+        }
+    return done
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_in_any_order_every_task_is_done_once(random: Any) -> None:
+    def shuffled(ready: list[str]) -> list[str]:
+        random.shuffle(ready)
+        return ready
+
+    assert played(shuffled, LIMITS) == set(PLAN.tasks)
+
+
+def names_of(found: Iterable[Unit]) -> list[str]:
+    return [workflow_name(unit, 1) for unit in found]
+
+
+def test_every_task_is_in_one_unit_and_no_unit_needs_a_later_one() -> None:
+    seen: set[str] = set()
+    for unit in UNITS:
+        assert set(unit.needs) <= seen
+        assert seen.isdisjoint(unit.tasks)
+        seen |= set(unit.tasks)
+    assert seen == set(PLAN.tasks)
+    assert len(set(names_of(UNITS))) == len(UNITS)
+
+
+def test_what_is_left_of_a_unit_waits_for_what_was_taken_out() -> None:
+    unit = next(unit for unit in UNITS if len(unit.tasks) > 3)
+    left = remaining(PLAN, unit, {unit.tasks[0]})
+    assert left is not None
+    assert left.tasks == unit.tasks[1:]
+    assert unit.tasks[0] in left.needs
+    assert remaining(PLAN, unit, set(unit.tasks)) is None
+    assert remaining(PLAN, unit, set()) is unit
