@@ -1,0 +1,69 @@
+"""The CustomResourceDefinition of a study, generated from the models.
+
+`python -m orchestrator.crd` writes manifests/base/crd.yaml; a test fails when the two differ.
+"""
+
+from typing import Any, Final
+
+import yaml
+
+from orchestrator.contract.words import API_VERSION, OBJECT_KIND
+from orchestrator.crd.rules import rules
+from orchestrator.crd.schema import Schema, schema_of
+from orchestrator.crd.status import COLUMNS, STATUS
+from orchestrator.spec.anatomy import Fields, study_object
+from orchestrator.spec.fields import LABEL_PATTERN
+
+GROUP, VERSION = API_VERSION.split("/")
+PLURAL: Final = "scalingstudies"
+
+_HEADER: Final = "# Generated from the models of the study file by `python -m orchestrator.crd`; do not edit.\n"
+
+
+def definition() -> dict[str, Any]:
+    """The CustomResourceDefinition as a plain object."""
+    version = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": COLUMNS,
+        "schema": {"openAPIV3Schema": _schema()},
+    }
+    names = {"kind": OBJECT_KIND, "listKind": f"{OBJECT_KIND}List", "plural": PLURAL, "singular": "scalingstudy", "shortNames": ["sstudy"]}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {"group": GROUP, "scope": "Namespaced", "names": names, "versions": [version]},
+    }
+
+
+def _schema() -> Schema:
+    spec = study_object().fields["spec"]
+    assert isinstance(spec.entry, Fields)
+    name = {"type": "string", "maxLength": 63, "pattern": f"^{LABEL_PATTERN}$"}
+    return {
+        "type": "object",
+        "description": "A scaling study: a grid of sizes x code proportions x seeds, and the stages that its models go through.",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string", "description": "Version of the format."},
+            "kind": {"type": "string", "description": "Kind of the object."},
+            "metadata": {"type": "object", "properties": {"name": name}},
+            "spec": {"description": spec.description, **schema_of(spec.entry, rules(), ("spec",))},
+            "status": STATUS,
+        },
+    }
+
+
+def written() -> str:
+    """The definition as the text of its file."""
+    return _HEADER + yaml.dump(definition(), Dumper=_Dumper, sort_keys=False, width=140, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a value out wherever it stands, without anchors."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+        return True

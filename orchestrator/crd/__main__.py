@@ -1,0 +1,11 @@
+"""Writes manifests/base/crd.yaml, or the file that is named."""
+
+import sys
+from pathlib import Path
+
+from orchestrator.crd import written
+
+target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[2] / "manifests" / "base" / "crd.yaml"
+target.parent.mkdir(parents=True, exist_ok=True)
+target.write_text(written())
+sys.stdout.write(f"{target}\n")

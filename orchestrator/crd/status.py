@@ -1,0 +1,107 @@
+"""What the controller writes about a study, as a schema, and what `kubectl get` shows of it."""
+
+from typing import Any, Final
+
+Schema = dict[str, Any]
+
+MOST_FAILED_CELLS: Final = 50
+"""Failed cells that are named in the status; the count has all of them."""
+
+
+def _text(description: str, longest: int = 1024) -> Schema:
+    return {"type": "string", "maxLength": longest, "description": description}
+
+
+def _count(description: str) -> Schema:
+    return {"type": "integer", "format": "int64", "minimum": 0, "description": description}
+
+
+# metav1.Condition, as the API of Kubernetes itself has it
+_CONDITION: Final[Schema] = {
+    "type": "object",
+    "required": ["type", "status", "lastTransitionTime", "reason", "message"],
+    "properties": {
+        "type": _text("Accepted, Planned, Progressing, BudgetExhausted, Degraded or Succeeded.", 316),
+        "status": {"type": "string", "enum": ["True", "False", "Unknown"], "description": "Whether it holds."},
+        "observedGeneration": _count("The generation of the study that it was said of."),
+        "lastTransitionTime": {"type": "string", "format": "date-time", "description": "When its status last changed."},
+        "reason": {**_text("One word for why.", 1024), "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"},
+        "message": _text("Why, for people.", 32768),
+    },
+}
+
+_FAILED_CELL: Final[Schema] = {
+    "type": "object",
+    "required": ["cell"],
+    "properties": {
+        "cell": _text("Name of the cell.", 256),
+        "task": _text("Digest of the task that failed.", 64),
+        "message": _text("What its last attempt said."),
+    },
+}
+
+STATUS: Final[Schema] = {
+    "type": "object",
+    "description": "Written by the controller.",
+    "properties": {
+        "observedGeneration": _count("The generation of the study that all of this is about."),
+        "state": _text("One word for the whole: Planning, Running, Paused, Held, Failed or Succeeded.", 64),
+        "planDigest": _text("Digest of the frozen plan.", 64),
+        "conditions": {
+            "type": "array",
+            "maxItems": 16,
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+            "description": "What holds of the study.",
+            "items": _CONDITION,
+        },
+        "cells": {
+            "type": "object",
+            "description": "Cells by how far they are.",
+            "properties": {
+                "total": _count("All of them."),
+                "done": _count("Those with every record."),
+                "running": _count("Those with a task at work."),
+                "failed": _count("Those that no retry can finish."),
+                "summary": _text("done/total.", 64),
+            },
+        },
+        "tasks": {
+            "type": "object",
+            "description": "Tasks by how far they are.",
+            "properties": {
+                "total": _count("All of them."),
+                "done": _count("Those with a record."),
+                "running": _count("Those with a live attempt."),
+                "failed": _count("Those that were refused or failed too often."),
+            },
+        },
+        "failedCells": {
+            "type": "array",
+            "maxItems": MOST_FAILED_CELLS,
+            "x-kubernetes-list-type": "atomic",
+            "description": f"The first {MOST_FAILED_CELLS} failed cells.",
+            "items": _FAILED_CELL,
+        },
+        "gpuHours": {
+            "type": "object",
+            "description": "What it has cost, by the leases.",
+            "properties": {
+                "used": _text("Spent, also by attempts whose pods are gone.", 32),
+                "admitted": _text("Estimate of what runs now.", 32),
+                "budget": _text("What may be spent.", 32),
+                "summary": _text("used/budget.", 64),
+            },
+        },
+        "eta": _text("When it will be done as it goes now.", 64),
+    },
+}
+
+COLUMNS: Final[list[Schema]] = [
+    {"name": "State", "type": "string", "jsonPath": ".status.state", "description": "One word for the whole."},
+    {"name": "Cells", "type": "string", "jsonPath": ".status.cells.summary", "description": "Cells done of all."},
+    {"name": "Failed", "type": "integer", "jsonPath": ".status.cells.failed", "description": "Cells that no retry can finish."},
+    {"name": "GPU-h", "type": "string", "jsonPath": ".status.gpuHours.summary", "description": "GPU-hours spent of the budget."},
+    {"name": "ETA", "type": "string", "jsonPath": ".status.eta", "description": "When it will be done as it goes now."},
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+]
