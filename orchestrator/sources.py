@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -108,13 +108,14 @@ def _with_table(path: Path) -> sqlite3.Connection:
 
 def _known(table: sqlite3.Connection, files: Iterable[CorpusFile]) -> dict[str, str]:
     query = "SELECT sha256 FROM hashes WHERE name = ? AND size = ? AND version = ?"
-    rows = ((file.name, table.execute(query, (file.name, file.size, file.version)).fetchone()) for file in files)
-    return {name: row[0] for name, row in rows if row is not None}
+    known = {}
+    with suppress(sqlite3.Error):  # damaged, or locked for half a minute: hash what is not known
+        for file in files:
+            for (sha256,) in table.execute(query, (file.name, file.size, file.version)):
+                known[file.name] = str(sha256)
+    return known
 
 
 def _keep(table: sqlite3.Connection, rows: list[tuple[str, int, str, str]]) -> None:
-    try:
-        with table:
-            table.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", rows)
-    except sqlite3.OperationalError:
-        pass  # full or read-only: the next plan hashes again
+    with suppress(sqlite3.Error), table:  # full or read-only: the next plan hashes again
+        table.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", rows)

@@ -5,6 +5,7 @@ documents. Both get memory-mapped files whose hashes have been checked. There is
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,8 @@ from trainer.prepare.pieces import mapped
 
 Ids = NDArray[np.int64]
 
+# Shards are fetched and hashed side by side before the first step; disks and networks give no more to more.
+_CHECKING_THREADS: Final = 8
 # Windows are read one place after the other, and the order of a thousand costs little more than that of one (0.3 ms here).
 _BLOCK: Final = 1024
 # Two epochs of sixteen sources, which is what one batch can touch.
@@ -36,7 +39,9 @@ class _Tokens:
 
     def __init__(self, store: Store, section: Section, dtype: np.dtype[Any], cache: Path) -> None:
         self._shard_tokens = section.shard_tokens
-        self._shards = [mapped(fetch(store, artifact, cache), dtype) for artifact in section.shards]
+        with ThreadPoolExecutor(_CHECKING_THREADS) as threads:
+            paths = threads.map(lambda artifact: fetch(store, artifact, cache), section.shards)
+        self._shards = [mapped(path, dtype) for path in paths]
         found = sum(len(shard) for shard in self._shards)
         if found != section.tokens:
             raise Damaged(f"{section.shards[0].key} and its neighbours hold {found:,} tokens, and their manifest says {section.tokens:,}")

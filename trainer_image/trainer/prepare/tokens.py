@@ -40,6 +40,7 @@ def prepare_tokens(context: Context, task: PrepareTask, sizes: Sizes) -> Outcome
     _refuse_empty(context, task, pieces)
     manifest = _merge(context, pieces, tokenizer, sizes, meter)
     outcome = _outcome(context, manifest, len(files), pieces, tokenizer)
+    context.lease.check()  # a later attempt may be merging these very pieces
     remove(context.store, context.lease, _piece_cache(context))
     return outcome
 
