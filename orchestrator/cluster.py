@@ -6,6 +6,7 @@ and the command line know only this. Objects are plain dicts as the API writes t
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 Document: TypeAlias = dict[str, Any]
@@ -31,6 +32,12 @@ class StudyReference:
 
     name: str
     uid: str
+
+
+def event_name(study: StudyReference, reason: str, message: str) -> str:
+    """One name for one thing that is told of a study, however often and by whichever controller: that is how events are aggregated."""
+    told = sha256(f"{study.uid}\n{reason}\n{message}".encode()).hexdigest()
+    return f"{study.name}.{told[:16]}"
 
 
 class Cluster(Protocol):
