@@ -1,0 +1,50 @@
+"""`scaling-study render FILE`: the Argo Workflows that a cluster would be given, as YAML, without a cluster."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command("render")(render)
+
+
+def render(
+    file: Annotated[Path, typer.Argument(help="The study file.")],
+    store: Annotated[str | None, typer.Option(help="Where the store is, instead of what the file says.")] = None,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the Workflows.")] = "default",
+    run_number: Annotated[int, typer.Option(min=1, help="Number of the run: part of every name.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="A folder: one file a Workflow. All on standard output unless given.")] = None,
+) -> None:
+    """Write the Workflows of a study, in an order in which none needs a later one.
+
+    The same study gives the same bytes. The controller submits each when what it needs is done; applied by hand all at once, they would
+    not wait for each other.
+    """
+    import yaml
+
+    from orchestrator.study import inputs, preview_study
+    from orchestrator.workflow import PodSettings, build_workflow, units
+
+    opened = preview_study(file, store)
+    settings = PodSettings(
+        namespace=namespace,
+        study=opened.study.name,
+        study_uid="",
+        store=opened.store.url,
+        run_number=run_number,
+        execution=opened.study.spec.execution,
+        inputs=inputs(opened.study, opened.plan),
+    )
+    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    for unit in units(opened.plan):
+        workflow = build_workflow(unit, opened.plan, settings)
+        text = yaml.dump(workflow, Dumper=dumper, sort_keys=False, width=160)
+        if out is None:
+            sys.stdout.write(f"---\n{text}")
+        else:
+            (out / f"{workflow['metadata']['name']}.yaml").write_text(text)
