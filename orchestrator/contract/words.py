@@ -85,6 +85,8 @@ TAGS: Final = ("study", "recipe", "size", "code_percent", "seed", "stage", "dige
 
 # Labels and annotations on what we make on a cluster. A label's value ends at 63 characters: it holds the first 32 hex of a digest.
 LABEL_PREFIX: Final = "scaling-study.dev/"
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+MANAGED_BY: Final = "scaling-study"
 LABEL_STUDY: Final = LABEL_PREFIX + "study"
 LABEL_KIND: Final = LABEL_PREFIX + "kind"
 LABEL_DIGEST: Final = LABEL_PREFIX + "digest"
@@ -93,4 +95,6 @@ LABEL_SIZE: Final = LABEL_PREFIX + "size"
 LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
 ANNOTATION_TASKS: Final = LABEL_PREFIX + "tasks"
 """On a Workflow: the full digests of its tasks, as a JSON list in their order."""
+ANNOTATION_RETRY: Final = LABEL_PREFIX + "retry"
+"""On a ScalingStudy: the lowest run number that it may have. A person's `retry` raises it, and failed tasks are tried again."""
 DIGEST_LABEL_LENGTH: Final = 32

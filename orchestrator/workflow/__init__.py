@@ -1,6 +1,18 @@
 """Tasks -> Argo Workflows. `units` cuts a plan into what one Workflow does, `build` writes it as a plain dict. All of it is pure."""
 
 from orchestrator.workflow.build import EXECUTOR, TRAINER, PodSettings, build_workflow, short
+from orchestrator.workflow.fingerprint import fingerprint_workflow
 from orchestrator.workflow.units import Unit, remaining, units, workflow_name
 
-__all__ = ["EXECUTOR", "TRAINER", "PodSettings", "Unit", "build_workflow", "remaining", "short", "units", "workflow_name"]
+__all__ = [
+    "EXECUTOR",
+    "TRAINER",
+    "PodSettings",
+    "Unit",
+    "build_workflow",
+    "fingerprint_workflow",
+    "remaining",
+    "short",
+    "units",
+    "workflow_name",
+]

@@ -16,10 +16,12 @@ from orchestrator.contract.words import (
     DIGEST_LABEL_LENGTH,
     LABEL_DIGEST,
     LABEL_KIND,
+    LABEL_MANAGED_BY,
     LABEL_QUEUE,
     LABEL_RUN,
     LABEL_SIZE,
     LABEL_STUDY,
+    MANAGED_BY,
     ExitCode,
     TaskKind,
 )
@@ -72,19 +74,28 @@ class PodSettings:
 
 def build_workflow(unit: Unit, plan: Plan, settings: PodSettings) -> Document:
     """The Workflow that does a unit. Its name is `workflow_name(unit, settings.run_number)`."""
-    labels = _labels(unit, settings)
+    labels = labels_of(settings, unit.kind, unit.size)
+    annotations = {ANNOTATION_TASKS: json.dumps(unit.tasks), "scaling-study.dev/what": unit.label}
+    templates = [_dag(unit, plan), *_templates(unit, plan, settings)]
+    return workflow_of(workflow_name(unit, settings.run_number), labels, annotations, "unit", templates, settings)
+
+
+def workflow_of(
+    name: str, labels: Document, annotations: Document, entrypoint: str, templates: list[Document], settings: PodSettings
+) -> Document:
+    """What every Workflow of ours has in common: owner, accounts, security, clearing away."""
     return {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Workflow",
         "metadata": {
-            "name": workflow_name(unit, settings.run_number),
+            "name": name,
             "namespace": settings.namespace,
             "labels": labels,
-            "annotations": {ANNOTATION_TASKS: json.dumps(unit.tasks), "scaling-study.dev/what": unit.label},
+            "annotations": annotations,
             **_owner(settings),
         },
         "spec": {
-            "entrypoint": "unit",
+            "entrypoint": entrypoint,
             "serviceAccountName": settings.execution.service_account or TRAINER,
             "automountServiceAccountToken": False,
             "executor": {"serviceAccountName": EXECUTOR},
@@ -98,20 +109,21 @@ def build_workflow(unit: Unit, plan: Plan, settings: PodSettings) -> Document:
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "volumes": _volumes(),
-            "templates": [_dag(unit, plan), *_templates(unit, plan, settings)],
+            "templates": templates,
             **_placed(settings),
         },
     }
 
 
-def _labels(unit: Unit, settings: PodSettings) -> Document:
+def labels_of(settings: PodSettings, kind: TaskKind, size: str = "") -> Document:
+    """Labels of a Workflow and of all its pods."""
     labels = {
-        "app.kubernetes.io/managed-by": "scaling-study",
+        LABEL_MANAGED_BY: MANAGED_BY,
         LABEL_STUDY: settings.study,
-        LABEL_KIND: str(unit.kind),
+        LABEL_KIND: str(kind),
         LABEL_RUN: str(settings.run_number),
     }
-    return {**labels, LABEL_SIZE: unit.size} if unit.size else labels
+    return {**labels, LABEL_SIZE: size} if size else labels
 
 
 def _owner(settings: PodSettings) -> Document:
@@ -201,14 +213,22 @@ def _template(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) -> 
 
 
 def _container(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) -> Document:
-    execution = settings.execution
-    gpus = 0 if kind == TaskKind.PREPARE else execution.gpus_per_pod.get(unit.size, 1)
+    gpus = 0 if kind == TaskKind.PREPARE else settings.execution.gpus_per_pod.get(unit.size, 1)
+    image, arguments = settings.execution.image or "", _arguments(unit, plan, settings, gpus)
+    container = container_of(image, ["python", "-m", "trainer"], arguments, settings)
+    if gpus:
+        container["resources"] = {"requests": {"nvidia.com/gpu": str(gpus)}, "limits": {"nvidia.com/gpu": str(gpus)}}
+    return container
+
+
+def container_of(image: str, command: list[str], arguments: list[str], settings: PodSettings) -> Document:
+    """The main container of a pod: no rights, no writing but to scratch, and the store's credentials."""
     environment = {"HOME": "/tmp", "TMPDIR": "/tmp", "HF_HOME": "/cache/huggingface", **settings.environment}
     container: Document = {
         "name": "main",
-        "image": execution.image or "",
-        "command": ["python", "-m", "trainer"],
-        "args": _arguments(unit, plan, settings, gpus),
+        "image": image,
+        "command": command,
+        "args": arguments,
         "env": [
             *({"name": name, "value": value} for name, value in sorted(environment.items())),
             {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
@@ -224,10 +244,8 @@ def _container(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) ->
             {"name": "shm", "mountPath": "/dev/shm"},
         ],
     }
-    if execution.store_secret:
-        container["envFrom"] = [{"secretRef": {"name": execution.store_secret}}]
-    if gpus:
-        container["resources"] = {"requests": {"nvidia.com/gpu": str(gpus)}, "limits": {"nvidia.com/gpu": str(gpus)}}
+    if settings.execution.store_secret:
+        container["envFrom"] = [{"secretRef": {"name": settings.execution.store_secret}}]
     return container
 
 
