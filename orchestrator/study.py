@@ -11,13 +11,12 @@ from typing import Any, Final
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.tasks import TrainTask
 from orchestrator.contract.words import TaskKind
-from orchestrator.errors import PlanRefused, StoreError
+from orchestrator.errors import PlanRefused
+from orchestrator.fingerprints import look_at, wanted
 from orchestrator.plan import UNKNOWN, is_runnable, plan_study
 from orchestrator.repetition import SourceTokens
-from orchestrator.sources import fingerprint
 from orchestrator.spec import Study, TokenizerFile, read_study
 from orchestrator.store import Store, open_store
-from orchestrator.store.corpora import expand, hash_of
 from orchestrator.store.plans import current, current_spec, freeze
 from orchestrator.store.records import read_record
 
@@ -47,9 +46,9 @@ class Opened:
 def preview_study(file: Path, store_url: str | None = None) -> Opened:
     """The study in `file` and a new plan of it. The store is named and not asked. Raises StudyMistakes, PlanRefused."""
     study = read_study(file)
-    seen = _look_at_files(study)
-    plan = plan_study(study, seen.fingerprints, seen.tokenizer)
-    return Opened(study, open_store(store_address(study, store_url)), plan, False, seen.bytes_of, seen.unreachable)
+    found = look_at(wanted(study), Path(study.path).resolve().parent)
+    plan = plan_study(study, found.fingerprints, found.tokenizer)
+    return Opened(study, open_store(store_address(study, store_url)), plan, False, found.bytes_of, found.unreachable)
 
 
 def open_study(file: Path, store_url: str | None = None, *, replan: bool = False) -> Opened:
@@ -60,11 +59,18 @@ def open_study(file: Path, store_url: str | None = None, *, replan: bool = False
     """
     fresh = preview_study(file, store_url)
     study, store = fresh.study, fresh.store
-    frozen = current(store, study.name)
-    if frozen is None or replan or _planned_part(current_spec(store, study.name) or {}) != _planned_part(study.document):
+    frozen = None if replan else frozen_plan(store, study)
+    if frozen is None:
         return fresh
     _refuse_changed_files(frozen[1], fresh.plan)
     return replace(fresh, plan=frozen[1], is_frozen=True)
+
+
+def frozen_plan(store: Store, study: Study) -> tuple[str, Plan] | None:
+    """Digest and plan that the study has in the store, unless it now asks for another: then, or without one, None. Raises StoreError."""
+    if _planned_part(current_spec(store, study.name) or {}) != _planned_part(study.document):
+        return None
+    return current(store, study.name)
 
 
 def keep(opened: Opened) -> str:
@@ -125,37 +131,6 @@ def gpu_seconds_a_token(opened: Opened, finished: set[str]) -> dict[str, float]:
         if seconds > 0:
             measured[size] = seconds / (planned.task.tokens - planned.from_tokens)
     return measured
-
-
-@dataclass(slots=True)
-class _Files:
-    """What the files of a study are, as far as they can be reached."""
-
-    fingerprints: dict[str, str]
-    bytes_of: dict[str, int]
-    unreachable: dict[str, str]
-    tokenizer: str = ""
-
-
-def _look_at_files(study: Study) -> _Files:
-    """Fingerprints of the sources whose file declares none. A declared one is believed here; `prepare` checks it."""
-    base = Path(study.path).resolve().parent
-    found = _Files({}, {}, {})
-    for source in study.spec.data.sources:
-        if source.fingerprint is None:
-            try:
-                facts = fingerprint(source.path, base)
-            except StoreError as problem:
-                found.unreachable[source.name] = str(problem)
-            else:
-                found.fingerprints[source.name], found.bytes_of[source.name] = facts.fingerprint, facts.bytes
-    tokenizer = study.spec.data.tokenizer
-    if isinstance(tokenizer, TokenizerFile):
-        try:
-            found.tokenizer = hash_of(expand(tokenizer.file, base)[0], lambda _: None)
-        except StoreError as problem:
-            found.unreachable["tokenizer"] = str(problem)
-    return found
 
 
 def _planned_part(document: Mapping[str, Any]) -> dict[str, Any]:

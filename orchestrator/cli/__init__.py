@@ -14,7 +14,7 @@ import typer
 from orchestrator.errors import ScalingStudyError, StudyMistakes
 
 # In the order in which --help shows them: the way of a study from file to report, then upkeep.
-COMMANDS: Final = ("plan", "explain", "render", "run", "status", "report", "tracking", "store", "demo_corpus")
+COMMANDS: Final = ("plan", "explain", "render", "run", "status", "report", "tracking", "store", "fingerprint", "demo_corpus")
 
 # Exit codes of the command line itself. Workers and pods have their own: orchestrator.contract.words.ExitCode.
 EXIT_FAILED: Final = 1

@@ -10,6 +10,7 @@ DONE: Final = "done"
 PLANS: Final = "plans"
 TRAJECTORIES: Final = "trajectories"
 STUDIES: Final = "studies"
+FINGERPRINTS: Final = "fingerprints"
 
 _LEASE: Final = re.compile(r"lease/(\d{6,})\.json$")
 _POINTER: Final = re.compile(r"/checkpoints/(\d+)\.json$")
@@ -81,6 +82,11 @@ def study_key(name: str, number: int) -> str:
 
 def study_prefix(name: str) -> str:
     return f"{STUDIES}/{name}"
+
+
+def fingerprints_key(digest: str) -> str:
+    """What a pod found the files of a study to be; `digest` is of what was asked."""
+    return f"{FINGERPRINTS}/{digest}.json"
 
 
 def damaged_key(key: str, nonce: str) -> str:

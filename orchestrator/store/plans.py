@@ -59,6 +59,12 @@ def current_spec(store: Store, study: str) -> dict[str, Any] | None:
     return spec
 
 
+def versions(store: Store, study: str) -> dict[int, str]:
+    """Plan digests of all of the study's versions, by number, the newest last."""
+    newest = _newest(store, study)
+    return {number: _version(store, study, number)["plan"] for number in range(1, newest + 1)}
+
+
 def read_plan(store: Store, digest: str) -> Plan:
     """A frozen plan, checked against its digest. Raises KeyMissing, Damaged."""
     key = plan_key(digest)

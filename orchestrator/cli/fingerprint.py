@@ -1,0 +1,34 @@
+"""`scaling-study fingerprint`: what the files of sources are. Run in a pod for the controller, or by a person who declares `fingerprint:`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="fingerprint")(fingerprint)
+
+
+def fingerprint(
+    source: Annotated[list[str], typer.Option(help="NAME=PATH of a source, as in the study file; may be given again.")] = [],  # noqa: B006
+    tokenizer: Annotated[str, typer.Option(help="Path of a tokenizer.json.")] = "",
+    store: Annotated[str, typer.Option(help="Store to leave what was found in, with --key.")] = "",
+    key: Annotated[str, typer.Option(help="Where in the store.")] = "",
+) -> None:
+    """Reads and hashes the files of sources, and prints their fingerprints."""
+    from orchestrator.errors import StoreUnavailable
+    from orchestrator.fingerprints import Wanted, look_at, write_found
+    from orchestrator.store import open_store
+
+    if wrong := [text for text in source if "=" not in text]:
+        raise typer.BadParameter(f"--source {wrong[0]}: write NAME=PATH, for example web=s3://corpora/web")
+    found = look_at(Wanted(dict(text.split("=", 1) for text in source), tokenizer), Path())
+    for name, digest in found.fingerprints.items():
+        print(f"{name}\t{digest}\t{found.bytes_of[name]} bytes")
+    if found.tokenizer:
+        print(f"tokenizer\t{found.tokenizer}")
+    if store and key:
+        write_found(open_store(store), key, found)
+    if found.unreachable:
+        raise StoreUnavailable("\n".join(f"{name}: {why}" for name, why in found.unreachable.items()))
