@@ -1,4 +1,4 @@
-"""`scaling-study fingerprint`: what the files of sources are. Run in a pod for the controller, or by a person who declares `fingerprint:`."""
+"""`scaling-study fingerprint`: what the files of sources are. For the controller, in a pod, or to declare them."""
 
 from pathlib import Path
 from typing import Annotated
