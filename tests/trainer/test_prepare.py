@@ -288,6 +288,17 @@ def test_a_stopped_task_goes_on_where_it_stopped(reference: tuple[Workplace, Pat
     assert left(workplace, task) == []
 
 
+def test_a_stop_keeps_a_piece_that_is_not_full(workplace: Workplace) -> None:
+    task = workplace.task(workplace.write("a.jsonl", lines_of(TEXTS)))
+    expected = contents(workplace.store, workplace.attempt(task))
+    again, roomy = replace(task, limit=10**9), replace(TINY, piece_bytes=10**9)
+    for pieces in (1, 2):
+        with pytest.raises(Stopped):
+            workplace.attempt(again, roomy, stop=after(5))
+        assert len(left(workplace, again)) == pieces
+    assert contents(workplace.store, workplace.attempt(again, roomy)) == expected
+
+
 def after(questions: int) -> Callable[[], bool]:
     """Says that the attempt is to stop once it has been asked so often."""
     answers = iter([False] * questions)
