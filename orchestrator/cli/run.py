@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 # Exit codes of `run`: see the command line's help
 MISSING = 1
 STOPPED = 75
+# Seconds that the end waits for the mirror's last look: a database on a busy machine needs some, a person who pressed Ctrl-C waits less
+LAST_LOOK = 30.0
+STOPPED_WAIT = 10.0
 # Tasks that --dry-run lists by name; the rest are counted
 LISTED = 40
 
@@ -26,14 +29,14 @@ def register(app: typer.Typer) -> None:
 
 def run(
     file: Annotated[Path, typer.Argument(help="The study file.")],
-    workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0: one a core.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0: one a core, or as many as there are GPUs for.")] = 0,
     only: Annotated[list[str] | None, typer.Option(help="A cell's name or a pattern like '*-60M-*'; may be given again.")] = None,
     store: Annotated[str | None, typer.Option(help="Where the store is, instead of what the file says.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the report; `report` beside the results unless given.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and write nothing.")] = False,
     replan: Annotated[bool, typer.Option("--replan", help="Plan anew although the files of a source have changed.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of a worker; another number changes the last bits of results.")] = 1,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs that each task may use; 0: the CPU.")] = 0,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each worker; 0: the CPU.")] = 0,
     checkpoint_seconds: Annotated[int, typer.Option(min=1, help="Between two checkpoints of a task.")] = 60,
     tracking_uri: Annotated[
         str, typer.Option(help="MLflow; an sqlite file beside the results unless given here or in the environment.")
@@ -78,7 +81,7 @@ def run(
     else:
         _report(opened, out)
     if beside is not None:
-        _tell_mirror(opened, beside)
+        _tell_mirror(opened, beside, STOPPED_WAIT if result.was_stopped else LAST_LOOK)
     _conclude(opened, result)
 
 
@@ -109,20 +112,20 @@ def _show(opened: "Opened", only: list[str]) -> None:
 
 def _work(opened: "Opened", placement: "Placement", workers: int, only: list[str], plain: bool) -> "RunResult":
     """The tasks themselves, under the eyes of whoever watches."""
-    from orchestrator.local import StopRequest, cores, run_plan
+    from orchestrator.local import StopRequest, run_plan
     from orchestrator.plan.settle import by_size
     from orchestrator.progress import PlainLines, choose_view
     from orchestrator.tracking import local_folder
 
-    plan, limit, stop = opened.plan, workers or cores(), StopRequest()
-    print(f"{plan.study}: {len(plan.cells)} cells, {len(plan.tasks)} tasks, at most {limit} workers, results in {opened.store.url}")
+    plan, stop = opened.plan, StopRequest()
+    print(f"{plan.study}: {len(plan.cells)} cells, {len(plan.tasks)} tasks, results in {opened.store.url}")
     given = {size: by_size(opened.study.spec.execution.micro_batch, size) for size in plan.shapes}
     with stop.on_signals(), PlainLines() if plain else choose_view() as view:
         return run_plan(
             opened.store,
             plan,
             placement,
-            workers=limit,
+            workers=workers,
             only=only,
             listener=view,
             stop=stop,
@@ -146,11 +149,11 @@ def _mirror(opened: "Opened", uri: str) -> "Beside | None":
     return Beside(opened.store, study, tracking_uri(opened.store, study, uri), log)
 
 
-def _tell_mirror(opened: "Opened", beside: "Beside") -> None:
-    """Waits for the last look a while, and says where to look or how to make up for it."""
+def _tell_mirror(opened: "Opened", beside: "Beside", seconds: float) -> None:
+    """Waits so long for the last look, and says where to look or how to make up for it."""
     from orchestrator.tracking import repair_command, ui_command
 
-    if beside.finish():
+    if beside.finish(seconds):
         print(f"MLflow: {ui_command(beside.uri)}")
     else:
         print(f"MLflow at {beside.uri} is not up to date ({beside.last_words()}). Nothing is lost; to make up for it:")

@@ -16,7 +16,7 @@ from orchestrator.contract.plan import Plan, PlannedTask
 from orchestrator.contract.words import ExitCode, TaskKind
 from orchestrator.errors import StoreError
 from orchestrator.local.schedule import Ended, Outcome, Schedule, State, cost, wanted_tasks
-from orchestrator.local.workers import Crew, Gone, Message, StopRequest, Stray, Worker, environment, trainer_command
+from orchestrator.local.workers import Crew, Gone, Message, StopRequest, Stray, Worker, cores, environment, share_gpus, trainer_command
 from orchestrator.progress import Listener, Meter, Snapshot, duration
 from orchestrator.store import Store
 from orchestrator.store.records import create_task, done
@@ -58,13 +58,15 @@ def run_plan(
 ) -> RunResult:
     """Brings every wanted task of `plan` to a record. Returns when nothing can go on; never raises for a task that failed.
 
-    `only`: names of cells or patterns, empty for all. `logs`: folder for the workers' standard error. `micro_batch`: by size, where it is
-    not the placement's. `prepared`: called after every prepare task; what it raises ends the run in order. `command`: starts a worker, by
-    default this interpreter's `python -m trainer worker`. Raises PlanRefused for a cell that is not there, StoreError when the store
-    cannot be read, ScalingStudyError when no worker can start.
+    `workers`: at most so many at once; 0 for one a core, or one for every `placement.gpus` GPUs. `only`: names of cells or patterns, empty
+    for all. `logs`: folder for the workers' standard error. `micro_batch`: by size, where it is not the placement's. `prepared`: called
+    after every prepare task; what it raises ends the run in order. `command`: starts a worker, by default this interpreter's
+    `python -m trainer worker`. Raises PlanRefused for a cell that is not there or GPUs that are not, StoreError when the store cannot be
+    read, ScalingStudyError when no worker can start.
     """
     schedule = Schedule(plan, wanted_tasks(plan, only), done(store))
-    crew = Crew(command or trainer_command(store.url), environment(placement.threads), logs, workers)
+    devices = share_gpus(placement.gpus, workers) if placement.gpus else []
+    crew = Crew(command or trainer_command(store.url), environment(placement.threads), logs, len(devices) or workers or cores(), devices)
     return _Run(store, schedule, placement, micro_batch or {}, listener, stop or StopRequest(), crew, prepared, clock).to_its_end()
 
 
@@ -160,7 +162,8 @@ class _Run:
             self._end(worker, ExitCode.FAILED, str(problem))
         else:
             micro_batch = self.micro_batch.get(planned.size, self.placement.micro_batch)
-            worker.give(planned.digest, replace(self.placement, micro_batch=micro_batch))
+            gpus = 0 if planned.kind is TaskKind.PREPARE else self.placement.gpus
+            worker.give(planned.digest, replace(self.placement, micro_batch=micro_batch, gpus=gpus))
 
     def _timeout(self) -> float:
         due = self.schedule.due()

@@ -172,10 +172,6 @@ class Schedule:
         """Nothing runs and nothing can start any more."""
         return not self._busy and not self._later and not any(self._is_startable(digest) for _, digest in self._ready)
 
-    def ready_count(self) -> int:
-        """How many tasks could start now (an upper bound)."""
-        return len(self._ready)
-
     def count(self, state: State) -> int:
         return sum(each is state for each in self.state.values())
 

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import IO, Final, TypeAlias
 
 from orchestrator.contract.events import Event, Placement, Request, read_event, to_line
-from orchestrator.errors import ContractError, ScalingStudyError
+from orchestrator.errors import ContractError, PlanRefused, ScalingStudyError
 
 # Workers that die before they are ready, one after the other, before the run gives up: the installation is broken.
 DEATHS_AT_THE_START: Final = 3
@@ -59,6 +59,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def visible_gpus() -> list[str]:
+    """GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; by the driver's list where that is not set."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [device.strip() for device in named.split(",") if device.strip()]
+    driver = Path("/proc/driver/nvidia/gpus")
+    return [str(number) for number in range(len(list(driver.iterdir())))] if driver.is_dir() else []
+
+
 def environment(threads: int) -> dict[str, str]:
     """What keeps a worker to its share: torch's threads as asked (they change sums), the tokenizer's by the machine (they do not)."""
     share = str(threads)
@@ -81,6 +90,7 @@ class Worker:
     number: int
     process: "subprocess.Popen[str]"
     log: Path
+    devices: tuple[str, ...] = ()
     task: str = ""
     is_ready: bool = False
 
@@ -145,14 +155,30 @@ def start_worker(number: int, command: Sequence[str], extra: Mapping[str, str], 
     return worker
 
 
+def share_gpus(gpus: int, workers: int) -> list[tuple[str, ...]]:
+    """`gpus` devices for each of `workers`, as many workers as there are devices for if 0. Raises PlanRefused when there are too few."""
+    there = visible_gpus()
+    shared = workers or len(there) // gpus
+    if not shared or shared * gpus > len(there):
+        raise PlanRefused(
+            f"{max(1, shared)} workers with {gpus} GPUs each need {max(1, shared) * gpus}; this machine shows {len(there)}.\n"
+            "    Ask for fewer (--workers, --gpus), or look at CUDA_VISIBLE_DEVICES"
+        )
+    return [tuple(there[first : first + gpus]) for first in range(0, shared * gpus, gpus)]
+
+
 @dataclass
 class Crew:
-    """The workers of one run: at most `limit`, started when there is a task for them, replaced when they die."""
+    """The workers of one run: at most `limit`, started when there is a task for them, replaced when they die.
+
+    `devices`: the GPUs of each worker that can be at work at once; empty when they use none.
+    """
 
     command: Sequence[str]
     extra: Mapping[str, str]
     logs: Path
     limit: int
+    devices: Sequence[tuple[str, ...]] = ()
     workers: list[Worker] = field(default_factory=list)
     _hired: int = 0
     _early_deaths: int = 0
@@ -166,7 +192,11 @@ class Crew:
 
     def hire(self, inbox: Inbox) -> Worker:
         self._hired += 1
-        worker = start_worker(self._hired, self.command, self.extra, self.logs / f"worker-{self._hired}.log", inbox)
+        taken = {worker.devices for worker in self.workers}
+        devices = next((each for each in self.devices if each not in taken), ())
+        extra = {**self.extra, "CUDA_VISIBLE_DEVICES": ",".join(devices)}
+        worker = start_worker(self._hired, self.command, extra, self.logs / f"worker-{self._hired}.log", inbox)
+        worker.devices = devices
         self.workers.append(worker)
         return worker
 

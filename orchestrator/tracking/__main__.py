@@ -14,9 +14,10 @@ from orchestrator.tracking.follow import follow
 
 # Seconds between two looks: live enough for a curve, and a small part of one core.
 INTERVAL: Final = 5.0
-# After the run's end: between two tries of the last look, and until it leaves all the same. The run itself waits less (`beside.LAST_LOOK`).
+# After the run's end: between two tries of a last look that fails, and until it leaves all the same. One that is slow may take longer:
+# how long the run waits is its own affair.
 PAUSE: Final = 0.5
-GIVE_UP: Final = 60.0
+GIVE_UP: Final = 5.0
 
 
 def main() -> int:

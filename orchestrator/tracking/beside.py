@@ -13,8 +13,6 @@ from typing import Final
 
 from orchestrator.store import Store
 
-# Seconds that a run waits at its end for the mirror's last look.
-LAST_LOOK: Final = 30.0
 # Lower than the workers, whose cores it shares.
 NICE: Final = 10
 
@@ -69,7 +67,7 @@ class Beside:
         if self._process.stdin:
             self._process.stdin.close()
 
-    def finish(self, seconds: float = LAST_LOOK) -> bool:
+    def finish(self, seconds: float) -> bool:
         """Waits for the last look, for at most so long. Whether the mirror is whole."""
         self.last_look()
         try:

@@ -15,7 +15,7 @@ from orchestrator.contract.words import ExitCode
 from orchestrator.errors import PlanRefused, ScalingStudyError
 from orchestrator.local import RunResult, StopRequest, in_order, run_plan, wanted_tasks
 from orchestrator.local.schedule import ENDS_WITHOUT_A_WORD, LONGEST_BACKOFF, Outcome, Schedule, State
-from orchestrator.local.workers import DEATHS_AT_THE_START
+from orchestrator.local.workers import DEATHS_AT_THE_START, share_gpus
 from orchestrator.progress import PlainLines, Snapshot
 from orchestrator.store import open_store
 
@@ -302,3 +302,27 @@ def test_placement_and_environment_keep_a_worker_to_its_share(small_plan: Any, f
     given: Mapping[str, str] = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines() if "=" in line)
     assert (given["OMP_NUM_THREADS"], given["TOKENIZERS_PARALLELISM"]) == ("1", "true")
     assert json.loads(given["RAYON_NUM_THREADS"]) >= 1
+
+
+def test_each_worker_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,GPU-5ac")
+    assert share_gpus(1, 0) == [("0",), ("2",), ("GPU-5ac",)]
+    assert share_gpus(2, 0) == [("0", "2")]
+    with pytest.raises(PlanRefused, match="2 workers with 2 GPUs each need 4; this machine shows 3"):
+        share_gpus(2, 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(PlanRefused, match="this machine shows 0"):
+        share_gpus(1, 0)
+
+
+def test_a_replaced_worker_gets_the_gpu_that_became_free(small_plan: Any, fake_trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    plan = small_plan({"a": [], "b": [], "c": ["a", "b"]})
+    fake_trainer.script({digest(plan, "a"): [{"die": True}]})
+    wrapper = fake_trainer.folder / "worker.sh"
+    wrapper.write_text(f'#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES" >> {fake_trainer.folder}/gpus\nexec {" ".join(fake_trainer.command)}\n')
+    wrapper.chmod(0o755)
+    store, out, logs = open_store(str(fake_trainer.folder)), io.StringIO(), fake_trainer.folder / "logs"
+    result = run_plan(store, plan, Placement(gpus=1), workers=0, listener=PlainLines(out), logs=logs, command=[str(wrapper)])
+    assert result.is_complete
+    assert set((fake_trainer.folder / "gpus").read_text().split()) <= {"0", "1"}
