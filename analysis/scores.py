@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from analysis.frame import DONE, Row, rows_of
+from analysis.frame import Row, rows_of
 from analysis.laws import Seed
 from orchestrator.contract.words import ACCURACY, BITS_PER_BYTE, TaskKind
 from orchestrator.errors import ContractError
@@ -53,8 +53,7 @@ def scores(runs: "pd.DataFrame", cells: "pd.DataFrame") -> list[Score]:
     together: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows_of(cells[cells.kind == str(TaskKind.EVALUATE)]):
         together.setdefault((row["cell"], row["stage_number"], row["suite"], row["source_group"]), []).append(row)
-    whole = (rows for rows in together.values() if all(row["state"] == DONE for row in rows))
-    return [score for rows in whole for score in _scores_of(rows, measured)]
+    return [score for rows in together.values() for score in _scores_of(rows, measured)]
 
 
 def _scores_of(rows: list[Row], measured: dict[str, list[Row]]) -> list[Score]:

@@ -24,6 +24,14 @@ def test_losses_are_drawn_for_the_first_seed_behind_the_tokens_of_their_ancestor
     assert [round(line.curve[0][0] / STEP, -2) for line in panel.lines[1:3]] == [900, 1000]
 
 
+@pytest.mark.parametrize(("there", "drawn"), [("s1", True), ("s2", False)])
+def test_the_first_seed_is_the_lowest_wherever_it_stands_in_the_file(there: str, drawn: bool) -> None:
+    store, plan = in_memory_store(), STUDY.plan()
+    records = STUDY.records(plan, lambda task: not task.label.endswith(there))
+    keep(store, plan, records)
+    assert (loss_figure(store, plan, records) is not None) == drawn
+
+
 def test_losses_that_no_record_stands_behind_are_not_drawn() -> None:
     store, plan = in_memory_store(), STUDY.plan()
     keep(store, plan, STUDY.records(plan))

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -50,6 +51,10 @@ def test_a_dot_names_its_cell_and_leads_to_its_record() -> None:
     svg = panel_svg(PANEL, "mine", {DIGEST: "result-ab"})
     assert f'<a href="#result-ab"><title>recipe/größe/c0/s1: 2, digest {DIGEST[:12]}</title>' in svg
     assert "<a><title>b &amp; &lt;c&gt;: 1.5" in svg
+
+
+def test_dollars_in_a_name_are_no_formula() -> None:
+    assert ">$a_1$<" in panel_svg(replace(PANEL, lines=(replace(LINE, label="$a_1$"),)), "mine", {})
 
 
 @pytest.mark.parametrize("name", RAMPS)

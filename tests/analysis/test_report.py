@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -91,6 +92,7 @@ def test_a_hole_is_named_with_cell_and_task(written: Path) -> None:
     text = page_of(written).text
     assert "1 of 18 cells is incomplete." in text
     assert f"bpb of prose after pretrain ({lost.digest[:12]})" in text
+    assert f'<span class="missing">missing</span><code title="{lost.digest}">' in written.read_text()
     assert "17 of 18" in text
 
 
@@ -137,6 +139,14 @@ def test_unusual_studies_have_a_report(name: str, tmp_path: Path) -> None:
     page = page_of(write_report_of(plan, study.records(plan), tmp_path))
     assert page.open == []
     assert f"{len(plan.cells)} of {len(plan.cells)}" in page.text
+
+
+def test_a_result_that_two_cells_share_is_one_place_to_link_to(tmp_path: Path) -> None:
+    shared = replace(ONE, recipes=(FROM_SCRATCH, MadeUpRecipe("again", FROM_SCRATCH.stages)))
+    plan = shared.plan()
+    page = page_of(write_report_of(plan, shared.records(plan), tmp_path))
+    assert len(page.ids) == len(set(page.ids))
+    assert {link[1:] for link in page.links} <= set(page.ids)
 
 
 def test_a_study_that_has_not_begun_says_so(tmp_path: Path) -> None:
