@@ -49,7 +49,8 @@ class _Wanted:
 def loss_figure(store: Store, plan: Plan, records: Records) -> Figure | None:
     """Loss against tokens, a panel a size, or None when no metrics are there."""
     first = _first_seeds(plan)
-    wanted = {cell.name: _wanted(plan, cell, records) for cell in first}
+    trajectories = {task.work: task.task.trajectory for task in plan.tasks.values() if isinstance(task.task, TrainTask)}
+    wanted = {cell.name: _wanted(plan, cell, records, trajectories) for cell in first}
     curves = _read_all(store, {piece for pieces in wanted.values() for piece in pieces})
     strips = tuple(_strips(plan, first, {name: [curves[p] for p in pieces] for name, pieces in wanted.items()}))
     return Figure(NAME, "Training loss", _CAPTION, strips) if strips else None
@@ -63,8 +64,7 @@ def _first_seeds(plan: Plan) -> list[Cell]:
     return [cell for cell in plan.cells if cell.name in chosen]
 
 
-def _wanted(plan: Plan, cell: Cell, records: Records) -> list[_Wanted]:
-    trajectories = {task.work: task.task.trajectory for task in plan.tasks.values() if isinstance(task.task, TrainTask)}
+def _wanted(plan: Plan, cell: Cell, records: Records, trajectories: dict[str, Trajectory]) -> list[_Wanted]:
     reached: dict[str, int] = {}
     for digest in (digest for stage in cell.stages for digest in stage.trains if digest in records):
         task = plan.tasks[digest].task
