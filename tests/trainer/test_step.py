@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,10 +21,11 @@ from orchestrator.contract.events import Placement
 from orchestrator.contract.identity import NUMERICS
 from orchestrator.contract.tasks import FromInitialisation, Optimizer, Schedule, Shape, TrainTask, Trajectory
 from orchestrator.errors import TaskRefused
-from orchestrator.store import leases
+from orchestrator.store import Store, leases, metrics
 from orchestrator.store.leases import Holder
 from orchestrator.store.memory import in_memory_store
 
+WORK = f"trajectories/{'a' * 64}"
 VOCABULARY, LENGTH, BATCH = 64, 16, 4
 STEP = LENGTH * BATCH
 START = FromInitialisation(Shape(16, 1, 2, 32, VOCABULARY, False, 10_000, "1e-5"), 1, "0.06")
@@ -56,9 +58,14 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def curve(tmp_path: Path) -> Curve:
-    store, task = in_memory_store(), TrainTask(TRAJECTORY, 100 * STEP)
-    lease = leases.take(store, f"trajectories/{'a' * 64}", "b" * 64, Holder())
+def store() -> Store:
+    return in_memory_store()
+
+
+@pytest.fixture
+def curve(store: Store, tmp_path: Path) -> Curve:
+    task = TrainTask(TRAJECTORY, 100 * STEP)
+    lease = leases.take(store, WORK, "b" * 64, Holder())
     return Curve(Context(store, "b" * 64, task, lease, Placement(), tmp_path), task.tokens)
 
 
@@ -84,10 +91,12 @@ def test_a_bad_step_is_one_without_update_and_the_position_moves_on(curve: Curve
     assert len({at.token_hash for at in positions}) == 4
 
 
-def test_more_bad_steps_in_a_row_than_the_rule_allows_refuse_the_task(curve: Curve) -> None:
+def test_more_bad_steps_in_a_row_than_the_rule_allows_refuse_the_task(store: Store, curve: Curve) -> None:
     state = poisoned_state()
     windows = cast(Mixture, Windows(set(range(1, 100)) - {SKIPS_ALLOWED + 1}))
     for _ in range(2 + 2 * SKIPS_ALLOWED):
         step(TRAJECTORY, windows, state, 0, curve)
     with pytest.raises(TaskRefused, match=r"11 steps in a row up to step 23 had a loss or gradient that is no number \(loss nan"):
         step(TRAJECTORY, windows, state, 0, curve)
+    losses = [row["value"] for row in metrics.series(store, WORK).to_pylist() if row["name"] == "loss"]
+    assert [number for number, loss in enumerate(losses, start=1) if isfinite(loss)] == [1, SKIPS_ALLOWED + 2]

@@ -48,6 +48,7 @@ def step(trajectory: Trajectory, mixture: Mixture, state: State, micro_batch: in
         state.position = replace(after, skipped=before.skipped + 1, skipped_in_row=before.skipped_in_row + 1)
     curve.note(state.position.step, state.position.tokens, read, loss, norm, rate)
     if state.position.skipped_in_row > SKIPS_ALLOWED:
+        curve.flush()  # whoever reads the failure wants to see how it came
         raise TaskRefused(
             f"{state.position.skipped_in_row} steps in a row up to step {state.position.step} had a loss or gradient that is no number "
             f"(loss {loss}, gradient norm {norm}, rate {rate}); a lower peak or a longer warm-up usually helps"

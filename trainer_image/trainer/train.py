@@ -44,6 +44,7 @@ def run(context: Context) -> Outcome:
         start = state.position.tokens
         context.lease.start_from(start)
         _train(context, task, mixture, state)
+        del state  # the check holds two more models
         final, difference = _checked_export(context, task, mixture, device)
     results = _results(checkpoint.position_of(final.state), difference)
     return Outcome(results, dict(final.files), start, _tokens_lost(context, start))
