@@ -91,15 +91,18 @@ _BITS: Final = _Metric("bpb", BITS_PER_BYTE, "bits per byte", None)
 _SEEDS: Final = "Every dot is one model, that is one seed; lines join the means of the seeds."
 
 
-def figures(found: Sequence[Score], chance: float | None) -> list[Figure]:
-    """All figures that these scores allow; those that would be empty are left out. `chance`: accuracy of a blind guess, if it is one."""
+def figures(found: Sequence[Score], chance: float | None = None, questions: tuple[int, int] | None = None) -> list[Figure]:
+    """All figures that these scores allow; those that would be empty are left out.
+
+    `chance`: accuracy of a blind guess at a continuation. `questions`: fewest and most of them in an evaluation.
+    """
     last = last_places(found)
     earlier = [place for place in places(found) if place not in last]
     bits = [score for score in found if (score.suite, score.metric) == (_BITS.suite, _BITS.metric)]
     choice = [score for score in found if (score.suite, score.metric) == (CONTINUATION, ACCURACY)]
     lower = f"Held-out text and code, lower is better. {_SEEDS}"
     guess = "" if chance is None else f"A blind guess is right in {100 * chance:.3g} %. "
-    right = f"How often the true continuation of a held-out document is preferred to other documents', higher is better. {guess}{_SEEDS}"
+    right = f"How often the true continuation of a held-out document is preferred to other documents', higher is better. {guess}{_asked(questions)}{_SEEDS}"
     continuation = _Metric(CONTINUATION, ACCURACY, ACCURACY, chance)
     titles = (
         "Bits per byte against size", "Bits per byte against code percent", "Choosing the true continuation",
@@ -205,6 +208,14 @@ def _limits(values: Sequence[float], chance: float | None) -> tuple[float, float
     shown = [*values, *([chance] if chance is not None else [])] or [0.0, 1.0]
     room = (max(shown) - min(shown)) * 0.06 or 0.05
     return min(shown) - room, max(shown) + room
+
+
+def _asked(questions: tuple[int, int] | None) -> str:
+    if questions is None:
+        return ""
+    fewest, most = questions
+    # of a share p over n answers: sqrt(p (1 - p) / n), largest at a half
+    return f"With {fewest if fewest == most else f'{fewest} to {most}'} questions the error of one dot is up to {50 / fewest**0.5:.2g} points. "
 
 
 def _strip_title(place: Place, here: Sequence[Score], axes: _Axes) -> str:

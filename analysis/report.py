@@ -19,7 +19,7 @@ from analysis.frame import CELLS, RUNS, Records, cells_frame, runs_frame, write_
 from analysis.laws import NoTrend
 from analysis.panels import NAMES, Figure, Strip, figures
 from analysis.plot import colours_of, panel_svg, write_figure
-from analysis.scores import chance, scores
+from analysis.scores import chance, questions, scores
 from orchestrator.contract.plan import Plan, digest_of_plan
 from orchestrator.contract.record import Record
 from orchestrator.errors import Damaged, MissingExtra
@@ -74,7 +74,7 @@ def write_report_of(plan: Plan, records: Records, out: Path, *, damaged: Sequenc
     runs, cells = runs_frame(plan, records), cells_frame(plan, records)
     write_tables(runs, cells, out)
     found = scores(runs, cells)
-    drawn = [*figures(found, chance(runs)), *more]
+    drawn = [*figures(found, chance(runs), questions(runs)), *more]
     for name in (*NAMES, LOSS_NAME):
         # a figure of the last report that this one does not have would pass for one of this
         (folder / f"{name}.svg").unlink(missing_ok=True)

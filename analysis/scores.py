@@ -98,6 +98,12 @@ def chance(runs: "pd.DataFrame") -> float | None:
     return 1 / float(choices[0]) if len(choices) == 1 else None
 
 
+def questions(runs: "pd.DataFrame") -> tuple[int, int] | None:
+    """Fewest and most items that an evaluation of the continuation suite has; None when no record says it."""
+    items = runs[(runs.suite == CONTINUATION) & (runs.metric == "items")].value
+    return (int(items.min()), int(items.max())) if len(items) else None
+
+
 Place: TypeAlias = tuple[str, int, str]
 """Recipe, number of the stage in it, name of the stage."""
 

@@ -2,7 +2,7 @@ from statistics import fmean
 
 from analysis.frame import Records, cells_frame, runs_frame
 from analysis.panels import Figure, figures
-from analysis.scores import chance, scores
+from analysis.scores import chance, questions, scores
 from orchestrator.contract.plan import Plan
 from tests.analysis.made_up import BALANCED_TO_TEXT, FROM_SCRATCH, MadeUpStudy, lacking, shape
 
@@ -11,7 +11,7 @@ STUDY = MadeUpStudy(sizes=("0.24M", "0.03M", "0.09M"), code_percents=("50", "0")
 
 def figures_of(plan: Plan, records: Records) -> dict[str, Figure]:
     runs = runs_frame(plan, records)
-    return {figure.name: figure for figure in figures(scores(runs, cells_frame(plan, records)), chance(runs))}
+    return {figure.name: figure for figure in figures(scores(runs, cells_frame(plan, records)), chance(runs), questions(runs))}
 
 
 def drawn(study: MadeUpStudy) -> dict[str, Figure]:
@@ -74,6 +74,7 @@ def test_panels_of_one_group_share_their_heights_so_that_recipes_compare() -> No
 def test_accuracy_shows_what_a_blind_guess_gets_even_when_all_are_better() -> None:
     figure = drawn(STUDY)["continuation-by-size"]
     assert "right in 25 %" in figure.caption
+    assert "With 400 questions the error of one dot is up to 2.5 points." in figure.caption
     for strip in figure.strips:
         for panel in strip.panels:
             assert panel.chance == 0.25
