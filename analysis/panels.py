@@ -102,7 +102,10 @@ def figures(found: Sequence[Score], chance: float | None = None, questions: tupl
     choice = [score for score in found if (score.suite, score.metric) == (CONTINUATION, ACCURACY)]
     lower = f"Held-out text and code, lower is better. {_SEEDS}"
     guess = "" if chance is None else f"A blind guess is right in {100 * chance:.3g} %. "
-    right = f"How often the true continuation of a held-out document is preferred to other documents', higher is better. {guess}{_asked(questions)}{_SEEDS}"
+    right = (
+        "How often the true continuation of a held-out document is preferred to other documents', higher is better. "
+        f"{guess}{_asked(questions)}{_SEEDS}"
+    )
     continuation = _Metric(CONTINUATION, ACCURACY, ACCURACY, chance)
     titles = (
         "Bits per byte against size", "Bits per byte against code percent", "Choosing the true continuation",
@@ -215,7 +218,8 @@ def _asked(questions: tuple[int, int] | None) -> str:
         return ""
     fewest, most = questions
     # of a share p over n answers: sqrt(p (1 - p) / n), largest at a half
-    return f"With {fewest if fewest == most else f'{fewest} to {most}'} questions the error of one dot is up to {50 / fewest**0.5:.2g} points. "
+    number = fewest if fewest == most else f"{fewest} to {most}"
+    return f"With {number} questions the standard error of one dot is up to {50 / fewest**0.5:.2g} points. "
 
 
 def _strip_title(place: Place, here: Sequence[Score], axes: _Axes) -> str:

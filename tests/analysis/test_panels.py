@@ -74,7 +74,7 @@ def test_panels_of_one_group_share_their_heights_so_that_recipes_compare() -> No
 def test_accuracy_shows_what_a_blind_guess_gets_even_when_all_are_better() -> None:
     figure = drawn(STUDY)["continuation-by-size"]
     assert "right in 25 %" in figure.caption
-    assert "With 400 questions the error of one dot is up to 2.5 points." in figure.caption
+    assert "With 400 questions the standard error of one dot is up to 2.5 points." in figure.caption
     for strip in figure.strips:
         for panel in strip.panels:
             assert panel.chance == 0.25
