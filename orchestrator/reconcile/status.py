@@ -45,7 +45,7 @@ def status_of(facts: "StudyFacts", plan: Plan, standing: Standing, now: datetime
     stamp = f"{now:%Y-%m-%dT%H:%M:%SZ}"
     before = {condition["type"]: condition for condition in facts.status.get("conditions") or ()}
     conditions = [
-        _condition(kind, state, reason, message, facts.generation, before.get(kind), stamp)
+        condition_of(kind, state, reason, message, facts.generation, before.get(kind), stamp)
         for kind, state, reason, message in _conditions(facts, plan, standing, counts, of_cells, failed, phase)
     ]
     return {
@@ -153,9 +153,10 @@ def _waits(standing: Standing) -> str:
     return f"; {number} wait: {reason[:512]}"
 
 
-def _condition(
+def condition_of(
     kind: str, state: bool, reason: str, message: str, generation: int, before: Mapping[str, Any] | None, stamp: str
 ) -> Document:
+    """A metav1.Condition; `before`: the one of this kind that the status has, whose time is kept while its state is the same."""
     text = str(state)
     since = before["lastTransitionTime"] if before is not None and before["status"] == text else stamp
     return {

@@ -1,0 +1,344 @@
+"""One look at one study: read, decide, apply, write one status, tell.
+
+`loop` calls it for every study that is due, with the snapshot of the round. What is kept between looks is a cache of what can be read
+again.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeAlias
+
+from orchestrator.cluster import Cluster, StudyReference
+from orchestrator.contract.plan import Plan
+from orchestrator.contract.tasks import TrainTask
+from orchestrator.contract.words import ANNOTATION_RETRY, DIGEST_LABEL_LENGTH, TaskKind
+from orchestrator.controller.applying import Applier
+from orchestrator.controller.ledger import Ledger
+from orchestrator.controller.metrics import Metrics
+from orchestrator.controller.planning import Planned, Unplanned, accept, allow, plan, run_number
+from orchestrator.controller.snapshot import Snapshot
+from orchestrator.errors import AlreadyExists, Conflict, NotThere, Refused
+from orchestrator.estimate import Price, cost
+from orchestrator.observe import Observed, workflow_seen
+from orchestrator.policy import Policy
+from orchestrator.reconcile import Limits, StudyEvent, StudyFacts, reconcile
+from orchestrator.reconcile.status import condition_of
+from orchestrator.spec import Study
+from orchestrator.store import Store
+from orchestrator.store.addresses import work_root
+from orchestrator.study import inputs
+from orchestrator.workflow import PodSettings, fingerprint_workflow
+
+LOG: Final = logging.getLogger(__name__)
+Document: TypeAlias = dict[str, Any]
+
+# A study at work is looked at so often even when no watch says anything: progress, cost and stalls make no event
+AT_WORK_SECONDS: Final = 10.0
+SOON_SECONDS: Final = 1.0
+# The same thing is told again only after so long: its event is still there
+TELL_AGAIN: Final = timedelta(minutes=10)
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is kept of a study between looks. `spec_of`: uid and generation that `study` and `planned` were made from."""
+
+    spec_of: tuple[str, int]
+    study: Study | Unplanned
+    planned: Planned | None = None
+    told: dict[StudyEvent, datetime] = field(default_factory=dict)
+    gpu_seconds: float = 0.0
+    """Spent and admitted, at the last look."""
+
+
+class Passes:
+    """All studies of a namespace. Not shared between threads.
+
+    `open_store`: URL -> store. `image`: of the pods that look at files, "" for the study's own. `clock`: what time it is.
+    """
+
+    def __init__(
+        self, cluster: Cluster, open_store: Callable[[str], Store], clock: Callable[[], datetime], metrics: Metrics, image: str = ""
+    ) -> None:
+        self.policy = Policy()
+        self._cluster = cluster
+        self._open_store = open_store
+        self._clock = clock
+        self._metrics = metrics
+        self._image = image
+        self._known: dict[str, _Known] = {}
+        self._ledgers: dict[str, Ledger] = {}
+        self._fresh: set[str] = set()
+
+    def begin_round(self, names: set[str]) -> None:
+        """Forget studies that are gone, and that `done/` was listed: a round lists it once a store."""
+        for name in set(self._known) - names:
+            del self._known[name]
+            self._metrics.forget(name)
+        self._fresh.clear()
+
+    def awaits(self, name: str, snapshot: Snapshot) -> bool:
+        """Whether a Workflow of another study works on a task of this one."""
+        known = self._known.get(name)
+        if known is None or known.planned is None:
+            return False
+        tasks = known.planned.plan.tasks
+        others = (workflow for workflow in snapshot.workflows.values() if workflow.study != name and not workflow.is_over)
+        return any(digest in tasks for workflow in others for digest in workflow.digests)
+
+    def look_at(self, name: str, snapshot: Snapshot) -> float | None:
+        """Do what the study needs now; in how many seconds to look again, None for when something happens.
+
+        Raises ClusterError, StoreError: look again later, nothing is lost.
+        """
+        body = snapshot.studies[name]
+        if "deletionTimestamp" in body["metadata"]:
+            return None
+        started = time.perf_counter()
+        known = self._known_of(name, body)
+        ready = self._planned(known, body)
+        after = self._run(known, ready, body, snapshot) if isinstance(ready, Planned) else self._wait(known, ready, body, snapshot)
+        self._metrics.looked_at(time.perf_counter() - started)
+        return after
+
+    def _known_of(self, name: str, body: Document) -> _Known:
+        metadata = body["metadata"]
+        spec_of = metadata["uid"], metadata.get("generation", 1)
+        known = self._known.get(name)
+        if known is None or known.spec_of != spec_of:
+            known = self._known[name] = _Known(spec_of, accept(body))
+        return known
+
+    def _planned(self, known: _Known, body: Document) -> Planned | Unplanned:
+        if isinstance(known.study, Unplanned):
+            return known.study
+        forbidden = allow(known.study, self.policy)
+        if forbidden is not None:
+            return forbidden
+        if known.planned is None:
+            found = plan(known.study, body["metadata"]["uid"], self._ledger(known.study.spec.store).store)
+            if isinstance(found, Unplanned):
+                return found
+            known.planned = found
+        return known.planned
+
+    def _ledger(self, url: str) -> Ledger:
+        if url not in self._ledgers:
+            self._ledgers[url] = Ledger(self._open_store(url))
+        ledger = self._ledgers[url]
+        if url not in self._fresh:
+            ledger.read_done()
+            self._fresh.add(url)
+        return ledger
+
+    # A study that has no plan yet
+
+    def _wait(self, known: _Known, why: Unplanned, body: Document, snapshot: Snapshot) -> float | None:
+        if why.files is not None and why.study is not None:
+            self._send_to_look(why, body, snapshot)
+        status = _early_status(body, why, self._clock())
+        self._write(body, status)
+        if why.phase == "Refused":
+            self._tell(known, body, [StudyEvent(why.reason, why.message.partition("\n")[0][:512], is_warning=True)])
+            return None
+        return AT_WORK_SECONDS
+
+    def _send_to_look(self, why: Unplanned, body: Document, snapshot: Snapshot) -> None:
+        assert why.study is not None
+        assert why.files is not None
+        name = f"ss-files-{why.key.rpartition('/')[2][:20]}"
+        standing = snapshot.workflows.get(name)
+        if standing is not None and not standing.is_over:
+            return
+        if standing is not None:
+            self._cluster.delete("workflows", name)
+            return
+        image = self._image or why.study.spec.execution.image or ""
+        settings = self._settings(why.study, body, 1, {})
+        workflow = fingerprint_workflow(name, why.key, why.files.sources, why.files.tokenizer, image, settings)
+        try:
+            snapshot.workflows[name] = workflow_seen(self._cluster.create("workflows", workflow))
+        except AlreadyExists:
+            LOG.info("study %s: the files are being looked at", why.study.name)
+
+    # A study that has
+
+    def _run(self, known: _Known, planned: Planned, body: Document, snapshot: Snapshot) -> float | None:
+        study, now = planned.study, self._clock()
+        ledger = self._ledger(study.spec.store)
+        depends_on, hot = _dependencies(planned.plan, snapshot, ledger.done)
+        ledger.read_leases({**dict.fromkeys(planned.roots, ()), **depends_on}, hot, now)
+        status = body.get("status") or {}
+        asked = (body["metadata"].get("annotations") or {}).get(ANNOTATION_RETRY, "")
+        facts = StudyFacts(
+            name=study.name,
+            generation=body["metadata"].get("generation", 1),
+            run_number=run_number(status, asked, study.spec.paused),
+            is_paused=study.spec.paused,
+            plan_digest=planned.digest,
+            plan_version=planned.version,
+            status=status,
+        )
+        limits = self._limits(planned, ledger)
+        spent = ledger.gpu_seconds(planned.roots, study.name)
+        observed = Observed(
+            done=ledger.done,
+            workflows=tuple(snapshot.workflows.values()),
+            pods=snapshot.pods,
+            leases=ledger.leases(planned.plan, now),
+            spent=spent,
+            others=sum(other.gpu_seconds for name, other in self._known.items() if name != study.name),
+        )
+        decision = reconcile(facts, planned.plan, planned.units, observed, limits, now)
+        settings = self._settings(study, body, facts.run_number, inputs(study, planned.plan))
+        applier = Applier(self._cluster, ledger, snapshot, planned.plan, settings)
+        applier.apply(decision.actions)
+        known.gpu_seconds = spent + _admitted(planned.plan, study.name, snapshot, ledger.done, limits.price)
+        told = _with_refusal(decision.status, applier.refused, facts, now)
+        self._write(body, told)
+        refusals = [StudyEvent("SubmitRefused", text[:512], is_warning=True) for text in applier.refused]
+        self._tell(known, body, [*decision.events, *refusals])
+        self._metrics.study(study.name, told, ledger.causes(planned.roots, study.name))
+        return _next_look(told, bool(decision.actions), bool(applier.refused))
+
+    def _limits(self, planned: Planned, ledger: Ledger) -> Limits:
+        budget = planned.study.spec.budget.gpu_hours
+        return Limits(
+            price=Price(self.policy.gpu, self.policy.mfu, None, _measured(planned.plan, ledger)),
+            budget_gpu_hours=None if budget is None else float(budget),
+            namespace_gpu_hours=self.policy.gpu_hours,
+            stall=timedelta(minutes=self.policy.stall_minutes),
+        )
+
+    def _settings(self, study: Study, body: Document, number: int, found: Mapping[str, list[str]]) -> PodSettings:
+        return PodSettings(
+            namespace=self._cluster.namespace,
+            study=study.name,
+            study_uid=body["metadata"]["uid"],
+            store=study.spec.store,
+            run_number=number,
+            execution=self.policy.placed(study.spec.execution),
+            inputs=found,
+            defaults=self.policy.pod_defaults,
+        )
+
+    # What is written
+
+    def complain(self, body: Document, problem: Exception) -> None:
+        """Say in the status why nothing goes on. Raises ClusterError."""
+        before = body.get("status") or {}
+        conditions = {condition["type"]: condition for condition in before.get("conditions") or ()}
+        known, reason = conditions.get("Degraded"), type(problem).__name__
+        if known is not None and (known["status"], known["reason"]) == ("True", reason):
+            return
+        stamp, generation = f"{self._clock():%Y-%m-%dT%H:%M:%SZ}", body["metadata"].get("generation", 1)
+        conditions["Degraded"] = condition_of("Degraded", True, reason, str(problem)[:1024], generation, known, stamp)
+        self._write(body, {"phase": "Planning", **before, "conditions": list(conditions.values())})
+
+    def _write(self, body: Document, status: Document) -> None:
+        """One write, and only of what has changed. A study that changed meanwhile, or is gone, is looked at again anyway."""
+        metadata = body["metadata"]
+        if status == body.get("status"):
+            return
+        try:
+            written = self._cluster.patch_status(metadata["name"], status, metadata["resourceVersion"])
+        except NotThere:
+            return
+        except Conflict:
+            newest = self._cluster.get("scalingstudies", metadata["name"])
+            if newest is None or newest["metadata"].get("generation") != metadata.get("generation"):
+                return
+            written = self._cluster.patch_status(metadata["name"], status, newest["metadata"]["resourceVersion"])
+        body["status"], metadata["resourceVersion"] = status, written["metadata"]["resourceVersion"]
+
+    def _tell(self, known: _Known, body: Document, events: list[StudyEvent]) -> None:
+        """Events are for people: one that cannot be told holds nothing up."""
+        now = self._clock()
+        reference = StudyReference(body["metadata"]["name"], body["metadata"]["uid"])
+        known.told = {event: at for event, at in known.told.items() if now - at < TELL_AGAIN}
+        for event in events:
+            if event not in known.told:
+                known.told[event] = now
+                try:
+                    self._cluster.event(reference, event.reason, event.message, is_warning=event.is_warning)
+                except Refused as problem:
+                    LOG.warning("study %s: event %s: %s", reference.name, event.reason, problem)
+
+
+def _dependencies(plan: Plan, snapshot: Snapshot, done: frozenset[str]) -> tuple[dict[str, Hashable], set[str]]:
+    """Work root -> what its leases depend on; and the roots at which somebody is at work."""
+    flights: dict[str, list[tuple[str, str, bool]]] = {}
+    for workflow in snapshot.workflows.values():
+        for digest in workflow.digests:
+            flights.setdefault(digest, []).append((workflow.name, workflow.phase, workflow.was_stopped))
+    pods: dict[str, list[tuple[str, str, bool]]] = {}
+    for pod in snapshot.pods:
+        pods.setdefault(pod.digest, []).append((pod.name, pod.phase, pod.gone_by is None))
+    depends_on: dict[str, list[Hashable]] = {}
+    hot: set[str] = set()
+    for digest, task in plan.tasks.items():
+        root = work_root(task.kind, task.work)
+        seen = pods.get(digest[:DIGEST_LABEL_LENGTH], ())
+        depends_on.setdefault(root, []).append((digest in done, *flights.get(digest, ()), *seen))
+        if digest not in done and any(phase == "Running" for _, phase, _ in seen):
+            hot.add(root)
+    return {root: tuple(parts) for root, parts in depends_on.items()}, hot
+
+
+def _measured(plan: Plan, ledger: Ledger) -> dict[str, float]:
+    """GPU-seconds a token by size, over all train tasks that are done and ran on GPUs."""
+    seconds: dict[str, float] = {}
+    tokens: dict[str, int] = {}
+    for digest, planned in plan.tasks.items():
+        if planned.kind == TaskKind.TRAIN and digest in ledger.done and isinstance(planned.task, TrainTask):
+            cost_of = ledger.gpu_seconds_of_task(work_root(planned.kind, planned.work), digest)
+            if cost_of > 0:
+                seconds[planned.size] = seconds.get(planned.size, 0.0) + cost_of
+                tokens[planned.size] = tokens.get(planned.size, 0) + planned.task.tokens - planned.from_tokens
+    return {size: seconds[size] / tokens[size] for size in seconds if tokens[size] > 0}
+
+
+def _admitted(plan: Plan, study: str, snapshot: Snapshot, done: frozenset[str], price: Price) -> float:
+    """Estimated GPU-seconds of what the study has in flight."""
+    digests = {
+        digest
+        for workflow in snapshot.workflows.values()
+        if workflow.study == study and not workflow.is_over
+        for digest in workflow.digests
+        if digest in plan.tasks and digest not in done
+    }
+    return sum(cost(plan, plan.tasks[digest], price).gpu_seconds for digest in digests)
+
+
+def _early_status(body: Document, why: Unplanned, now: datetime) -> Document:
+    """The status of a study without a plan; what was said before it was edited stays until there is one."""
+    before = body.get("status") or {}
+    generation = body["metadata"].get("generation", 1)
+    conditions = {condition["type"]: condition for condition in before.get("conditions") or ()}
+    stamp = f"{now:%Y-%m-%dT%H:%M:%SZ}"
+    if why.condition == "Planned":
+        told = "the study file has no mistakes and is allowed here"
+        conditions["Accepted"] = condition_of("Accepted", True, "Valid", told, generation, conditions.get("Accepted"), stamp)
+    conditions[why.condition] = condition_of(
+        why.condition, False, why.reason, why.message, generation, conditions.get(why.condition), stamp
+    )
+    return {**before, "observedGeneration": generation, "phase": why.phase, "conditions": list(conditions.values())}
+
+
+def _with_refusal(status: Document, refused: list[str], facts: StudyFacts, now: datetime) -> Document:
+    """The status with what the API would not have, which nothing else shows: a Workflow that was refused does not exist."""
+    if not refused:
+        return status
+    before = next((entry for entry in facts.status.get("conditions") or () if entry["type"] == "Degraded"), None)
+    stamp = f"{now:%Y-%m-%dT%H:%M:%SZ}"
+    degraded = condition_of("Degraded", True, "SubmitRefused", refused[0][:1024], facts.generation, before, stamp)
+    return {**status, "conditions": [degraded if entry["type"] == "Degraded" else entry for entry in status["conditions"]]}
+
+
+def _next_look(status: Mapping[str, Any], acted: bool, was_refused: bool) -> float | None:
+    if acted and not was_refused:
+        return SOON_SECONDS
+    return None if status["phase"] in ("Succeeded", "Failed", "Paused") else AT_WORK_SECONDS

@@ -1,0 +1,82 @@
+"""Watches as a hint: what changes makes a study due earlier, and nothing else. A watch that is lost costs time, never a decision."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from orchestrator.cluster import Cluster, Document, Kind
+from orchestrator.contract.words import ANNOTATION_RETRY, LABEL_STUDY
+from orchestrator.controller.snapshot import OURS
+from orchestrator.errors import ClusterError, Expired
+
+LOG: Final = logging.getLogger(__name__)
+
+WATCHED: Final[tuple[Kind, ...]] = ("scalingstudies", "workflows", "pods")
+PAUSE_SECONDS: Final = 2.0
+
+
+class Watches:
+    """One thread a kind. `wake` gets the name of a study, `relist` is asked for when a watch has lost its place."""
+
+    def __init__(self, cluster: Cluster, stop: threading.Event, wake: Callable[[str], None], relist: Callable[[], None]) -> None:
+        self._cluster = cluster
+        self._stop = stop
+        self._wake = wake
+        self._relist = relist
+        self._versions: dict[Kind, str] = {}
+        self._listed = threading.Condition()
+        self._specs: dict[str, tuple[object, ...]] = {}
+
+    def start(self) -> None:
+        for kind in WATCHED:
+            threading.Thread(target=self._run, args=(kind,), name=f"watch {kind}", daemon=True).start()
+
+    def listed(self, versions: Mapping[Kind, str]) -> None:
+        """A round has listed: watches that have no place of their own begin here."""
+        with self._listed:
+            for kind, version in versions.items():
+                self._versions.setdefault(kind, version)
+            self._listed.notify_all()
+
+    def watch_once(self, kind: Kind) -> None:
+        """One watch to its end, from where the last one, or a listing, stopped. Raises ClusterError."""
+        labels = None if kind == "scalingstudies" else OURS
+        try:
+            for change, body in self._cluster.watch(kind, self._versions[kind], labels):
+                self._versions[kind] = body["metadata"]["resourceVersion"]
+                if self._stop.is_set():
+                    return
+                if change != "BOOKMARK" and (kind != "scalingstudies" or self._is_news(body)):
+                    self._wake(_study_of(kind, body))
+        except Expired:
+            with self._listed:
+                del self._versions[kind]
+            self._relist()
+
+    def _run(self, kind: Kind) -> None:
+        while not self._stop.is_set():
+            with self._listed:
+                if kind not in self._versions:
+                    self._listed.wait(PAUSE_SECONDS)
+                    continue
+            try:
+                self.watch_once(kind)
+            except ClusterError as problem:
+                LOG.info("watch of %s: %s", kind, problem)
+                self._stop.wait(PAUSE_SECONDS)
+
+    def _is_news(self, body: Document) -> bool:
+        """Whether more than the status has changed, which we write ourselves."""
+        metadata = body["metadata"]
+        annotations = metadata.get("annotations") or {}
+        spec = (metadata["uid"], metadata.get("generation"), annotations.get(ANNOTATION_RETRY), "deletionTimestamp" in metadata)
+        known = self._specs.get(metadata["name"])
+        self._specs[metadata["name"]] = spec
+        return spec != known
+
+
+def _study_of(kind: Kind, body: Document) -> str:
+    if kind == "scalingstudies":
+        return str(body["metadata"]["name"])
+    return str((body["metadata"].get("labels") or {}).get(LABEL_STUDY, ""))
