@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -23,10 +23,9 @@ def render(
     The same study gives the same bytes. The controller submits each when what it needs is done; applied by hand all at once, they would
     not wait for each other.
     """
-    import yaml
-
     from orchestrator.study import inputs, preview_study
     from orchestrator.workflow import PodSettings, build_workflow, units
+    from orchestrator.workflow.text import to_yaml
 
     opened = preview_study(file, store)
     settings = PodSettings(
@@ -38,12 +37,11 @@ def render(
         execution=opened.study.spec.execution,
         inputs=inputs(opened.study, opened.plan),
     )
-    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     for unit in units(opened.plan):
         workflow = build_workflow(unit, opened.plan, settings)
-        text = yaml.dump(workflow, Dumper=dumper, sort_keys=False, width=160)
+        text = to_yaml(workflow)
         if out is None:
             sys.stdout.write(f"---\n{text}")
         else:
