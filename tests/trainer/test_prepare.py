@@ -32,6 +32,7 @@ from tests.trainer.workplace import (
     TINY,
     Prepared,
     Workplace,
+    is_held_out,
     kept_out,
     lines_of,
     made_up,
@@ -358,17 +359,20 @@ def test_progress_grows_and_keeps_the_lease(workplace: Workplace) -> None:
 
 
 @given(limit=st.integers(1, 3000))
-@settings(max_examples=12)
+@settings(max_examples=25)
 def test_a_limit_takes_whole_documents_in_reading_order(reference: tuple[Workplace, Path, bytes], limit: int) -> None:
     workplace, path, _ = reference
     files = sorted((hashlib.sha256(file.read_bytes()).hexdigest(), file) for file in path.iterdir())
     in_order = [json.loads(line)["text"] for _, file in files for line in file.read_text().splitlines()]
-    expected, tokens = Counter[str](), 0
-    for text in trained_on(in_order):
-        tokens += len(text.encode()) + 1
+    expected, held_out, tokens = Counter[str](), set[str](), 0
+    for text in in_order:
+        tokens += 0 if is_held_out(text) else len(text.encode()) + 1
         if tokens > limit:
             break
-        expected[text] += 1
+        if is_held_out(text):
+            held_out.add(text)
+        else:
+            expected[text] += 1
     if not expected:
         with pytest.raises(TaskRefused, match=rf"its limit of {limit:,} tokens is shorter than its first document"):
             workplace.attempt(workplace.task(path, limit=limit))
@@ -376,4 +380,5 @@ def test_a_limit_takes_whole_documents_in_reading_order(reference: tuple[Workpla
     digest, outcome = workplace.done(workplace.task(path, limit=limit))
     prepared = Prepared(PreparedSource.open(workplace.store, digest, workplace.folder / "cache"), outcome)
     assert Counter(prepared.texts) == expected
+    assert set(prepared.held_out) == held_out
     assert int(prepared.results["tokens"]) <= limit
