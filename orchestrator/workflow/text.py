@@ -11,6 +11,9 @@ from typing import Any, Final
 # JSON leaves these as they are; YAML takes them for line breaks or refuses them
 _UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
+# What YAML 1.1 reads as a truth or as nothing
+_WORDS: Final = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
+
 
 def to_yaml(document: dict[str, Any]) -> str:
     """A document of dictionaries, lists, text, whole numbers, booleans and None as YAML that reads back equal."""
@@ -19,7 +22,7 @@ def to_yaml(document: dict[str, Any]) -> str:
 
 def _mapping(document: dict[str, Any], indent: str) -> Iterator[str]:
     for key, value in document.items():
-        name = key if key.isidentifier() else json.dumps(key)
+        name = key if key.isidentifier() and key.lower() not in _WORDS else _scalar(key)
         if isinstance(value, (dict, list)) and value:
             yield f"{indent}{name}:"
             yield from _mapping(value, indent + "  ") if isinstance(value, dict) else _sequence(value, indent)
