@@ -1,0 +1,23 @@
+# MLflow's server, and the mirror that fills it from stores; without torch. Context: the root of the repository.
+#
+#   docker build -f manifests/images/tracking.Dockerfile -t tracking .
+#
+# Runs as a user without rights, on a root file system that is read-only.
+ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim
+FROM ${PYTHON_IMAGE}
+
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
+RUN python3 -m venv /opt/venv
+COPY manifests/images/tracking.txt /tmp/requirements.txt
+RUN pip install --no-cache-dir --disable-pip-version-check -r /tmp/requirements.txt && rm /tmp/requirements.txt
+
+COPY pyproject.toml README.md LICENSE /src/
+COPY orchestrator /src/orchestrator
+COPY analysis /src/analysis
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps /src && pip check && rm -r /src
+
+RUN echo 'tracking:x:65532:65532::/tmp:/usr/sbin/nologin' >>/etc/passwd && echo 'tracking:x:65532:' >>/etc/group
+USER 65532:65532
+ENV HOME=/tmp
+WORKDIR /tmp
+ENTRYPOINT ["scaling-study"]
