@@ -4,7 +4,7 @@ from typing import Any, Final
 
 Schema = dict[str, Any]
 
-MOST_FAILED_CELLS: Final = 50
+MOST_FAILED_CELLS: Final = 20
 """Failed cells that are named in the status; the count has all of them."""
 
 
@@ -32,12 +32,8 @@ _CONDITION: Final[Schema] = {
 
 _FAILED_CELL: Final[Schema] = {
     "type": "object",
-    "required": ["cell"],
-    "properties": {
-        "cell": _text("Name of the cell.", 256),
-        "task": _text("Digest of the task that failed.", 64),
-        "message": _text("What its last attempt said."),
-    },
+    "required": ["name"],
+    "properties": {"name": _text("Name of the cell.", 256), "reason": _text("What failed, and what its last attempt said.")},
 }
 
 STATUS: Final[Schema] = {
@@ -45,8 +41,10 @@ STATUS: Final[Schema] = {
     "description": "Written by the controller.",
     "properties": {
         "observedGeneration": _count("The generation of the study that all of this is about."),
-        "state": _text("One word for the whole: Planning, Running, Paused, Held, Failed or Succeeded.", 64),
+        "phase": _text("One word for the whole: Planning, Refused, Running, Stopping, Paused, Held, Failed or Succeeded.", 64),
         "planDigest": _text("Digest of the frozen plan.", 64),
+        "planVersion": _count("Which plan of the study it is, from 1."),
+        "runNumber": _count("One more after every pause, and after a person's retry."),
         "conditions": {
             "type": "array",
             "maxItems": 16,
@@ -55,27 +53,21 @@ STATUS: Final[Schema] = {
             "description": "What holds of the study.",
             "items": _CONDITION,
         },
-        "cells": {
+        "counts": {
             "type": "object",
-            "description": "Cells by how far they are.",
+            "description": "Cells and tasks by how far they are.",
             "properties": {
-                "total": _count("All of them."),
-                "done": _count("Those with every record."),
-                "running": _count("Those with a task at work."),
-                "failed": _count("Those that no retry can finish."),
-                "summary": _text("done/total.", 64),
+                "cells": _count("Cells of the grid."),
+                "cellsDone": _count("Cells with every record."),
+                "cellsFailed": _count("Cells that no retry of the controller's can finish."),
+                "tasks": _count("Tasks of the plan, each once however many cells share it."),
+                "tasksDone": _count("Tasks with a record."),
+                "tasksRunning": _count("Tasks whose pod runs."),
+                "tasksQueued": _count("Tasks that are submitted and wait: for a GPU, a quota, or an earlier task."),
+                "tasksFailed": _count("Tasks that were refused or failed too often."),
             },
         },
-        "tasks": {
-            "type": "object",
-            "description": "Tasks by how far they are.",
-            "properties": {
-                "total": _count("All of them."),
-                "done": _count("Those with a record."),
-                "running": _count("Those with a live attempt."),
-                "failed": _count("Those that were refused or failed too often."),
-            },
-        },
+        "cellsDone": _text("done/total.", 64),
         "failedCells": {
             "type": "array",
             "maxItems": MOST_FAILED_CELLS,
@@ -88,7 +80,6 @@ STATUS: Final[Schema] = {
             "description": "What it has cost, by the leases.",
             "properties": {
                 "used": _text("Spent, also by attempts whose pods are gone.", 32),
-                "admitted": _text("Estimate of what runs now.", 32),
                 "budget": _text("What may be spent.", 32),
                 "summary": _text("used/budget.", 64),
             },
@@ -98,9 +89,9 @@ STATUS: Final[Schema] = {
 }
 
 COLUMNS: Final[list[Schema]] = [
-    {"name": "State", "type": "string", "jsonPath": ".status.state", "description": "One word for the whole."},
-    {"name": "Cells", "type": "string", "jsonPath": ".status.cells.summary", "description": "Cells done of all."},
-    {"name": "Failed", "type": "integer", "jsonPath": ".status.cells.failed", "description": "Cells that no retry can finish."},
+    {"name": "State", "type": "string", "jsonPath": ".status.phase", "description": "One word for the whole."},
+    {"name": "Cells", "type": "string", "jsonPath": ".status.cellsDone", "description": "Cells done of all."},
+    {"name": "Failed", "type": "integer", "jsonPath": ".status.counts.cellsFailed", "description": "Cells that no retry can finish."},
     {"name": "GPU-h", "type": "string", "jsonPath": ".status.gpuHours.summary", "description": "GPU-hours spent of the budget."},
     {"name": "ETA", "type": "string", "jsonPath": ".status.eta", "description": "When it will be done as it goes now."},
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},

@@ -65,10 +65,7 @@ def status_of(facts: "StudyFacts", plan: Plan, standing: Standing, now: datetime
             "tasksFailed": counts[TaskState.FAILED],
         },
         "cellsDone": f"{of_cells[TaskState.DONE]}/{len(plan.cells)}",
-        "gpuHours": {
-            "used": _hours(standing.used),
-            **({} if standing.cap is None else {"budget": _hours(standing.cap)}),
-        },
+        "gpuHours": _gpu_hours(standing),
         "eta": _eta(plan, standing, counts),
         "failedCells": [{"name": cell.name, "reason": reason[:1024]} for cell, reason in failed[:FAILED_CELLS]],
         "conditions": conditions,
@@ -167,6 +164,14 @@ def condition_of(
         "observedGeneration": generation,
         "lastTransitionTime": since,
     }
+
+
+def _gpu_hours(standing: Standing) -> Document:
+    used = _hours(standing.used)
+    if standing.cap is None:
+        return {"used": used, "summary": used}
+    budget = _hours(standing.cap)
+    return {"used": used, "budget": budget, "summary": f"{used}/{budget}"}
 
 
 def _hours(seconds: float) -> str:
