@@ -67,7 +67,7 @@ def message_of(text: str) -> str:
 
 BAD = _table()
 
-if "REWRITE_GOLDEN" in os.environ:
+if os.environ.get("GOLDEN") == "write":
     TABLE.write_text("\n".join(bad.written(message_of(bad.text)) for bad in BAD))
     BAD = _table()
 
