@@ -283,6 +283,16 @@ def test_a_curve_has_few_points_its_last_step_and_only_this_tasks_part() -> None
         assert points[0].tokens > planned.from_tokens
 
 
+@pytest.mark.parametrize("steps", [1, CURVE_POINTS - 1, CURVE_POINTS + 1, 997, 100_003])
+def test_a_curve_of_any_length_ends_with_its_last_step(steps: int) -> None:
+    planned = train_task()
+    assert isinstance(planned.task, TrainTask)
+    end = steps * planned.task.trajectory.tokens_per_step
+    points = list(curve(replace(planned, task=replace(planned.task, tokens=end)), rows(planned.task, 0, end)))
+    assert points[-1].tokens == end
+    assert len(points) <= 2 * (CURVE_POINTS + 1)
+
+
 def test_parameters_name_sources_and_never_pass_mlflows_limits() -> None:
     parameters = parameters_of(PLAN, train_task())
     assert {"prose", "stdlib"} & set(parameters["trajectory.shares"].replace('"', " ").split())
