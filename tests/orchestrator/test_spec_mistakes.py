@@ -1,7 +1,7 @@
 """Bad study files: a table of edits to a good one, each with the whole message that people get.
 
 `bad_studies.txt` is the table: a name after `===`, what is replaced after `---`, by what after `+++`, then the message.
-REWRITE_GOLDEN=1 writes the messages anew; read them before you commit them.
+GOLDEN=write writes the messages anew; read them before you commit them.
 """
 
 import os
