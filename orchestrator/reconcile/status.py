@@ -24,7 +24,10 @@ NAMED: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a decision found: everything that the status tells. `used` and `cap` in GPU-seconds."""
+    """What a decision found: everything that the status tells. `used` and `cap`, the study's own, in GPU-seconds.
+
+    `is_overdrawn`: more was spent than the study's budget or the namespace's cap allows.
+    """
 
     is_paused: bool
     tasks: Mapping[str, TaskSeen]
@@ -33,6 +36,7 @@ class Standing:
     cap: float | None
     price: Price
     overrun: Sequence[str]
+    is_overdrawn: bool = False
 
 
 def status_of(facts: "StudyFacts", plan: Plan, standing: Standing, now: datetime) -> Document:
@@ -104,13 +108,9 @@ def _phase(standing: Standing, counts: Mapping[TaskState, int], cells: int, of_c
         return "Stopping" if any(counts[state] for state in (TaskState.RUNNING, TaskState.STOPPING, TaskState.STALLED)) else "Paused"
     if any(counts[state] for state in IN_FLIGHT):
         return "Running"
-    if standing.held or _is_overdrawn(standing):
+    if standing.held or standing.is_overdrawn:
         return "Held"
     return "Failed" if counts[TaskState.FAILED] and not counts[TaskState.READY] else "Running"
-
-
-def _is_overdrawn(standing: Standing) -> bool:
-    return standing.cap is not None and standing.used > standing.cap
 
 
 def _conditions(
@@ -128,8 +128,8 @@ def _conditions(
     told = f"{counts[TaskState.DONE]} of {len(plan.tasks)} tasks done, {in_flight} in flight{_waits(standing)}"
     yield "Progressing", phase in ("Running", "Stopping"), phase, told
     names = ", ".join(unit.label for unit in standing.held[:NAMED]) + (" and more" if len(standing.held) > NAMED else "")
-    if standing.held or _is_overdrawn(standing):
-        yield "BudgetExhausted", True, "Overdrawn" if _is_overdrawn(standing) else "DoesNotFit", f"held: {names}" if names else "stopped"
+    if standing.held or standing.is_overdrawn:
+        yield "BudgetExhausted", True, "Overdrawn" if standing.is_overdrawn else "DoesNotFit", f"held: {names}" if names else "stopped"
     else:
         yield "BudgetExhausted", False, "WithinBudget", f"{_hours(standing.used)} GPU-hours used"
     if failed or counts[TaskState.STALLED]:
