@@ -295,17 +295,29 @@ def test_whoever_was_overtaken_keeps_no_checkpoint(desk: Desk) -> None:
     assert checkpoints.kept(desk.store, root(task)) == []
 
 
-def test_tokens_that_were_trained_twice_are_counted(desk: Desk) -> None:
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        ([], (0, 0)),
+        ([(2, Stopped)], (2, 0)),
+        ([(2, Stopped), (5, Killed)], (2, 5)),
+        ([(5, Killed), (2, Stopped)], (2, 0)),  # what the first one lost, the second one has trained again
+        ([(12, None)], (0, 9)),  # a longer horizon, of which no checkpoint is early enough
+    ],
+    ids=str,
+)
+def test_tokens_that_were_trained_twice_are_counted_once(desk: Desk, before: list[tuple[int, Any]], expected: tuple[int, int]) -> None:
     """A clock that leaps ten seconds makes every step's renewal due."""
     ticks = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=10 * tick) for tick in count())
     leaping = replace(desk, store=replace(desk.store, clock=lambda: next(ticks)))
-    task = desk.task(9)
-    with pytest.raises(Stopped):
-        leaping.attempt(task, after(2))
-    with pytest.raises(Killed):
-        leaping.attempt(task, after(5, Killed))
-    outcome = leaping.attempt(task)
-    assert (outcome.from_tokens, outcome.tokens_lost) == (2 * STEP, 5 * STEP)
+    for steps, end in before:
+        if end is None:
+            leaping.attempt(desk.task(steps))
+            continue
+        with pytest.raises(end):
+            leaping.attempt(desk.task(9), after(steps, True if end is Stopped else Killed))
+    outcome = leaping.attempt(desk.task(9))
+    assert (outcome.from_tokens, outcome.tokens_lost) == (expected[0] * STEP, expected[1] * STEP)
 
 
 REFUSED = {
