@@ -1,0 +1,81 @@
+"""A namespace of the session on the cluster that KUBECONFIG names, under Pod Security `restricted`, with the overlay of one node.
+
+The store is the bucket of STORE_TEST_S3, reached from here with AWS_ENDPOINT_URL and from pods with E2E_S3_ENDPOINT. E2E_NAMESPACE names
+the namespace and keeps it afterwards.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.installation import TRAINER_IMAGE, install, uninstall
+from tests.e2e.kubectl import Kubectl
+from tests.e2e.small_study import SmallStudy, make_study, open_root, write_corpus
+
+NEEDED = ("KUBECONFIG", "STORE_TEST_S3", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+SEEDS = (1, 2, 3, 4)
+
+
+@pytest.fixture(scope="session")
+def environment() -> None:
+    missing = [name for name in NEEDED if name not in os.environ]
+    if missing:
+        pytest.skip(f"no cluster with a store: {', '.join(missing)} not set; .ci/run shows how")
+
+
+@pytest.fixture(scope="session")
+def kubectl(environment: None) -> Iterator[Kubectl]:  # noqa: ARG001
+    """An installation without a controller and without MLflow: whoever needs them starts them."""
+    namespace = os.environ.get("E2E_NAMESPACE") or f"e2e-{uuid.uuid4().hex[:8]}"
+    kubectl = install(namespace, controller=False)
+    yield kubectl
+    if "E2E_NAMESPACE" not in os.environ:
+        uninstall(namespace)
+
+
+@pytest.fixture(scope="session")
+def root(environment: None) -> str:  # noqa: ARG001
+    """A place of the session's own in the bucket, with the corpus in it."""
+    root = f"{os.environ['STORE_TEST_S3'].rstrip('/')}/e2e/{uuid.uuid4().hex[:12]}"
+    write_corpus(open_root(root))
+    return root
+
+
+@pytest.fixture(scope="session")
+def trainer_image(kubectl: Kubectl) -> str:
+    """The image of the trainer, which a node has."""
+    found = [name for node in kubectl.json("get", "nodes")["items"] for image in node["status"]["images"] for name in image["names"]]
+    assert TRAINER_IMAGE in found, (
+        f"no node has {TRAINER_IMAGE}: build trainer_image/Dockerfile and load it, or name another by E2E_TRAINER_IMAGE"
+    )
+    return TRAINER_IMAGE
+
+
+@pytest.fixture(scope="session")
+def study(root: str, trainer_image: str, tmp_path_factory: pytest.TempPathFactory) -> SmallStudy:
+    """One line of work a seed, so that each test has one to disturb."""
+    return make_study(tmp_path_factory.mktemp("study"), "small", root, seeds=SEEDS, image=trainer_image)
+
+
+@pytest.fixture(scope="session")
+def prepared(study: SmallStudy, kubectl: Kubectl) -> SmallStudy:
+    """The study when its tokenizer and sources are done: by Workflows, each submitted when what it needs is recorded."""
+    waiting = [unit for unit in study.units() if unit.kind == "prepare"]
+    while waiting:
+        done = set(study.results())
+        ready = [unit for unit in waiting if done.issuperset(unit.needs)]
+        bodies = [study.workflow(unit, kubectl.namespace) for unit in ready]
+        kubectl.create(*bodies)
+        for body in bodies:
+            over = kubectl.finished(body["metadata"]["name"])
+            assert over["status"]["phase"] == "Succeeded", over["status"].get("message")
+        waiting = [unit for unit in waiting if unit not in ready]
+    return study
+
+
+@pytest.fixture(scope="session")
+def undisturbed(study: SmallStudy, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
+    """Results of the same study as this machine has them, by digest."""
+    return study.run_here(tmp_path_factory.mktemp("here"))

@@ -1,0 +1,75 @@
+"""An installation of its own for the tests: the overlay of one node in a new namespace, with a Secret for the store."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from tests.e2e.kubectl import Document, Kubectl
+
+ROOT: Final = Path(__file__).parents[2]
+OVERLAY: Final = ROOT / "manifests/overlays/one-node"
+INSTALLED: Final = "scaling-study"
+"""The namespace that the overlay names."""
+
+# As a pod reaches the store that this process reaches with AWS_ENDPOINT_URL
+ENDPOINT: Final = os.environ.get("E2E_S3_ENDPOINT", "http://s3.s3-system:7070")
+TRAINER_IMAGE: Final = os.environ.get("E2E_TRAINER_IMAGE", "localhost/trainer:dev")
+CONTROLLER_IMAGE: Final = os.environ.get("E2E_CONTROLLER_IMAGE", "localhost/controller:dev")
+
+STORE_SECRET: Final = "scaling-study-store"
+
+
+def rendered(namespace: str, *, replicas: dict[str, int]) -> list[Document]:
+    """The overlay's objects as they are for `namespace`. `replicas`: of Deployments, by name."""
+    text = subprocess.run(["kubectl", "kustomize", str(OVERLAY)], capture_output=True, text=True, check=True).stdout
+    found = [_moved(body, namespace) for body in yaml.safe_load_all(text)]
+    for body in found:
+        if body["kind"] == "Deployment" and body["metadata"]["name"] in replicas:
+            body["spec"]["replicas"] = replicas[body["metadata"]["name"]]
+    return found
+
+
+def _moved(body: Document, namespace: str) -> Document:
+    """What names the namespace names the new one; of what belongs to none, everybody but the CRD gets a name of its own."""
+    moved: Document = json.loads(json.dumps(body).replace(f'"namespace": "{INSTALLED}"', f'"namespace": "{namespace}"'))
+    if body["kind"] == "Namespace":
+        moved["metadata"]["name"] = namespace
+    elif "namespace" not in body["metadata"] and body["kind"] != "CustomResourceDefinition":
+        moved["metadata"]["name"] += f"-{namespace}"
+        if "roleRef" in moved:
+            moved["roleRef"]["name"] += f"-{namespace}"
+    return moved
+
+
+def install(namespace: str, *, controller: bool, mlflow: bool = False) -> Kubectl:
+    """The overlay in `namespace`, which is made; kubectl for it."""
+    running = {"scaling-study-controller": int(controller), "mlflow": int(mlflow), "mlflow-mirror": int(mlflow)}
+    kubectl = Kubectl(namespace)
+    kubectl.apply(*rendered(namespace, replicas=running))
+    kubectl.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": STORE_SECRET, "namespace": namespace},
+            "stringData": {
+                "AWS_ENDPOINT_URL": ENDPOINT,
+                "AWS_ALLOW_HTTP": "true",
+                "AWS_REGION": os.environ.get("AWS_REGION", "us-east-1"),
+                "AWS_ACCESS_KEY_ID": os.environ["AWS_ACCESS_KEY_ID"],
+                "AWS_SECRET_ACCESS_KEY": os.environ["AWS_SECRET_ACCESS_KEY"],
+            },
+        }
+    )
+    return kubectl
+
+
+def uninstall(namespace: str) -> None:
+    """Everything but the CRD, which other namespaces use."""
+    kubectl = Kubectl(namespace)
+    for body in rendered(namespace, replicas={}):
+        if body["kind"] == "Namespace" or ("namespace" not in body["metadata"] and body["kind"] != "CustomResourceDefinition"):
+            kubectl.run("delete", body["kind"], body["metadata"]["name"], "--ignore-not-found", "--wait=false")
