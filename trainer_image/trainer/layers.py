@@ -24,10 +24,9 @@ class _RmsNorm(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         unit, scale, weight = ctx.saved_tensors
         product = grad * unit
-        width = weight.numel()
-        along = (product.view(-1, width) @ weight).div_(-width).view_as(scale)
-        grad_x = torch.addcmul(grad * weight, unit, along).mul_(scale)
-        return grad_x, product.view(-1, width).sum(0), None
+        along = torch.mv(product, weight)[:, None]
+        grad_x = torch.addcmul(grad * weight, unit, along, value=-1 / weight.numel()).mul_(scale)
+        return grad_x, product.sum(0), None
 
 
 class _RotatedHeads(Function):
@@ -70,7 +69,7 @@ class _SwiGlu(Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension. x (..., d); weight (d,)."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension. x (n, d); weight (d,)."""
     normed: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return normed
 

@@ -20,7 +20,8 @@ class Layer(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        width, self.heads, self.eps = shape.width, shape.heads, float(shape.norm_eps)
+        width, self.eps = shape.width, float(shape.norm_eps)
+        self.heads, self.head = shape.heads, shape.width // shape.heads
         self.attention_norm = nn.Parameter(torch.ones(width))
         self.qkv = nn.Parameter(torch.empty(3 * width, width))
         self.out = nn.Parameter(torch.empty(width, width))
@@ -29,9 +30,10 @@ class Layer(nn.Module):
         self.down = nn.Parameter(torch.empty(width, shape.feed_forward))
 
     def forward(self, x: Tensor, turns: Tensor) -> Tensor:
-        qkv = F.linear(rms_norm(x, self.attention_norm, self.eps), self.qkv).view(*x.shape[:2], 3, self.heads, -1)
+        """x (batch * T, d), one row a token; turns (T, 1, 1, head / 2) complex."""
+        qkv = F.linear(rms_norm(x, self.attention_norm, self.eps), self.qkv).view(-1, len(turns), 3, self.heads, self.head)
         q, k, v = (heads.transpose(1, 2) for heads in rotated_heads(qkv, turns))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(x.shape)
         x = x + F.linear(mixed, self.out)
         return x + F.linear(swiglu(F.linear(rms_norm(x, self.feed_forward_norm, self.eps), self.gate_up)), self.down)
 
@@ -53,10 +55,10 @@ class Model(nn.Module):
         return self.embedding if self.untied_head is None else self.untied_head
 
     def forward(self, ids: Tensor) -> Tensor:
-        x, turns = F.embedding(ids, self.embedding), self._positions(ids.shape[1], ids.device)
+        x, turns = F.embedding(ids.flatten(), self.embedding), self._positions(ids.shape[1], ids.device)
         for layer in self.layers:
             x = layer(x, turns)
-        return rms_norm(x, self.norm, float(self.shape.norm_eps))
+        return rms_norm(x, self.norm, float(self.shape.norm_eps)).view(*ids.shape, -1)
 
     def logits(self, ids: Tensor) -> Tensor:
         """(batch, T, vocabulary) in float32 for ids (batch, T)."""
