@@ -161,7 +161,7 @@ class InMemoryCluster:
         """Lose the past: a watch from any version before now has expired."""
         with self._changed:
             self._past.clear()
-            self._forgotten = self._version()
+            self._forgotten = next(self._versions)
 
     def drop_watches(self) -> None:
         """End every watch that is open now, without a word."""
@@ -228,7 +228,7 @@ class InMemoryCluster:
         if metadata.get("namespace", self._namespace) != self._namespace:
             return "the namespace of the provided object does not match the namespace sent on the request"
         wrong = [value for value in (metadata.get("labels") or {}).values() if not _LABEL.fullmatch(value)]
-        return f"metadata.labels: Invalid value: {wrong[0]!r}: must be no more than 63 characters" if wrong else None
+        return f"metadata.labels: Invalid value: {wrong[0]!r}: must be no more than 63 bytes" if wrong else None
 
     def _keep(self, kind: Kind, body: Document, change: Change) -> Document:
         metadata = body["metadata"]

@@ -90,6 +90,7 @@ def run(cluster: Cluster, given: argparse.Namespace, stop: threading.Event) -> N
         campaign.join()
         election.resign()
     server.shutdown()
+    server.server_close()
     LOG.info("stopped on request")
 
 

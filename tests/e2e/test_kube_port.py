@@ -1,0 +1,304 @@
+"""Both adapters of the cluster's port behave the same: the double in memory, and the API server that KUBECONFIG names.
+
+The second needs the CRD installed and makes a namespace of its own.
+"""
+
+import contextlib
+import copy
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from orchestrator.cluster import Cluster, Document, StudyReference, event_name
+from orchestrator.contract.words import ANNOTATION_RETRY
+from orchestrator.errors import AlreadyExists, ClusterUnavailable, Conflict, Expired, NotThere, Refused
+from orchestrator.memory_cluster import InMemoryCluster
+from tests.orchestrator.played import SPEC
+
+MANAGED = {"scaling-study.dev/test": "port"}
+CONTAINER = {
+    "name": "main",
+    "image": "localhost/none:1",
+    "imagePullPolicy": "Never",
+    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+}
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[str]:
+    name = f"e2e-port-{uuid.uuid4().hex[:8]}"
+    subprocess.run(["kubectl", "create", "namespace", name], check=True, capture_output=True)
+    yield name
+    subprocess.run(["kubectl", "delete", "namespace", name, "--wait=false"], check=True, capture_output=True)
+
+
+@pytest.fixture(params=["memory", pytest.param("kube", marks=pytest.mark.cluster)])
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    if request.param == "memory":
+        return InMemoryCluster(clock=_now)
+    from orchestrator.kube import connect
+
+    return connect(request.getfixturevalue("namespace"))
+
+
+def _now() -> Any:
+    from orchestrator.store.objects import utc_now
+
+    return utc_now()
+
+
+def name_of(what: str) -> str:
+    return f"{what}-{uuid.uuid4().hex[:8]}"
+
+
+def study(name: str, **labels: str) -> Document:
+    metadata = {"name": name, "labels": {**MANAGED, **labels}}
+    return {"apiVersion": "scaling-study.dev/v1alpha1", "kind": "ScalingStudy", "metadata": metadata, "spec": copy.deepcopy(SPEC)}
+
+
+def workflow(name: str, **metadata: Any) -> Document:
+    template = {"name": "one", "container": {"image": "localhost/none:1", "command": ["true"]}}
+    spec = {"entrypoint": "one", "templates": [template], "suspend": True}
+    return {
+        "apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": {"name": name, "labels": MANAGED, **metadata}, "spec": spec,
+    }  # fmt: skip
+
+
+def status_of(phase: str) -> Document:
+    return {"phase": phase, "runNumber": 1}
+
+
+def test_what_is_created_is_found_by_name_and_by_labels(cluster: Cluster) -> None:
+    name, mark = name_of("study"), uuid.uuid4().hex[:8]
+    made = cluster.create("scalingstudies", study(name, mark=mark))
+    assert made["metadata"]["uid"]
+    found = cluster.get("scalingstudies", name)
+    assert found is not None
+    assert found["spec"] == SPEC
+    assert [body["metadata"]["name"] for body in cluster.list("scalingstudies", {**MANAGED, "mark": mark}).items] == [name]
+    assert cluster.list("scalingstudies", {"mark": "another"}).items == []
+
+
+def test_a_name_is_taken_once(cluster: Cluster) -> None:
+    name = name_of("study")
+    cluster.create("scalingstudies", study(name))
+    with pytest.raises(AlreadyExists, match="already exists"):
+        cluster.create("scalingstudies", study(name))
+
+
+def test_what_is_not_there(cluster: Cluster) -> None:
+    assert cluster.get("workflows", "missing") is None
+    assert cluster.read_config("missing") is None
+    cluster.delete("workflows", "missing")
+    cluster.stop_workflow("missing")
+    with pytest.raises(NotThere):
+        cluster.patch("scalingstudies", "missing", {"metadata": {"annotations": {"a": "b"}}})
+    with pytest.raises(NotThere):
+        cluster.patch_status("missing", status_of("Running"), "1")
+    with pytest.raises(NotThere):
+        next(cluster.logs("missing"))
+
+
+def test_labels_that_are_too_long_are_refused(cluster: Cluster) -> None:
+    with pytest.raises(Refused, match="63 bytes"):
+        cluster.create("workflows", workflow(name_of("w"), labels={"a": "x" * 64}))
+
+
+@pytest.mark.parametrize("kind", ["workflows", "scalingstudies"])
+def test_an_unknown_field_is_refused(cluster: Cluster, kind: Any) -> None:
+    if isinstance(cluster, InMemoryCluster):
+        cluster.admission.append(lambda _, body: "strict decoding error: unknown field" if "nonsense" in body["spec"] else None)
+    body = workflow(name_of("w")) if kind == "workflows" else study(name_of("study"))
+    body["spec"]["nonsense"] = 1
+    with pytest.raises(Refused, match="unknown field"):
+        cluster.create(kind, body)
+
+
+def test_a_status_is_replaced_as_a_whole_and_is_not_the_specs_business(cluster: Cluster) -> None:
+    name = name_of("study")
+    first = cluster.create("scalingstudies", {**study(name), "status": status_of("Made up")})
+    assert "status" not in first
+    second = cluster.patch_status(name, {**status_of("Running"), "eta": "1h"}, first["metadata"]["resourceVersion"])
+    third = cluster.patch_status(name, status_of("Paused"), second["metadata"]["resourceVersion"])
+    assert third["status"] == status_of("Paused")
+    assert third["spec"] == SPEC
+    assert third["metadata"]["generation"] == first["metadata"]["generation"]
+
+
+def test_a_status_that_does_not_change_makes_no_new_version(cluster: Cluster) -> None:
+    name = name_of("study")
+    first = cluster.create("scalingstudies", study(name))
+    second = cluster.patch_status(name, status_of("Running"), first["metadata"]["resourceVersion"])
+    again = cluster.patch_status(name, status_of("Running"), second["metadata"]["resourceVersion"])
+    assert again["metadata"]["resourceVersion"] == second["metadata"]["resourceVersion"]
+
+
+def test_a_status_from_an_old_look_conflicts(cluster: Cluster) -> None:
+    name = name_of("study")
+    first = cluster.create("scalingstudies", study(name))
+    cluster.patch("scalingstudies", name, {"spec": {"paused": True}})
+    with pytest.raises(Conflict):
+        cluster.patch_status(name, status_of("Running"), first["metadata"]["resourceVersion"])
+
+
+def test_a_patch_of_the_spec_is_a_new_generation_and_one_of_annotations_is_not(cluster: Cluster) -> None:
+    name = name_of("study")
+    first = cluster.create("scalingstudies", study(name))
+    noted = cluster.patch("scalingstudies", name, {"metadata": {"annotations": {ANNOTATION_RETRY: "2"}}})
+    paused = cluster.patch("scalingstudies", name, {"spec": {"paused": True}})
+    assert noted["metadata"]["generation"] == first["metadata"]["generation"]
+    assert paused["metadata"]["generation"] == first["metadata"]["generation"] + 1
+    assert "paused" not in cluster.patch("scalingstudies", name, {"spec": {"paused": None}})["spec"]
+
+
+def test_a_workflow_is_asked_to_stop_once(cluster: Cluster) -> None:
+    name = name_of("w")
+    cluster.create("workflows", workflow(name))
+    cluster.stop_workflow(name)
+    cluster.stop_workflow(name)
+    found = cluster.get("workflows", name)
+    assert found is not None
+    assert found["spec"]["shutdown"] == "Stop"
+
+
+def test_what_a_study_owns_goes_with_it(cluster: Cluster) -> None:
+    owner = cluster.create("scalingstudies", study(name_of("study")))
+    reference = {
+        "apiVersion": owner.get("apiVersion"), "kind": "ScalingStudy", "name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"],
+    }  # fmt: skip
+    owned = name_of("w")
+    cluster.create("workflows", workflow(owned, ownerReferences=[reference]))
+    cluster.delete("scalingstudies", owner["metadata"]["name"])
+    _eventually(lambda: cluster.get("workflows", owned) is None)
+
+
+def test_a_pod_that_waits_for_a_node_is_deleted_at_once(cluster: Cluster) -> None:
+    name = name_of("pod")
+    spec = {
+        "containers": [CONTAINER], "nodeSelector": {"no-such": "node"},
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+    }  # fmt: skip
+    cluster.create("pods", {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": MANAGED}, "spec": spec})
+    cluster.delete("pods", name, force=True)
+    _eventually(lambda: cluster.get("pods", name) is None)
+
+
+def test_the_same_event_again_is_counted_not_listed(cluster: Cluster) -> None:
+    body = cluster.create("scalingstudies", study(name_of("study")))
+    about = StudyReference(body["metadata"]["name"], body["metadata"]["uid"])
+    for _ in range(3):
+        cluster.event(about, "CellFailed", "it failed", is_warning=True)
+    cluster.event(about, "CellFailed", "another failed", is_warning=True)
+    cluster.event(about, "Long", "x" * 5000)
+    event = cluster.get("events", event_name(about, "CellFailed", "it failed"))
+    assert event is not None
+    assert (event["count"], event["type"], event["involvedObject"]["uid"]) == (3, "Warning", about.uid)
+    assert cluster.get("events", event_name(about, "CellFailed", "another failed"))
+
+
+def test_a_watch_goes_on_from_a_listing(cluster: Cluster) -> None:
+    mark = {**MANAGED, "mark": uuid.uuid4().hex[:8]}
+    name = name_of("study")
+    cluster.create("scalingstudies", study(name_of("before"), **mark))
+    since = cluster.list("scalingstudies", mark).resource_version
+    made = cluster.create("scalingstudies", study(name, **mark))
+    cluster.patch_status(name, status_of("Running"), made["metadata"]["resourceVersion"])
+    cluster.delete("scalingstudies", name)
+    seen = [(change, body["metadata"]["name"]) for change, body in cluster.watch("scalingstudies", since, mark, timeout_seconds=1)]
+    changes = [(change, found) for change, found in seen if change != "BOOKMARK"]
+    assert changes == [("ADDED", name), ("MODIFIED", name), ("DELETED", name)]
+
+
+def test_a_watch_sees_what_happens_while_it_is_open(cluster: Cluster) -> None:
+    since = cluster.list("scalingstudies").resource_version
+    name, seen = name_of("study"), threading.Event()
+
+    def look() -> None:
+        with contextlib.suppress(ClusterUnavailable):
+            for _, body in cluster.watch("scalingstudies", since, timeout_seconds=60):
+                if body["metadata"].get("name") == name:
+                    seen.set()
+                    return
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    cluster.create("scalingstudies", study(name))
+    assert seen.wait(60)
+    thread.join(60)
+
+
+def test_a_watch_from_too_long_ago_has_expired(cluster: Cluster) -> None:
+    if isinstance(cluster, InMemoryCluster):
+        cluster.create("scalingstudies", study(name_of("study")))
+        cluster.forget()
+    with pytest.raises(Expired):
+        list(cluster.watch("pods", "1", timeout_seconds=1))
+
+
+def test_a_watch_may_drop_and_goes_on_from_where_it_was() -> None:
+    cluster = InMemoryCluster()
+    made = cluster.create("scalingstudies", study("a"))
+    news = cluster.watch("scalingstudies", "0", timeout_seconds=60)
+    assert next(news)[1]["metadata"]["name"] == "a"
+    cluster.drop_watches()
+    assert list(news) == []
+    cluster.create("scalingstudies", study("b"))
+    again = cluster.watch("scalingstudies", made["metadata"]["resourceVersion"], timeout_seconds=60)
+    assert next(again)[1]["metadata"]["name"] == "b"
+
+
+def test_a_lease_has_one_holder(cluster: Cluster) -> None:
+    name = name_of("lease")
+    assert cluster.acquire_lease(name, "mine", 60)
+    assert not cluster.acquire_lease(name, "yours", 60)
+    assert cluster.acquire_lease(name, "mine", 60)
+    cluster.release_lease(name, "yours")
+    assert not cluster.acquire_lease(name, "yours", 60)
+    cluster.release_lease(name, "mine")
+    assert cluster.acquire_lease(name, "yours", 60)
+
+
+def test_a_lease_that_is_not_renewed_is_taken_over(cluster: Cluster) -> None:
+    name = name_of("lease")
+    assert cluster.acquire_lease(name, "mine", 1)
+    _eventually(lambda: cluster.acquire_lease(name, "yours", 1))
+    assert not cluster.acquire_lease(name, "mine", 60)
+
+
+@pytest.mark.cluster
+def test_a_page_is_not_all_of_it(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orchestrator import kube
+
+    monkeypatch.setattr(kube, "_PAGE", 2)
+    cluster = kube.connect(namespace)
+    mark = {**MANAGED, "mark": uuid.uuid4().hex[:8]}
+    names = {cluster.create("scalingstudies", study(name_of("study"), **mark))["metadata"]["name"] for _ in range(5)}
+    assert {body["metadata"]["name"] for body in cluster.list("scalingstudies", mark).items} == names
+
+
+@pytest.mark.cluster
+def test_an_api_server_that_is_not_there_is_unavailable() -> None:
+    from kubernetes import client
+
+    from orchestrator.kube import KubeCluster
+
+    settings = client.Configuration(host="http://127.0.0.1:9")
+    settings.retries = False
+    cluster = KubeCluster(client.ApiClient(settings), "none")
+    with pytest.raises(ClusterUnavailable, match="does not answer"):
+        cluster.list("pods")
+    with pytest.raises(ClusterUnavailable, match="does not answer"):
+        next(cluster.watch("pods", "1"))
+
+
+def _eventually(holds: Any) -> None:
+    """Within two minutes; how long it takes says nothing about us."""
+    end = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.3)
