@@ -6,7 +6,6 @@ help and a wrong flag answer at once. What a command cannot do, it raises as a S
 
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Final
 
 import typer
@@ -28,12 +27,11 @@ Exit codes: 0 done; 1 something failed or is missing at the end; 2 the command o
 
 
 def build_app() -> typer.Typer:
-    """The app with every command that is there. Imports nothing heavy."""
+    """The app with every command. Imports nothing heavy."""
     app = typer.Typer(name="scaling-study", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
     app.callback()(_no_options)
     for name in COMMANDS:
-        if find_spec(f"orchestrator.cli.{name}") is not None:
-            import_module(f"orchestrator.cli.{name}").register(app)
+        import_module(f"orchestrator.cli.{name}").register(app)
     return app
 
 

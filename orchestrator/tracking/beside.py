@@ -47,7 +47,7 @@ def ui_command(uri: str) -> str:
 
 def repair_command(store: Store, study: str, uri: str) -> str:
     """The line that brings the mirror up to date from the store."""
-    told = "" if uri == tracking_uri(store, study) else f" --uri {shlex.quote(uri)}"
+    told = "" if uri == default_uri(store, study) else f" --uri {shlex.quote(uri)}"
     return f"scaling-study tracking mirror {shlex.quote(study)} --store {shlex.quote(store.url)}{told}"
 
 

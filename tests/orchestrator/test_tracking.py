@@ -353,6 +353,7 @@ def test_addresses_of_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert repair_command(folder, "x", tracking_uri(folder, "x")) == f"scaling-study tracking mirror x --store {tmp_path}/s"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     assert tracking_uri(folder, "x") == "http://mlflow:5000"
+    assert repair_command(folder, "x", "http://mlflow:5000").endswith(" --uri http://mlflow:5000"), "also where the variable is not set"
     assert tracking_uri(folder, "x", given="sqlite:////elsewhere.db") == "sqlite:////elsewhere.db"
 
 
