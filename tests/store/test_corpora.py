@@ -2,13 +2,15 @@
 
 import gzip
 import json
+import os
+import time
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from orchestrator.errors import KeyMissing
+from orchestrator.errors import KeyMissing, StoreUnavailable
 from orchestrator.sources import fingerprint
 from orchestrator.store import open_store
 from orchestrator.store.corpora import CorpusFile, check_unchanged, expand, expand_all, hash_of, opened
@@ -76,3 +78,17 @@ def test_a_file_that_is_gone_is_missing(folder: Path) -> None:
     for act in (lambda: hash_of(file, len), lambda: check_unchanged(file)):  # type: ignore[arg-type]
         with pytest.raises(KeyMissing, match=r"a\.jsonl\.gz"):
             act()
+
+
+def test_a_file_that_hides_its_change_has_another_version(folder: Path) -> None:
+    """What `cp -p` and `rsync -t` do: other bytes, the same size and time."""
+    path = folder / "deep/ünïcode.py"
+    before, status = by_name(str(folder), path.name), path.stat()
+    time.sleep(0.05)  # more than a tick of the clock that stamps files
+    path.write_bytes(path.read_bytes()[::-1])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    after = by_name(str(folder), path.name)
+    assert after.size == before.size
+    assert after.version != before.version
+    with pytest.raises(StoreUnavailable, match="changed while it was read"):
+        check_unchanged(before)
