@@ -55,6 +55,12 @@ class Cluster(Protocol):
     def list(self, kind: Kind, labels: Mapping[str, str] | None = None) -> Listing:
         """Every object whose labels have these values. Raises Refused."""
 
+    def pages(self, kind: Kind, labels: Mapping[str, str] | None = None) -> Iterator[Listing]:
+        """The same in pieces, for what is read and dropped: hundreds of Workflows weigh more than all that is kept of them.
+
+        At least one page; each carries a version of the whole. Raises Refused, and Expired when reading took too long: begin again.
+        """
+
     def watch(
         self, kind: Kind, resource_version: str, labels: Mapping[str, str] | None = None, timeout_seconds: int = 240
     ) -> Iterator[tuple[Change, Document]]:

@@ -34,7 +34,7 @@ _GROUPS: Final[dict[str, str]] = {
     "configmaps": "/api/v1",
     "leases": "/apis/coordination.k8s.io/v1",
 }
-_PAGE: Final = 500
+_PAGE: Final = 100
 _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 30
 # What another end may take longer than it said before its silence counts as a lost connection
@@ -59,15 +59,17 @@ class KubeCluster:
     def list(self, kind: Kind, labels: Mapping[str, str] | None = None) -> Listing:
         while True:
             with suppress(Expired):  # the pages of one moment are kept for some minutes only
-                return self._all_pages(kind, {"limit": _PAGE, **_selector(labels)})
+                found = list(self.pages(kind, labels))
+                return Listing([body for page in found for body in page.items], found[-1].resource_version)
 
-    def _all_pages(self, kind: Kind, query: dict[str, object]) -> Listing:
-        page = self._ask("GET", self._path(kind), query)
-        items = page["items"]
-        while token := page["metadata"].get("continue"):
-            page = self._ask("GET", self._path(kind), {**query, "continue": token})
-            items += page["items"]
-        return Listing(items, page["metadata"]["resourceVersion"])
+    def pages(self, kind: Kind, labels: Mapping[str, str] | None = None) -> Iterator[Listing]:
+        query: dict[str, object] = {"limit": _PAGE, **_selector(labels)}
+        while True:
+            page = self._ask("GET", self._path(kind), query)
+            yield Listing(page["items"], page["metadata"]["resourceVersion"])
+            if not (token := page["metadata"].get("continue")):
+                return
+            query = {**query, "continue": token}
 
     def watch(
         self, kind: Kind, resource_version: str, labels: Mapping[str, str] | None = None, timeout_seconds: int = 240

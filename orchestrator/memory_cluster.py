@@ -5,8 +5,8 @@ from an old one conflicts, a watch ends, drops and expires, owned objects go wit
 process ends. What Argo and the kubelet do, a test plays by `put`, `set_status` and `remove`.
 """
 
-import copy
 import itertools
+import pickle
 import re
 import threading
 import uuid
@@ -21,6 +21,7 @@ from orchestrator.errors import AlreadyExists, ClusterUnavailable, Conflict, Exp
 
 # inside the class `list` is a method
 Documents: TypeAlias = list[Document]
+Keys: TypeAlias = list[tuple[Kind, str]]
 T = TypeVar("T")
 
 # RFC 1123, as the API server checks names; label values as it checks them
@@ -28,6 +29,10 @@ _NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 _LABEL: Final = re.compile(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?")
 
 _RUNNING: Final = "Running"
+
+_PAGE: Final = 100
+_REMEMBERED: Final = 5000
+"""Changes that a watch can go back to; etcd's compaction forgets older ones too."""
 
 
 @dataclass
@@ -61,7 +66,20 @@ class _Past:
     version: int
     kind: Kind
     change: Change
-    body: Document
+    stored: "_Stored"
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """An object as bytes: a fifth of what it takes as dictionaries, and nobody changes it by accident."""
+
+    blob: bytes
+    labels: Mapping[str, str]
+    owners: frozenset[str]
+
+    def body(self) -> Document:
+        found: Document = pickle.loads(self.blob)
+        return found
 
 
 class InMemoryCluster:
@@ -79,7 +97,7 @@ class InMemoryCluster:
         self.pod_logs: dict[str, list[str]] = {}
         self._namespace = namespace
         self._clock = clock
-        self._objects: dict[tuple[Kind, str], Document] = {}
+        self._objects: dict[tuple[Kind, str], _Stored] = {}
         self._past: list[_Past] = []
         self._forgotten = 0
         self._versions = itertools.count(1)
@@ -96,6 +114,13 @@ class InMemoryCluster:
     def list(self, kind: Kind, labels: Mapping[str, str] | None = None) -> Listing:
         return self._do("list", kind, lambda: Listing(self._found(kind, labels), str(self._version())))
 
+    def pages(self, kind: Kind, labels: Mapping[str, str] | None = None) -> Iterator[Listing]:
+        keys, version = self._do("list", kind, lambda: (self._keys(kind, labels), str(self._version())))
+        for start in range(0, max(1, len(keys)), _PAGE):
+            with self._changed:
+                found = [stored.body() for key in keys[start : start + _PAGE] if (stored := self._objects.get(key)) is not None]
+            yield Listing(found, version)
+
     def watch(
         self, kind: Kind, resource_version: str, labels: Mapping[str, str] | None = None, timeout_seconds: int = 240
     ) -> Iterator[tuple[Change, Document]]:
@@ -103,13 +128,13 @@ class InMemoryCluster:
         return self._stream(kind, since, labels, timeout_seconds)
 
     def get(self, kind: Kind, name: str) -> Document | None:
-        return self._do("get", f"{kind}/{name}", lambda: copy.deepcopy(self._objects.get((kind, name))))
+        return self._do("get", f"{kind}/{name}", lambda: self._look_up(kind, name))
 
     def create(self, kind: Kind, body: Document) -> Document:
-        return self._do("create", f"{kind}/{body['metadata']['name']}", lambda: self._create(kind, copy.deepcopy(body)))
+        return self._do("create", f"{kind}/{body['metadata']['name']}", lambda: self._create(kind, _copy(body)))
 
     def patch(self, kind: Kind, name: str, changes: Document) -> Document:
-        return self._do("patch", f"{kind}/{name}", lambda: self._patch(kind, name, copy.deepcopy(changes)))
+        return self._do("patch", f"{kind}/{name}", lambda: self._patch(kind, name, _copy(changes)))
 
     def delete(self, kind: Kind, name: str, *, force: bool = False) -> None:
         self._do("delete", f"{kind}/{name}", lambda: self._delete(kind, name, force))
@@ -118,7 +143,7 @@ class InMemoryCluster:
         self._do("stop_workflow", f"workflows/{name}", lambda: self._stop(name))
 
     def patch_status(self, name: str, status: Document, resource_version: str) -> Document:
-        return self._do("patch_status", f"scalingstudies/{name}", lambda: self._patch_status(name, copy.deepcopy(status), resource_version))
+        return self._do("patch_status", f"scalingstudies/{name}", lambda: self._patch_status(name, _copy(status), resource_version))
 
     def event(self, study: StudyReference, reason: str, message: str, *, is_warning: bool = False) -> None:
         self._do("event", f"scalingstudies/{study.name}", lambda: self._event(study, reason, message, is_warning))
@@ -130,7 +155,7 @@ class InMemoryCluster:
         self._do("release_lease", name, lambda: self._release(name, holder))
 
     def read_config(self, name: str) -> dict[str, str] | None:
-        return self._do("read_config", name, lambda: copy.deepcopy(self.configs.get(name)))
+        return self._do("read_config", name, lambda: _copy(self.configs.get(name)))
 
     def logs(self, pod: str, *, container: str = "main", follow: bool = False) -> Iterator[str]:  # noqa: ARG002
         return self._do("logs", f"pods/{pod}", lambda: self._logs(pod))
@@ -140,12 +165,12 @@ class InMemoryCluster:
     def put(self, kind: Kind, body: Document) -> Document:
         """Put an object there as somebody else does, whatever admission says; the same name again replaces it."""
         with self._changed:
-            return self._keep(kind, copy.deepcopy(body), "MODIFIED" if (kind, body["metadata"]["name"]) in self._objects else "ADDED")
+            return self._keep(kind, _copy(body), "MODIFIED" if (kind, body["metadata"]["name"]) in self._objects else "ADDED")
 
     def set_status(self, kind: Kind, name: str, status: Document) -> None:
         """Merge `status` into an object's, as Argo and the kubelet do. A terminating pod whose phase is over is gone."""
         with self._changed:
-            body = self._objects[kind, name]
+            body = self._there(kind, name)
             body["status"] = _merged(body.get("status") or {}, status)
             if kind == "pods" and "deletionTimestamp" in body["metadata"] and body["status"].get("phase") != _RUNNING:
                 self._drop(kind, name)
@@ -187,8 +212,14 @@ class InMemoryCluster:
         return max(self._forgotten, self._past[-1].version if self._past else 0)
 
     def _found(self, kind: Kind, labels: Mapping[str, str] | None) -> Documents:
-        bodies = (body for (found, _), body in self._objects.items() if found == kind)
-        return [copy.deepcopy(body) for body in bodies if _has(body, labels)]
+        return [stored.body() for (found, _), stored in self._objects.items() if found == kind and _has(stored, labels)]
+
+    def _keys(self, kind: Kind, labels: Mapping[str, str] | None) -> Keys:
+        return [key for key, stored in self._objects.items() if key[0] == kind and _has(stored, labels)]
+
+    def _look_up(self, kind: Kind, name: str) -> Document | None:
+        stored = self._objects.get((kind, name))
+        return None if stored is None else stored.body()
 
     def _remembered(self, version: int) -> int:
         if version < self._forgotten:
@@ -208,8 +239,8 @@ class InMemoryCluster:
                     return
             since = news[-1].version
             for past in news:
-                if past.kind == kind and _has(past.body, labels):
-                    yield past.change, copy.deepcopy(past.body)
+                if past.kind == kind and _has(past.stored, labels):
+                    yield past.change, past.stored.body()
 
     def _create(self, kind: Kind, body: Document) -> Document:
         metadata = body["metadata"]
@@ -237,24 +268,28 @@ class InMemoryCluster:
         metadata.setdefault("creationTimestamp", _stamp(self._clock()))
         if kind != "nodes":
             metadata.setdefault("namespace", self._namespace)
-        self._objects[kind, metadata["name"]] = body
-        self._tell(kind, body, change)
-        return copy.deepcopy(body)
+        self._objects[kind, metadata["name"]] = self._tell(kind, body, change)
+        return body
 
-    def _tell(self, kind: Kind, body: Document, change: Change) -> None:
+    def _tell(self, kind: Kind, body: Document, change: Change) -> _Stored:
         version = next(self._versions)
         body["metadata"]["resourceVersion"] = str(version)
-        self._past.append(_Past(version, kind, change, copy.deepcopy(body)))
+        stored = _stored(body)
+        self._past.append(_Past(version, kind, change, stored))
+        if len(self._past) > _REMEMBERED:
+            self._forgotten = self._past[_REMEMBERED // 2].version
+            del self._past[: _REMEMBERED // 2 + 1]
         self._changed.notify_all()
+        return stored
 
     def _drop(self, kind: Kind, name: str) -> None:
-        body = self._objects.pop((kind, name))
-        self._tell(kind, body, "DELETED")
+        self._tell(kind, self._objects.pop((kind, name)).body(), "DELETED")
 
     def _there(self, kind: Kind, name: str) -> Document:
-        if (kind, name) not in self._objects:
+        body = self._look_up(kind, name)
+        if body is None:
             raise NotThere(f"{kind} {name!r} not found")
-        return self._objects[kind, name]
+        return body
 
     def _patch(self, kind: Kind, name: str, changes: Document) -> Document:
         before = self._there(kind, name)
@@ -262,7 +297,7 @@ class InMemoryCluster:
             changes.pop("status", None)
         after = _merged(before, changes)
         if after == before:
-            return copy.deepcopy(before)
+            return before
         if after.get("spec") != before.get("spec"):
             after["metadata"]["generation"] = before["metadata"]["generation"] + 1
         return self._keep(kind, after, "MODIFIED")
@@ -272,11 +307,11 @@ class InMemoryCluster:
         if body["metadata"]["resourceVersion"] != resource_version:
             raise Conflict(f"scalingstudies {name!r}: the object has been modified; please apply your changes to the latest version")
         if body.get("status") == status:
-            return copy.deepcopy(body)
+            return body
         return self._keep("scalingstudies", {**body, "status": status}, "MODIFIED")
 
     def _delete(self, kind: Kind, name: str, force: bool) -> None:
-        body = self._objects.get((kind, name))
+        body = self._look_up(kind, name)
         if body is None:
             return
         if kind == "pods" and not force and (body.get("status") or {}).get("phase") == _RUNNING:
@@ -286,18 +321,18 @@ class InMemoryCluster:
                 self._keep(kind, body, "MODIFIED")
             return
         self._drop(kind, name)
-        for owned_kind, owned in [key for key, other in self._objects.items() if _owns(body, other)]:
+        for owned_kind, owned in [key for key, other in self._objects.items() if body["metadata"]["uid"] in other.owners]:
             self._delete(owned_kind, owned, force=False)
 
     def _stop(self, name: str) -> None:
-        body = self._objects.get(("workflows", name))
+        body = self._look_up("workflows", name)
         if body is not None and not body["spec"].get("shutdown"):
             self._patch("workflows", name, {"spec": {"shutdown": "Stop"}})
 
     def _event(self, study: StudyReference, reason: str, message: str, is_warning: bool) -> None:
         name = event_name(study, reason, message)
         now = _stamp(self._clock())
-        known = self._objects.get(("events", name))
+        known = self._look_up("events", name)
         if known is not None:
             self._patch("events", name, {"count": known["count"] + 1, "lastTimestamp": now})
             return
@@ -330,13 +365,20 @@ class InMemoryCluster:
         return iter([*self.pod_logs.get(pod, ())])
 
 
-def _has(body: Document, labels: Mapping[str, str] | None) -> bool:
-    found = body["metadata"].get("labels") or {}
-    return all(found.get(key) == value for key, value in (labels or {}).items())
+def _copy(body: T) -> T:
+    """Several times faster than deepcopy on what JSON can hold."""
+    found: T = pickle.loads(pickle.dumps(body, pickle.HIGHEST_PROTOCOL))
+    return found
 
 
-def _owns(owner: Document, body: Document) -> bool:
-    return any(reference["uid"] == owner["metadata"]["uid"] for reference in body["metadata"].get("ownerReferences") or ())
+def _stored(body: Document) -> _Stored:
+    metadata = body["metadata"]
+    owners = frozenset(reference["uid"] for reference in metadata.get("ownerReferences") or ())
+    return _Stored(pickle.dumps(body, pickle.HIGHEST_PROTOCOL), dict(metadata.get("labels") or {}), owners)
+
+
+def _has(stored: _Stored, labels: Mapping[str, str] | None) -> bool:
+    return all(stored.labels.get(key) == value for key, value in (labels or {}).items())
 
 
 def _merged(before: Document, changes: Document) -> Document:

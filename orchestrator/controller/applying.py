@@ -63,7 +63,7 @@ class Applier:
             self.refused.append(str(problem))
         else:
             LOG.info("study %s: Workflow %s does %d tasks: %s", self._settings.study, name, len(action.unit.tasks), action.unit.label)
-            self._snapshot.workflows[name] = workflow_seen(created)
+            self._snapshot.add(workflow_seen(created))
 
     def _create_tasks(self, digests: Sequence[str]) -> None:
         missing = [digest for digest in digests if digest not in self._ledger.created]
@@ -78,11 +78,11 @@ class Applier:
         if body is None:
             return
         seen = workflow_seen(body)
-        self._snapshot.workflows[name] = seen
+        self._snapshot.add(seen)
         if seen.is_over and not seen.is_deleted:
             self._delete(name)
 
     def _delete(self, workflow: str) -> None:
         """Gone from the snapshot too, so that nobody waits for it."""
         self._cluster.delete("workflows", workflow)
-        self._snapshot.workflows.pop(workflow, None)
+        self._snapshot.remove(workflow)

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 from orchestrator.cluster import Cluster, StudyReference
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.contract.words import ANNOTATION_RETRY, DIGEST_LABEL_LENGTH, TaskKind
+from orchestrator.contract.words import ANNOTATION_RETRY, TaskKind
 from orchestrator.controller.applying import Applier
 from orchestrator.controller.ledger import Ledger
 from orchestrator.controller.metrics import Metrics
@@ -85,9 +85,8 @@ class Passes:
         known = self._known.get(name)
         if known is None or known.planned is None:
             return False
-        tasks = known.planned.plan.tasks
-        others = (workflow for workflow in snapshot.workflows.values() if workflow.study != name and not workflow.is_over)
-        return any(digest in tasks for workflow in others for digest in workflow.digests)
+        workflows, _ = snapshot.about(name, known.planned.plan.tasks)
+        return any(workflow.study != name and not workflow.is_over for workflow in workflows)
 
     def look_at(self, name: str, snapshot: Snapshot) -> float | None:
         """Do what the study needs now; in how many seconds to look again, None for when something happens.
@@ -155,12 +154,13 @@ class Passes:
             return
         if standing is not None:
             self._cluster.delete("workflows", name)
+            snapshot.remove(name)
             return
         image = self._image or why.study.spec.execution.image or ""
         settings = self._settings(why.study, body, 1, {})
         workflow = fingerprint_workflow(name, why.key, why.files.sources, why.files.tokenizer, image, settings)
         try:
-            snapshot.workflows[name] = workflow_seen(self._cluster.create("workflows", workflow))
+            snapshot.add(workflow_seen(self._cluster.create("workflows", workflow)))
         except AlreadyExists:
             LOG.info("study %s: the files are being looked at", why.study.name)
 
@@ -184,10 +184,11 @@ class Passes:
         )
         limits = self._limits(planned, ledger)
         spent = ledger.gpu_seconds(planned.roots, study.name)
+        workflows, pods = snapshot.about(study.name, planned.plan.tasks)
         observed = Observed(
             done=ledger.done,
-            workflows=tuple(snapshot.workflows.values()),
-            pods=snapshot.pods,
+            workflows=workflows,
+            pods=pods,
             leases=ledger.leases(planned.plan, now),
             spent=spent,
             others=sum(other.gpu_seconds for name, other in self._known.items() if name != study.name),
@@ -270,20 +271,15 @@ class Passes:
 
 def _dependencies(plan: Plan, snapshot: Snapshot, done: frozenset[str]) -> tuple[dict[str, Hashable], set[str]]:
     """Work root -> what its leases depend on; and the roots at which somebody is at work."""
-    flights: dict[str, list[tuple[str, str, bool]]] = {}
-    for workflow in snapshot.workflows.values():
-        for digest in workflow.digests:
-            flights.setdefault(digest, []).append((workflow.name, workflow.phase, workflow.was_stopped))
-    pods: dict[str, list[tuple[str, str, bool]]] = {}
-    for pod in snapshot.pods:
-        pods.setdefault(pod.digest, []).append((pod.name, pod.phase, pod.gone_by is None))
     depends_on: dict[str, list[Hashable]] = {}
     hot: set[str] = set()
     for digest, task in plan.tasks.items():
         root = work_root(task.kind, task.work)
-        seen = pods.get(digest[:DIGEST_LABEL_LENGTH], ())
-        depends_on.setdefault(root, []).append((digest in done, *flights.get(digest, ()), *seen))
-        if digest not in done and any(phase == "Running" for _, phase, _ in seen):
+        pods = snapshot.pods_at(digest)
+        flights = [(workflow.name, workflow.phase, workflow.was_stopped) for workflow in snapshot.flights(digest)]
+        seen = [(pod.name, pod.phase, pod.gone_by is None) for pod in pods]
+        depends_on.setdefault(root, []).append((digest in done, *flights, *seen))
+        if digest not in done and any(pod.phase == "Running" for pod in pods):
             hot.add(root)
     return {root: tuple(parts) for root, parts in depends_on.items()}, hot
 

@@ -4,12 +4,12 @@ Every round of the loop begins with one, and all studies of the round are looked
 a Workflow of Argo's weighs a hundred times what a decision needs of it.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from orchestrator.cluster import Cluster, Document, Kind
-from orchestrator.contract.words import LABEL_MANAGED_BY, MANAGED_BY
+from orchestrator.contract.words import DIGEST_LABEL_LENGTH, LABEL_MANAGED_BY, MANAGED_BY
 from orchestrator.errors import Refused
 from orchestrator.observe import PodSeen, WorkflowSeen, pod_seen, workflow_seen
 
@@ -18,35 +18,80 @@ OURS: Mapping[str, str] = {LABEL_MANAGED_BY: MANAGED_BY}
 
 @dataclass(slots=True)
 class Snapshot:
-    """`versions`: where a watch of a kind goes on. Workflows that are submitted meanwhile are added, so that a later study sees them."""
+    """`versions`: where a watch of a kind goes on. What is submitted or deleted meanwhile is told here, so that a later study sees it."""
 
     studies: dict[str, Document]
     workflows: dict[str, WorkflowSeen]
     pods: tuple[PodSeen, ...]
     versions: dict[Kind, str] = field(default_factory=dict)
+    _by_digest: dict[str, set[str]] = field(default_factory=dict)
+    _by_study: dict[str, set[str]] = field(default_factory=dict)
+    _pods_of: dict[str, list[PodSeen]] = field(default_factory=dict)
 
-    def owner(self, workflow: str) -> str:
-        """The study that a Workflow belongs to, "" for one that is not there."""
-        return self.workflows[workflow].study if workflow in self.workflows else ""
+    def __post_init__(self) -> None:
+        for workflow in self.workflows.values():
+            self._index(workflow)
+        for pod in self.pods:
+            self._pods_of.setdefault(pod.digest, []).append(pod)
+
+    def _index(self, workflow: WorkflowSeen) -> None:
+        self._by_study.setdefault(workflow.study, set()).add(workflow.name)
+        for digest in workflow.digests:
+            self._by_digest.setdefault(digest, set()).add(workflow.name)
+
+    def add(self, workflow: WorkflowSeen) -> None:
+        """It was submitted, or looked at, after the listing."""
+        self.workflows[workflow.name] = workflow
+        self._index(workflow)
+
+    def remove(self, workflow: str) -> None:
+        """It was deleted."""
+        self.workflows.pop(workflow, None)
+
+    def flights(self, digest: str) -> list[WorkflowSeen]:
+        """Every Workflow that has this task."""
+        return [self.workflows[name] for name in sorted(self._by_digest.get(digest, ())) if name in self.workflows]
+
+    def pods_at(self, digest: str) -> list[PodSeen]:
+        """Every pod that works, or worked, on this task."""
+        return self._pods_of.get(digest[:DIGEST_LABEL_LENGTH], [])
+
+    def about(self, study: str, digests: Iterable[str]) -> tuple[tuple[WorkflowSeen, ...], tuple[PodSeen, ...]]:
+        """The study's own Workflows, those with any of these tasks, and the pods of both."""
+        wanted = list(digests)
+        names = set(self._by_study.get(study, ())).union(*(self._by_digest.get(digest, ()) for digest in wanted))
+        found = tuple(self.workflows[name] for name in sorted(names) if name in self.workflows)
+        everything = {digest[:DIGEST_LABEL_LENGTH] for digest in (*wanted, *(digest for workflow in found for digest in workflow.digests))}
+        return found, tuple(pod for digest in everything for pod in self._pods_of.get(digest, ()))
 
 
 def take_snapshot(cluster: Cluster, now: datetime) -> Snapshot:
-    """Raises ClusterError."""
-    studies = cluster.list("scalingstudies")
-    workflows = cluster.list("workflows", OURS)
-    pods = cluster.list("pods", OURS)
-    ready = _ready_nodes(cluster, pods.items, now)
-    return Snapshot(
-        studies={body["metadata"]["name"]: body for body in studies.items},
-        workflows={body["metadata"]["name"]: workflow_seen(body) for body in workflows.items},
-        pods=tuple(pod_seen(body, ready) for body in pods.items),
-        versions={"scalingstudies": studies.resource_version, "workflows": workflows.resource_version, "pods": pods.resource_version},
-    )
+    """Raises ClusterError, Expired among them."""
+    versions: dict[Kind, str] = {}
+
+    def each(kind: Kind, labels: Mapping[str, str] | None = None) -> Iterator[Document]:
+        for page in cluster.pages(kind, labels):
+            versions.setdefault(kind, page.resource_version)
+            yield from page.items
+
+    studies = {body["metadata"]["name"]: body for body in each("scalingstudies")}
+    workflows = {body["metadata"]["name"]: workflow_seen(body) for body in each("workflows", OURS)}
+    late: list[Document] = []
+    pods = [(pod_seen(body, {}), body["spec"].get("nodeName", "")) for body in _noting(late, each("pods", OURS), now)]
+    ready = _ready_nodes(cluster, late)
+    return Snapshot(studies, workflows, tuple(replace(pod, node_is_ready=ready.get(node, True)) for pod, node in pods), versions)
 
 
-def _ready_nodes(cluster: Cluster, pods: Iterable[Document], now: datetime) -> dict[str, bool]:
+def _noting(late: list[Document], pods: Iterable[Document], now: datetime) -> Iterator[Document]:
+    """The pods; those that outlive their grace period are kept in `late`."""
+    for pod in pods:
+        if _is_late(pod, now):
+            late.append(pod)
+        yield pod
+
+
+def _ready_nodes(cluster: Cluster, late: list[Document]) -> dict[str, bool]:
     """Asked only while a pod outlives its grace period, and told from such pods where a namespaced role may not see nodes."""
-    late = [pod for pod in pods if _is_late(pod, now)]
     if not late:
         return {}
     try:

@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from orchestrator.cluster import Document
+from orchestrator.contract.identity import digest_of
 from orchestrator.contract.record import Record
 from orchestrator.contract.words import ANNOTATION_TASKS, LABEL_DIGEST, LABEL_MANAGED_BY, LABEL_STUDY, MANAGED_BY, ExitCode
 from orchestrator.controller.loop import Loop
 from orchestrator.controller.metrics import Metrics
 from orchestrator.controller.passes import Passes
+from orchestrator.errors import KeyMissing
 from orchestrator.memory_cluster import InMemoryCluster
 from orchestrator.observe import LABEL_WORKFLOW
 from orchestrator.store import Store
@@ -76,6 +78,7 @@ class Played:
         self.objects = InMemoryObjects(clock=self.clock)
         self.store = Store(self.objects, "memory://played", self.clock)
         self._leases: dict[str, Lease] = {}
+        self._digests: dict[str, str] = {}
 
     # The controller
 
@@ -123,6 +126,7 @@ class Played:
 
     def start_pods(self) -> None:
         """Argo starts every Workflow; the first task of each that needs nothing unfinished gets a pod and its lease."""
+        with_pods = {pod["metadata"]["labels"][LABEL_WORKFLOW] for pod in self.cluster.list("pods").items}
         for body in self.workflows("", "Running"):
             name = body["metadata"]["name"]
             if body["spec"].get("shutdown"):
@@ -130,7 +134,7 @@ class Played:
                 continue
             self.cluster.set_status("workflows", name, {"phase": "Running"})
             left = [digest for digest in tasks_of(body) if not self.is_done(digest)]
-            if left and not self.cluster.list("pods", {LABEL_WORKFLOW: name}).items:
+            if left and name not in with_pods:
                 self._start(body, left[0])
 
     def _start(self, workflow: Document, digest: str) -> None:
@@ -143,24 +147,27 @@ class Played:
         metadata = {"name": f"{name}-{digest[:8]}", "labels": labels, "ownerReferences": [owner]}
         self.cluster.put("pods", {"metadata": metadata, "spec": {"nodeName": "n"}, "status": {"phase": "Running"}})
         holder = Holder(study=labels[LABEL_STUDY], run_number=int(workflow["metadata"]["labels"]["scaling-study.dev/run"]), gpus=self.gpus)
+        self._digests[digest[:32]] = digest
         self._leases[digest] = take(self.store, self._root(digest), digest, holder)
 
     def _root(self, digest: str) -> str:
         identity = read_task(self.store, digest).identity()
         if identity["kind"] == "train":
-            from orchestrator.contract.identity import digest_of
-
             return work_root("train", digest_of(identity["trajectory"]))
         return work_root(identity["kind"], digest)
 
     def is_done(self, digest: str) -> bool:
-        return f"done/{digest}" in {stat.key for stat in self.objects.list("done")}
+        try:
+            self.objects.stat(f"done/{digest}")
+        except KeyMissing:
+            return False
+        return True
 
     def end_pods(self, code: int = ExitCode.DONE, message: str = "") -> None:
         """Every pod ends: with a record, or with a code that the lease tells."""
         for pod in self.cluster.list("pods").items:
             name, workflow = pod["metadata"]["name"], pod["metadata"]["labels"][LABEL_WORKFLOW]
-            digest = next(digest for digest in self._leases if digest[:32] == pod["metadata"]["labels"][LABEL_DIGEST])
+            digest = self._digests[pod["metadata"]["labels"][LABEL_DIGEST]]
             if code == ExitCode.DONE:
                 self.ran.append(digest)
                 publish_record(self.store, self._record(digest))
