@@ -23,9 +23,9 @@ CONTROLLER_IMAGE: Final = os.environ.get("E2E_CONTROLLER_IMAGE", "localhost/cont
 STORE_SECRET: Final = "scaling-study-store"
 
 
-def rendered(namespace: str, *, replicas: dict[str, int]) -> list[Document]:
-    """The overlay's objects as they are for `namespace`. `replicas`: of Deployments, by name."""
-    text = subprocess.run(["kubectl", "kustomize", str(OVERLAY)], capture_output=True, text=True, check=True).stdout
+def rendered(namespace: str, *, replicas: dict[str, int], text: str = "") -> list[Document]:
+    """An overlay's objects (`text`; that of one node unless given) as they are for `namespace`. `replicas`: of Deployments, by name."""
+    text = text or subprocess.run(["kubectl", "kustomize", str(OVERLAY)], capture_output=True, text=True, check=True).stdout
     found = [_moved(body, namespace) for body in yaml.safe_load_all(text)]
     for body in found:
         if body["kind"] == "Deployment" and body["metadata"]["name"] in replicas:

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,12 +36,13 @@ class Kubectl:
         found: Document = json.loads(self.run(*arguments, "-o", "json"))
         return found
 
-    def create(self, *bodies: Document) -> None:
-        for body in bodies:
-            self.run("create", "--validate=strict", "-f", "-", given=json.dumps(body))
+    def create(self, *bodies: Document, dry_run: bool = False) -> None:
+        how = ["--validate=strict", *(["--dry-run=server"] if dry_run else [])]
+        self.run("create", *how, "-f", "-", given=_stream(bodies))
 
-    def apply(self, *bodies: Document) -> None:
-        self.run("apply", "--server-side", "--force-conflicts", "-f", "-", given="\n---\n".join(json.dumps(body) for body in bodies))
+    def apply(self, *bodies: Document, dry_run: bool = False) -> None:
+        how = ["--server-side", "--force-conflicts", *(["--dry-run=server"] if dry_run else [])]
+        self.run("apply", *how, "-f", "-", given=_stream(bodies))
 
     def workflow(self, name: str) -> Document:
         return self.json("get", "workflow", name)
@@ -54,6 +55,10 @@ class Kubectl:
     def finished(self, workflow: str, seconds: float = PATIENCE) -> Document:
         """The Workflow when it is over."""
         return eventually(lambda: _over(self.workflow(workflow)), f"{workflow} is over", seconds)
+
+
+def _stream(bodies: Iterable[Document]) -> str:
+    return "\n---\n".join(json.dumps(body) for body in bodies)
 
 
 def _over(workflow: Document) -> Document | None:
