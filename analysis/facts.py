@@ -72,14 +72,8 @@ def cell_states(plan: Plan, records: Records) -> list[CellState]:
     return [_cell_state(plan, cell, records, roots) for cell in plan.cells]
 
 
-def tasks_of(cell: Cell) -> list[str]:
-    """Digests of the cell's own tasks, in order, each once."""
-    of_stages = (digest for stage in cell.stages for digest in (*stage.trains, *(e.digest for e in stage.evaluations)))
-    return list(dict.fromkeys(of_stages))
-
-
 def _cell_state(plan: Plan, cell: Cell, records: Records, known: dict[str, tuple[str, ...]]) -> CellState:
-    own = tasks_of(cell)
+    own = cell.tasks
     missing = [digest for digest in own if digest not in records]
     roots = list(dict.fromkeys(root for digest in missing for root in _roots(plan, digest, records, known)))
     names = tuple(_in_words(plan, cell, plan.tasks[digest]) for digest in roots)

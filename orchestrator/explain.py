@@ -48,20 +48,13 @@ def tasks_of(plan: Plan, cell: Cell) -> list[TaskLine]:
     """The cell's tasks in the order of its stages."""
     serves: dict[str, int] = {}
     for other in plan.cells:
-        for digest in set(digests_of(other)):
+        for digest in set(other.tasks):
             serves[digest] = serves.get(digest, 0) + 1
     return [
         TaskLine(stage.name, _told(plan.tasks[digest], stage), digest, serves[digest] - 1)
         for stage in cell.stages
-        for digest in (*stage.trains, *(evaluation.digest for evaluation in stage.evaluations))
+        for digest in stage.tasks
     ]
-
-
-def digests_of(cell: Cell) -> Iterator[str]:
-    """All train and evaluate tasks of a cell."""
-    for stage in cell.stages:
-        yield from stage.trains
-        yield from (evaluation.digest for evaluation in stage.evaluations)
 
 
 def nearest(plan: Plan, cell: Cell) -> Cell | None:

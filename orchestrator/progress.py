@@ -264,11 +264,6 @@ def holes(plan: Plan, failed: Mapping[str, str], held_back: Collection[str]) -> 
     return lines
 
 
-def tasks_of(stage: CellStage) -> list[str]:
-    """Every task that a cell's stage consists of."""
-    return [*stage.trains, *(evaluation.digest for evaluation in stage.evaluations)]
-
-
 def _missing(stage: CellStage, failed: Collection[str], held_back: Collection[str]) -> str:
     """`cooldown`, or `cooldown's bpb english, bpb python` when the model is there and its scores are not; "" when all is there."""
     if any(digest in failed or digest in held_back for digest in stage.trains):
@@ -279,7 +274,7 @@ def _missing(stage: CellStage, failed: Collection[str], held_back: Collection[st
 
 def _blamed(plan: Plan, stage: CellStage, failed: Mapping[str, str], held_back: Collection[str]) -> Iterator[str]:
     """The failed tasks of a stage, and those that hold its tasks back."""
-    tasks = tasks_of(stage)
+    tasks = stage.tasks
     yield from (digest for digest in tasks if digest in failed)
     open_ends = [digest for digest in tasks if digest in held_back]
     seen = set(open_ends)

@@ -5,7 +5,7 @@ from rich.console import Console
 from orchestrator.cli.tables import table_of, wide_console
 from orchestrator.contract.plan import Cell, Plan
 from orchestrator.contract.words import TaskKind
-from orchestrator.explain import differences, digests_of, nearest, tasks_of
+from orchestrator.explain import differences, nearest, tasks_of
 from orchestrator.store import Store
 from orchestrator.store.records import read_record
 
@@ -29,7 +29,7 @@ def print_cell(plan: Plan, cell: Cell, other: Cell | None, done: set[str]) -> No
 
 
 def _print_differences(console: Console, plan: Plan, cell: Cell, other: Cell) -> None:
-    shared = set(digests_of(cell)) & set(digests_of(other))
+    shared = set(cell.tasks) & set(other.tasks)
     console.print(f"\nshares {len(shared)} tasks with {other.name}")
     for found in differences(plan, cell, other):
         console.print(f"  {found.stage}: {found.field} is {found.here} here, {found.there} there")
@@ -43,7 +43,7 @@ def print_task(store: Store, plan: Plan, digest: str) -> None:
     root = "trajectories" if planned.kind == TaskKind.TRAIN else "tasks"
     console.print(f"  identity: tasks/{digest}/task.json\n  attempts: {root}/{planned.work}/attempts")
     for cell in plan.cells:
-        if digest in set(digests_of(cell)):
+        if digest in cell.tasks:
             console.print(f"  serves {cell.name}")
     record = read_record(store, digest)
     if record is None:

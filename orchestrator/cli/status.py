@@ -73,9 +73,9 @@ def show(plan: "Plan", standing: Standing, store: "Store") -> None:
     """Counts, then who works on what, then what is missing and why."""
     from orchestrator.contract.words import TaskKind
     from orchestrator.local import held_back
-    from orchestrator.progress import amount, duration, holes, tasks_of
+    from orchestrator.progress import amount, duration, holes
 
-    whole = sum(all(digest in standing.done for stage in cell.stages for digest in tasks_of(stage)) for cell in plan.cells)
+    whole = sum(standing.done.issuperset(cell.tasks) for cell in plan.cells)
     print(f"{plan.study}: {whole}/{len(plan.cells)} cells, {len(standing.done)}/{len(plan.tasks)} tasks done in {store.url}")
     for kind in TaskKind:
         of_kind = [digest for digest, planned in plan.tasks.items() if planned.kind is kind]

@@ -79,6 +79,11 @@ class CellStage:
     rates: tuple[str, ...]
     read: tuple[tuple[str, int], ...] = ()
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Digests of the train and evaluate tasks that the stage consists of."""
+        return (*self.trains, *(evaluation.digest for evaluation in self.evaluations))
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -91,6 +96,11 @@ class Cell:
     init_seed: int
     data_seed: int
     stages: tuple[CellStage, ...]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Digests of the train and evaluate tasks that the cell consists of, in order, each once."""
+        return tuple(dict.fromkeys(digest for stage in self.stages for digest in stage.tasks))
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ def status_of(facts: "StudyFacts", plan: Plan, standing: Standing, now: datetime
 
 def cell_state(cell: Cell, tasks: Mapping[str, TaskSeen]) -> TaskState:
     """The state of a cell: done, failed when something of it never comes, else the furthest that one of its tasks has got."""
-    states = {tasks[digest].state for digest in digests_of(cell)}
+    states = {tasks[digest].state for digest in cell.tasks}
     if states == {TaskState.DONE}:
         return TaskState.DONE
     for state in (TaskState.FAILED, TaskState.STALLED, TaskState.RUNNING, TaskState.STOPPING, TaskState.QUEUED, TaskState.AWAITED):
@@ -87,15 +87,8 @@ def cell_state(cell: Cell, tasks: Mapping[str, TaskSeen]) -> TaskState:
     return TaskState.FAILED if TaskState.BLOCKED in states else TaskState.WAITING
 
 
-def digests_of(cell: Cell) -> Iterator[str]:
-    """The train and evaluate tasks of a cell."""
-    for stage in cell.stages:
-        yield from stage.trains
-        yield from (evaluation.digest for evaluation in stage.evaluations)
-
-
 def _why(plan: Plan, cell: Cell, tasks: Mapping[str, TaskSeen]) -> str:
-    for digest in digests_of(cell):
+    for digest in cell.tasks:
         if tasks[digest].state in (TaskState.FAILED, TaskState.BLOCKED):
             return f"{plan.tasks[digest].label}: {tasks[digest].reason}"
     return ""
