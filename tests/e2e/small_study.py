@@ -115,7 +115,7 @@ class SmallStudy:
 
 
 def make_study(
-    folder: Path, name: str, root: str, *, seeds: Sequence[int] = (1,), tokens: str = "128K", image: str = TRAINER_IMAGE
+    folder: Path, name: str, root: str, *, seeds: Sequence[int] = (1,), tokens: str = "512K", image: str = TRAINER_IMAGE
 ) -> SmallStudy:
     """A study whose store is `root`/store, which all of them share, and whose corpus is `root`/corpus."""
     file = folder / f"{name}.yaml"

@@ -11,7 +11,8 @@ import yaml
 
 from orchestrator.contract.words import ExitCode
 from orchestrator.spec import Execution
-from orchestrator.store.leases import LeaseBody, history
+from orchestrator.store.checkpoints import kept
+from orchestrator.store.leases import history
 from orchestrator.store.records import read_record
 from orchestrator.workflow import Unit
 from tests.e2e.conftest import SEEDS
@@ -118,8 +119,8 @@ def test_a_disturbed_workflow_resumes_and_gives_the_same(
     body = prepared.workflow(unit, kubectl.namespace, checkpoint_seconds=1)
     name = body["metadata"]["name"]
     kubectl.create(body)
-    work = prepared.opened.plan.tasks[unit.tasks[0]].work
-    eventually(lambda: any(lease.checkpoint for lease in leases(prepared, work)), "the first checkpoint")
+    work = f"trajectories/{prepared.opened.plan.tasks[unit.tasks[0]].work}"
+    eventually(lambda: kept(prepared.store, work), "the first checkpoint")
     (pod,) = kubectl.pods_of(name)
     disturb(kubectl, pod["metadata"]["name"])
     over = kubectl.finished(name)
@@ -127,15 +128,11 @@ def test_a_disturbed_workflow_resumes_and_gives_the_same(
     first, second = attempts(over)[:2]
     assert [exit_code(first), exit_code(second)] == [str(int(code)), "0"]
     assert len(attempts(over)) == len(unit.tasks) + 1
-    assert leases(prepared, work)[1].from_tokens > 0, "it went on from a checkpoint"
+    assert history(prepared.store, work)[1].from_tokens > 0, "it went on from a checkpoint"
     record = read_record(prepared.store, unit.tasks[0])
     assert record is not None
     assert len(record.attempts) == 2
     assert_equal_results(prepared, unit, undisturbed)
-
-
-def leases(study: SmallStudy, work: str) -> list[LeaseBody]:
-    return history(study.store, f"trajectories/{work}")
 
 
 def assert_equal_results(study: SmallStudy, unit: Unit, expected: dict[str, Document]) -> None:
