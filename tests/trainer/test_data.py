@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -71,10 +72,11 @@ def of_source(windows: list[Window], digest: str) -> list[int]:
 def test_a_window_begins_at_the_last_token_of_the_one_before(shard_tokens: int, length: int, tokens: int) -> None:
     store = in_memory_store()
     digest = publish(store, 0, range(tokens), shard_tokens=shard_tokens)
-    source = PreparedSource.open(store, digest, Path("unused"))
-    assert source.windows(length) == (tokens - 1) // length
-    for index in range(source.windows(length)):
-        assert source.window(index, length).tolist() == list(range(index * length, index * length + length + 1))
+    with TemporaryDirectory() as folder:
+        source = PreparedSource.open(store, digest, Path(folder))
+        assert source.windows(length) == (tokens - 1) // length
+        for index in range(source.windows(length)):
+            assert source.window(index, length).tolist() == list(range(index * length, index * length + length + 1))
 
 
 three_shares = st.lists(st.integers(1, 99), min_size=3, max_size=3)
