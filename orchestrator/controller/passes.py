@@ -276,7 +276,8 @@ def _dependencies(plan: Plan, snapshot: Snapshot, done: frozenset[str]) -> tuple
     for digest, task in plan.tasks.items():
         root = work_root(task.kind, task.work)
         pods = snapshot.pods_at(digest)
-        flights = [(workflow.name, workflow.phase, workflow.was_stopped) for workflow in snapshot.flights(digest)]
+        # nobody takes a lease because a Workflow was submitted: a pod does
+        flights = [workflow.name for workflow in snapshot.flights(digest) if workflow.is_over or workflow.was_stopped]
         seen = [(pod.name, pod.phase, pod.gone_by is None) for pod in pods]
         depends_on.setdefault(root, []).append((digest in done, *flights, *seen))
         if digest not in done and any(pod.phase == "Running" for pod in pods):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cluster import Document, Kind
-from orchestrator.contract.words import ANNOTATION_RETRY, ExitCode
+from orchestrator.contract.words import ANNOTATION_RETRY, LABEL_STUDY, ExitCode
 from orchestrator.errors import ClusterUnavailable, Refused, StudyMistakes
 from orchestrator.fingerprints import Found, write_found
 from orchestrator.memory_cluster import ClusterFault
@@ -343,11 +343,37 @@ def test_the_namespaces_cap_counts_all_of_its_studies() -> None:
     played.apply("yours", **other)
     for _ in range(8):
         played.turn(loop)
-        played.start_pods()
-        played.clock.advance(40)
-        played.end_pods()
+        played.work()
     played.turn(loop)
     assert played.status("yours")["phase"] == "Held"
+    assert float(played.status("yours")["gpuHours"]["used"]) < 0.01, "alone it would have been under the cap"
+    played.cluster.configs["scaling-study-policy"] = {"gpuHours": "10"}
+    played.run_to_the_end(loop, "yours")
+
+
+@pytest.mark.parametrize(("phase", "whose"), [("Running", "mine"), ("Failed", "mine"), ("Failed", "yours")])
+def test_a_workflow_that_is_there_before_ours_is_read_and_one_that_is_over_makes_room(phase: str, whose: str) -> None:
+    """Between our listing and our create another controller, or another study, was faster."""
+    played = Played()
+    loop = played.controller()
+    raced: list[str] = []
+
+    def faster(kind: Kind, body: Document) -> str | None:
+        if kind == "workflows" and body["metadata"]["name"] not in raced:
+            raced.append(body["metadata"]["name"])
+            theirs = copy.deepcopy(body) | {"status": {"phase": phase}}
+            theirs["metadata"]["labels"][LABEL_STUDY] = whose
+            played.cluster.put("workflows", theirs)
+        return None
+
+    played.cluster.admission.append(faster)
+    played.apply(**SMALL)
+    played.run_to_the_end(loop)
+    assert raced
+    assert len(set(played.ran)) == len(played.ran)
+    assert played.status()["phase"] == "Succeeded"
+    assert "SubmitRefused" not in played.events()
+    assert "AlreadyExists" not in loop._metrics.text().decode()
 
 
 def test_a_task_without_a_step_is_started_again() -> None:
