@@ -1,5 +1,6 @@
 """A study that trains for seconds, its corpus in the store, and its units as Workflows."""
 
+import json
 import os
 import random
 import subprocess
@@ -22,7 +23,7 @@ from tests.e2e.kubectl import Document
 SYLLABLES: Final = [consonant + vowel for consonant in "bdfgklmnprst" for vowel in "aeiou"]
 WORDS: Final = 2000
 CODE: Final = "def return if else for in range ( ) : [ ] = + x y print self None".split()  # noqa: SIM905
-FILES: Final = 100
+FILES: Final = 200
 
 STUDY: Final = """\
 apiVersion: scaling-study.dev/v1alpha1
@@ -48,11 +49,13 @@ spec:
 
 
 def write_corpus(store: Store) -> None:
-    """The same bytes every time, below `corpus/`."""
+    """The same bytes every time, below `corpus/`: the text in files of their own and again as lines of JSON."""
     chance = random.Random(1)
     words = ["".join(chance.choices(SYLLABLES, k=chance.randint(1, 4))) for _ in range(WORDS)]
-    for number in range(FILES):
-        store.objects.put(f"corpus/text/{number:03}.txt", " ".join(chance.choices(words, k=400)).encode())
+    texts = [" ".join(chance.choices(words, k=400)) for _ in range(FILES)]
+    store.objects.put("corpus/text/words.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts).encode())
+    for number, text in enumerate(texts):
+        store.objects.put(f"corpus/text/{number:03}.txt", text.encode())
         store.objects.put(f"corpus/code/{number:03}.py", " ".join(chance.choices(CODE, k=400)).encode())
 
 

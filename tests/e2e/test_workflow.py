@@ -157,10 +157,9 @@ def test_an_exit_code_decides_about_a_restart(study: SmallStudy, kubectl: Kubect
 
 
 def test_a_pod_that_ran_out_of_memory_is_not_started_again(study: SmallStudy, kubectl: Kubectl) -> None:
-    body = study.workflow(first_task_only(study, 1), kubectl.namespace, run_number=2)
+    body = with_command(study.workflow(first_task_only(study, 1), kubectl.namespace, run_number=2), "b'x' * 2**30")
     for template in body["spec"]["templates"]:
         if "container" in template:
-            # torch alone needs more
             template["container"]["resources"] = {"limits": {"memory": "100Mi"}}
     kubectl.create(body)
     over = kubectl.finished(body["metadata"]["name"])

@@ -1,0 +1,102 @@
+"""The example for a cluster, applied with kubectl to a whole installation: controller, Argo, store and MLflow.
+
+75 tasks on two cores: about ten minutes.
+"""
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.contract.words import LABEL_STUDY
+from orchestrator.study import open_study
+from tests.e2e.installation import ROOT, install, uninstall
+from tests.e2e.kubectl import Document, Kubectl, eventually
+from tests.e2e.mlflow_api import finished_runs, forwarded
+from tests.e2e.small_study import SmallStudy
+
+pytestmark = pytest.mark.cluster
+
+EXAMPLE = ROOT / "manifests/examples/cluster.yaml"
+# Seconds; a pod imports torch and shares two cores with the others
+TIME_FOR_ALL = 1800
+DEPLOYMENTS = ("scaling-study-controller", "mlflow", "mlflow-mirror")
+
+
+@pytest.fixture(scope="module")
+def whole(trainer_image: str) -> Iterator[Kubectl]:
+    """An installation with everything running, in a namespace of its own."""
+    assert trainer_image in EXAMPLE.read_text()
+    namespace = f"e2e-{uuid.uuid4().hex[:8]}"
+    kubectl = install(namespace, controller=True, mlflow=True)
+    kubectl.run("wait", "--for=condition=Available", *(f"deployment/{name}" for name in DEPLOYMENTS), "--timeout=280s")
+    yield kubectl
+    uninstall(namespace)
+
+
+@pytest.fixture(scope="module")
+def example(root: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example with addresses below the session's own place."""
+    file = tmp_path_factory.mktemp("example") / "cluster.yaml"
+    text = EXAMPLE.read_text().replace("s3://studies/corpus", f"{root}/corpus").replace("s3://studies/cluster", f"{root}/cluster")
+    file.write_text(text)
+    return file
+
+
+@pytest.fixture(scope="module")
+def done(example: Path, whole: Kubectl) -> SmallStudy:
+    """The study when the controller says that it has succeeded."""
+    whole.run("apply", "-f", str(example))
+    eventually(lambda: state(whole, "cluster") in ("Succeeded", "Failed", "Refused"), "the study is over", TIME_FOR_ALL)
+    found = whole.json("get", "sstudy", "cluster")
+    assert found["status"]["state"] == "Succeeded", found["status"]["conditions"]
+    return SmallStudy(example, open_study(example))
+
+
+def state(kubectl: Kubectl, study: str) -> str:
+    return str(kubectl.json("get", "sstudy", study).get("status", {}).get("state", ""))
+
+
+def test_the_records_are_those_of_a_local_run_bit_for_bit(done: SmallStudy, tmp_path: Path) -> None:
+    assert done.opened.is_frozen, "the controller has frozen the plan that the command line makes"
+    results = done.results()
+    assert results.keys() == done.opened.plan.tasks.keys()
+    assert results == done.run_here(tmp_path)
+
+
+def test_kubectl_shows_it_in_columns(done: SmallStudy, whole: Kubectl) -> None:
+    header, line = whole.run("get", "sstudy", "cluster").splitlines()
+    assert header.split() == ["NAME", "STATE", "CELLS", "FAILED", "GPU-H", "ETA", "AGE"]
+    cells = len(done.opened.plan.cells)
+    assert line.split()[:4] == ["cluster", "Succeeded", f"{cells}/{cells}", "0"]
+
+
+def test_mlflow_returns_its_runs(done: SmallStudy, whole: Kubectl) -> None:
+    results = done.results()
+    with forwarded(whole, "mlflow", 5000) as address:
+        eventually(lambda: finished_runs(address, "cluster").keys() == results.keys(), "every task has a finished run")
+        found = finished_runs(address, "cluster")
+    for digest, result in results.items():
+        if "bits_per_byte" in result:
+            assert found[digest]["bits_per_byte"] == result["bits_per_byte"]
+
+
+def test_the_report_is_made_from_the_bucket(done: SmallStudy, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "report", str(done.file), "--out", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, env=dict(os.environ))
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_the_same_study_under_another_name_runs_nothing(done: SmallStudy, whole: Kubectl) -> None:
+    again: Document = yaml.safe_load(done.file.read_text())
+    again["metadata"]["name"] = "again"
+    whole.apply(again)
+    eventually(lambda: state(whole, "again") == "Succeeded", "the second study has succeeded")
+    assert not whole.json("get", "pods", "-l", f"{LABEL_STUDY}=again,scaling-study.dev/digest")["items"]
+    reasons = {event["reason"] for event in whole.json("get", "events", "--field-selector", "involvedObject.name=again")["items"]}
+    assert "TaskReused" in reasons
