@@ -1,5 +1,6 @@
 """`scaling-study plan FILE`: what a study will do, what it costs, and what is odd about it, before anything runs."""
 
+import gc
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +35,7 @@ def plan(
     from orchestrator.plan import is_runnable
     from orchestrator.study import preview_study
 
+    gc.disable()  # this process ends with its one answer: nothing of a plan is garbage before that
     opened = preview_study(file, store)
     asks = ask_store or store is not None or "://" not in opened.store.url
     shown = _outline(opened, gpu, mfu, price, asks)
