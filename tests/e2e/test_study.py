@@ -54,12 +54,12 @@ def done(example: Path, whole: Kubectl) -> SmallStudy:
     whole.run("apply", "-f", str(example))
     eventually(lambda: state(whole, "cluster") in ("Succeeded", "Failed", "Refused"), "the study is over", TIME_FOR_ALL)
     found = whole.json("get", "sstudy", "cluster")
-    assert found["status"]["state"] == "Succeeded", found["status"]["conditions"]
+    assert found["status"]["phase"] == "Succeeded", found["status"]["conditions"]
     return SmallStudy(example, open_study(example))
 
 
 def state(kubectl: Kubectl, study: str) -> str:
-    return str(kubectl.json("get", "sstudy", study).get("status", {}).get("state", ""))
+    return str(kubectl.json("get", "sstudy", study).get("status", {}).get("phase", ""))
 
 
 def test_the_records_are_those_of_a_local_run_bit_for_bit(done: SmallStudy, tmp_path: Path) -> None:
