@@ -69,11 +69,11 @@ class Cluster(Protocol):
     def get(self, kind: Kind, name: str) -> Document | None:
         """One object, None when it is not there."""
 
-    def create(self, kind: Kind, body: Document) -> Document:
-        """Create it; an unknown field is a mistake. Raises AlreadyExists, Refused."""
+    def create(self, kind: Kind, body: Document, *, dry_run: bool = False) -> Document:
+        """Create it; an unknown field is a mistake. `dry_run`: all is checked, nothing is kept. Raises AlreadyExists, Refused."""
 
-    def patch(self, kind: Kind, name: str, changes: Document) -> Document:
-        """Change a part of an object, None deletes a key (a JSON merge patch). Raises NotThere, Refused."""
+    def patch(self, kind: Kind, name: str, changes: Document, *, dry_run: bool = False) -> Document:
+        """Change a part of an object, None deletes a key (a JSON merge patch). `dry_run` as above. Raises NotThere, Refused."""
 
     def delete(self, kind: Kind, name: str, *, force: bool = False) -> None:
         """Delete it and what it owns; one that is gone is fine. `force`: without waiting for the node that a pod is on."""

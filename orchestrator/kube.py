@@ -93,11 +93,11 @@ class KubeCluster:
         except NotThere:
             return None
 
-    def create(self, kind: Kind, body: Document) -> Document:
-        return self._ask("POST", self._path(kind), {"fieldValidation": "Strict"}, body)
+    def create(self, kind: Kind, body: Document, *, dry_run: bool = False) -> Document:
+        return self._ask("POST", self._path(kind), _strictly(dry_run), body)
 
-    def patch(self, kind: Kind, name: str, changes: Document) -> Document:
-        return self._ask("PATCH", self._path(kind, name), {"fieldValidation": "Strict"}, changes)
+    def patch(self, kind: Kind, name: str, changes: Document, *, dry_run: bool = False) -> Document:
+        return self._ask("PATCH", self._path(kind, name), _strictly(dry_run), changes)
 
     def delete(self, kind: Kind, name: str, *, force: bool = False) -> None:
         query: dict[str, object] = {"propagationPolicy": "Background", **({"gracePeriodSeconds": 0} if force else {})}
@@ -278,6 +278,10 @@ def connect(namespace: str = "", context: str = "") -> KubeCluster:
     # what may be repeated is known here, not to the HTTP library
     settings.retries = False
     return KubeCluster(client.ApiClient(settings), namespace or found)
+
+
+def _strictly(dry_run: bool) -> dict[str, object]:
+    return {"fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
 
 
 def _selector(labels: Mapping[str, str] | None) -> dict[str, object]:

@@ -130,11 +130,11 @@ class InMemoryCluster:
     def get(self, kind: Kind, name: str) -> Document | None:
         return self._do("get", f"{kind}/{name}", lambda: self._look_up(kind, name))
 
-    def create(self, kind: Kind, body: Document) -> Document:
-        return self._do("create", f"{kind}/{body['metadata']['name']}", lambda: self._create(kind, _copy(body)))
+    def create(self, kind: Kind, body: Document, *, dry_run: bool = False) -> Document:
+        return self._do("create", f"{kind}/{body['metadata']['name']}", lambda: self._create(kind, _copy(body), dry_run))
 
-    def patch(self, kind: Kind, name: str, changes: Document) -> Document:
-        return self._do("patch", f"{kind}/{name}", lambda: self._patch(kind, name, _copy(changes)))
+    def patch(self, kind: Kind, name: str, changes: Document, *, dry_run: bool = False) -> Document:
+        return self._do("patch", f"{kind}/{name}", lambda: self._patch(kind, name, _copy(changes), dry_run))
 
     def delete(self, kind: Kind, name: str, *, force: bool = False) -> None:
         self._do("delete", f"{kind}/{name}", lambda: self._delete(kind, name, force))
@@ -242,7 +242,7 @@ class InMemoryCluster:
                 if past.kind == kind and _has(past.stored, labels):
                     yield past.change, past.stored.body()
 
-    def _create(self, kind: Kind, body: Document) -> Document:
+    def _create(self, kind: Kind, body: Document, dry_run: bool = False) -> Document:
         metadata = body["metadata"]
         for problem in (self._invalid(metadata), *(check(kind, body) for check in self.admission)):
             if problem:
@@ -251,7 +251,7 @@ class InMemoryCluster:
             raise AlreadyExists(f"{kind} {metadata['name']!r} already exists")
         if kind == "scalingstudies":
             body.pop("status", None)
-        return self._keep(kind, body, "ADDED")
+        return body if dry_run else self._keep(kind, body, "ADDED")
 
     def _invalid(self, metadata: Document) -> str | None:
         if not _NAME.fullmatch(metadata["name"]):
@@ -291,7 +291,7 @@ class InMemoryCluster:
             raise NotThere(f"{kind} {name!r} not found")
         return body
 
-    def _patch(self, kind: Kind, name: str, changes: Document) -> Document:
+    def _patch(self, kind: Kind, name: str, changes: Document, dry_run: bool = False) -> Document:
         before = self._there(kind, name)
         if kind == "scalingstudies":
             changes.pop("status", None)
@@ -300,7 +300,7 @@ class InMemoryCluster:
             return before
         if after.get("spec") != before.get("spec"):
             after["metadata"]["generation"] = before["metadata"]["generation"] + 1
-        return self._keep(kind, after, "MODIFIED")
+        return after if dry_run else self._keep(kind, after, "MODIFIED")
 
     def _patch_status(self, name: str, status: Document, resource_version: str) -> Document:
         body = self._there("scalingstudies", name)
