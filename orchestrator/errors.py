@@ -18,6 +18,7 @@ ScalingStudyError                what went wrong, where, and what to do next; th
 |   |-- AlreadyExists              there is an object of this name
 |   |-- NotThere                   there is no object of this name
 |   `-- Refused                    not valid, or not allowed: schema, rights, quota, admission
+|-- TokenRefused                 a server no longer knows the token: nothing can be asked until a person gives another
 |-- TrackingUnavailable          MLflow is away; the mirror can be made later
 |-- TaskRefused                  no retry can mend the task (exit code 78)
 `-- MissingExtra                 an optional package is not installed
@@ -110,6 +111,10 @@ class NotThere(ClusterError):
 
 class Refused(ClusterError):
     """The API will not have it: not valid, not allowed, over a quota, or rejected at admission. The message is the API's."""
+
+
+class TokenRefused(ScalingStudyError):
+    """A server does not know the token, or no longer: a person must give another, so no loop asks again."""
 
 
 class TrackingUnavailable(ScalingStudyError):

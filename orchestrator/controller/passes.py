@@ -24,7 +24,7 @@ from orchestrator.errors import AlreadyExists, Conflict, NotThere, Refused
 from orchestrator.estimate import Price, cost
 from orchestrator.observe import Observed, workflow_seen
 from orchestrator.policy import Policy
-from orchestrator.reconcile import Limits, StudyEvent, StudyFacts, reconcile
+from orchestrator.reconcile import Decision, Limits, StudyEvent, StudyFacts, reconcile
 from orchestrator.reconcile.status import condition_of
 from orchestrator.spec import Study
 from orchestrator.store import Store
@@ -64,6 +64,8 @@ class Passes:
         self, cluster: Cluster, open_store: Callable[[str], Store], clock: Callable[[], datetime], metrics: Metrics, image: str = ""
     ) -> None:
         self.policy = Policy()
+        self.looked: Callable[[Planned, Decision], None] = lambda _planned, _decision: None
+        """Told after every look at a study that has a plan, for a person who looks on."""
         self._cluster = cluster
         self._open_store = open_store
         self._clock = clock
@@ -203,6 +205,7 @@ class Passes:
         refusals = [StudyEvent("SubmitRefused", text[:512], is_warning=True) for text in applier.refused]
         self._tell(known, body, [*decision.events, *refusals])
         self._metrics.study(study.name, told, ledger.causes(planned.roots, study.name))
+        self.looked(planned, decision)
         return _next_look(told, bool(decision.actions), bool(applier.refused))
 
     def _limits(self, planned: Planned, ledger: Ledger) -> Limits:

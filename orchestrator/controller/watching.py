@@ -19,17 +19,25 @@ PAUSE_SECONDS: Final = 2.0
 class Watches:
     """One thread a kind. `wake` gets the name of a study, `relist` is asked for when a watch has lost its place."""
 
-    def __init__(self, cluster: Cluster, stop: threading.Event, wake: Callable[[str], None], relist: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        stop: threading.Event,
+        wake: Callable[[str], None],
+        relist: Callable[[], None],
+        kinds: tuple[Kind, ...] = WATCHED,
+    ) -> None:
         self._cluster = cluster
         self._stop = stop
         self._wake = wake
         self._relist = relist
+        self._kinds = kinds
         self._versions: dict[Kind, str] = {}
         self._listed = threading.Condition()
         self._specs: dict[str, tuple[object, ...]] = {}
 
     def start(self) -> None:
-        for kind in WATCHED:
+        for kind in self._kinds:
             threading.Thread(target=self._run, args=(kind,), name=f"watch {kind}", daemon=True).start()
 
     def listed(self, versions: Mapping[Kind, str]) -> None:

@@ -1,8 +1,10 @@
 """What a decision consists of. The controller knows how to apply each; all of them may be applied twice."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from orchestrator.observe import TaskSeen
 from orchestrator.workflow import Unit
 
 
@@ -58,8 +60,9 @@ class StudyEvent:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`status`: the whole status of the ScalingStudy, in the names of the CRD."""
+    """`status`: the whole status of the ScalingStudy, in the names of the CRD. `tasks`: what it rests on, for whoever looks on."""
 
     actions: tuple[Action, ...]
     status: dict[str, Any]
     events: tuple[StudyEvent, ...]
+    tasks: Mapping[str, TaskSeen]

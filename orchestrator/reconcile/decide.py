@@ -58,7 +58,7 @@ def reconcile(facts: StudyFacts, plan: Plan, units: Sequence[Unit], observed: Ob
         actions += _submissions(facts, plan, units, own, tasks, purse, limits, held)
     standing = Standing(facts.is_paused, tasks, tuple(held), purse.used, purse.cap, limits.price, purse.overrun, purse.is_overdrawn)
     status = status_of(facts, plan, standing, now)
-    return Decision(tuple(actions), status, tuple(_events(facts, plan, tasks, held, status, purse)))
+    return Decision(tuple(actions), status, tuple(_events(facts, plan, tasks, held, status, purse)), tasks)
 
 
 class _Purse:
