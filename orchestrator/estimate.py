@@ -4,14 +4,13 @@
 same size measured. Pure: records come in as tables.
 """
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from orchestrator.contract.plan import CellStage, Plan, PlannedTask
 from orchestrator.contract.tasks import EvaluateTask, TrainTask
-from orchestrator.contract.words import TaskKind
 from orchestrator.errors import PlanRefused
 from orchestrator.sizes import flops_palm
 
@@ -59,6 +58,9 @@ class Cost:
     def money(self, price: Price) -> float | None:
         return None if price.per_gpu_hour is None else self.gpu_hours * price.per_gpu_hour
 
+    def __mul__(self, number: int) -> "Cost":
+        return Cost(self.tasks * number, self.tokens * number, self.flops * number, self.gpu_seconds * number)
+
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.tasks + other.tasks, self.tokens + other.tokens, self.flops + other.flops, self.gpu_seconds + other.gpu_seconds)
 
@@ -80,36 +82,53 @@ class Estimate:
 
 def cost(plan: Plan, task: PlannedTask, price: Price) -> Cost:
     """The cost of one task. `prepare` runs on CPUs and costs no GPU-seconds."""
-    if task.kind == TaskKind.PREPARE:
+    return _cost_of(plan, _load(plan, task), price)
+
+
+class _Load(NamedTuple):
+    """What a task's cost depends on, which thousands of tasks have in common. `tokens`: trained, or only scored."""
+
+    size: str
+    tokens: int
+    window: int
+    trains: bool
+
+
+def _load(plan: Plan, planned: PlannedTask) -> _Load:
+    task = planned.task
+    if isinstance(task, TrainTask):
+        return _Load(planned.size, task.tokens - planned.from_tokens, task.trajectory.sequence_length, True)
+    if isinstance(task, EvaluateTask):
+        # An upper bound: every scored document as long as a window; named benchmarks are priced like 2,000 of them
+        return _Load(planned.size, task.items.get("documents", 2000) * plan.sequence_length, plan.sequence_length, False)
+    return _Load("", 0, 0, False)
+
+
+def _cost_of(plan: Plan, load: _Load, price: Price) -> Cost:
+    if not load.size:
         return Cost(1, 0, 0.0, 0.0)
-    shape = plan.shapes[task.size]
-    if isinstance(task.task, TrainTask):
-        tokens = task.task.tokens - task.from_tokens
-        flops = float(tokens) * flops_palm(shape, task.task.trajectory.sequence_length)
-        measured = price.measured.get(task.size)
-        return Cost(1, tokens, flops, price.seconds(flops) if measured is None else measured * tokens)
-    assert isinstance(task.task, EvaluateTask)
-    # An upper bound: every scored document as long as a window; named benchmarks are priced like 2,000 of them
-    documents = task.task.items.get("documents", 2000)
-    flops = float(documents) * plan.sequence_length * flops_palm(shape, plan.sequence_length) * FORWARD_SHARE
-    return Cost(1, 0, flops, price.seconds(flops))
+    flops = float(load.tokens) * flops_palm(plan.shapes[load.size], load.window)
+    if not load.trains:
+        return Cost(1, 0, flops * FORWARD_SHARE, price.seconds(flops * FORWARD_SHARE))
+    measured = price.measured.get(load.size)
+    return Cost(1, load.tokens, flops, price.seconds(flops) if measured is None else measured * load.tokens)
 
 
 def estimate(plan: Plan, price: Price, done: Iterable[str] = ()) -> Estimate:
     """The price of a plan, less the tasks in `done`. Raises PlanRefused for a GPU or a utilisation that cannot be."""
     finished = set(done)
-    costs = {digest: cost(plan, task, price) for digest, task in plan.tasks.items()}
-    by_size: dict[str, Cost] = defaultdict(lambda: NOTHING)
-    total = spent = NOTHING
-    for digest, task in plan.tasks.items():
-        if digest in finished:
-            spent += costs[digest]
-        else:
-            by_size[task.size] += costs[digest]
-            total += costs[digest]
-    path, seconds = _longest_path(plan, costs, finished)
+    loads = {digest: _load(plan, task) for digest, task in plan.tasks.items()}
+    costs = {load: _cost_of(plan, load, price) for load in set(loads.values())}
+    left = Counter(load for digest, load in loads.items() if digest not in finished)
+    spent = Counter(load for digest, load in loads.items() if digest in finished)
+    by_size: dict[str, Cost] = {}
+    for load, number in left.items():
+        by_size[load.size] = by_size.get(load.size, NOTHING) + costs[load] * number
+    seconds = {digest: 0.0 if digest in finished else costs[load].gpu_seconds for digest, load in loads.items()}
+    path, longest = _longest_path(plan, seconds)
     unshared = sum(tokens_alone(plan, stage) for cell in plan.cells for stage in cell.stages)
-    return Estimate(dict(by_size), total, spent, unshared, path, seconds)
+    done_so_far = sum((costs[load] * number for load, number in spent.items()), NOTHING)
+    return Estimate(by_size, sum(by_size.values(), NOTHING), done_so_far, unshared, path, longest)
 
 
 def tokens_alone(plan: Plan, stage: CellStage) -> int:
@@ -122,29 +141,19 @@ def tokens_alone(plan: Plan, stage: CellStage) -> int:
     return sum(furthest.values())
 
 
-def _longest_path(plan: Plan, costs: Mapping[str, Cost], finished: set[str]) -> tuple[tuple[str, ...], float]:
+def _longest_path(plan: Plan, seconds: Mapping[str, float]) -> tuple[tuple[str, ...], float]:
     """Digests of the tasks that no number of GPUs can run side by side, and their GPU-seconds on one GPU each."""
-    ends: dict[str, tuple[float, str]] = {}
-    for digest in _in_order(plan):
-        before = max(((ends[need][0], need) for need in plan.tasks[digest].needs if need in ends), default=(0.0, ""))
-        own = 0.0 if digest in finished else costs[digest].gpu_seconds
-        ends[digest] = (before[0] + own, before[1])
-    last = max(ends, key=lambda digest: ends[digest][0])
+    ends: dict[str, float] = {}
+    before: dict[str, str] = {}
+    for digest, task in plan.tasks.items():
+        latest, need = 0.0, ""
+        for other in task.needs:
+            if (end := ends.get(other, 0.0)) > latest:
+                latest, need = end, other
+        ends[digest] = latest + seconds[digest]
+        before[digest] = need
+    last = max(ends, key=ends.__getitem__)
     path = [last]
-    while ends[path[-1]][1]:
-        path.append(ends[path[-1]][1])
-    return tuple(reversed(path)), ends[last][0]
-
-
-def _in_order(plan: Plan) -> Iterable[str]:
-    """Digests, every task after what it needs."""
-    placed: dict[str, None] = {}
-    for digest in plan.tasks:
-        waiting = [digest]
-        while waiting:
-            open_needs = [need for need in plan.tasks[waiting[-1]].needs if need not in placed]
-            if open_needs:
-                waiting.extend(open_needs)
-            else:
-                placed.setdefault(waiting.pop())
-    return placed
+    while need := before[path[-1]]:
+        path.append(need)
+    return tuple(reversed(path)), ends[last]

@@ -105,7 +105,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that a study will do. `contrasts` are as the study file writes them."""
+    """Everything that a study will do. `tasks`: each after all that it needs. `contrasts` are as the study file writes them."""
 
     study: str
     sequence_length: int

@@ -29,8 +29,8 @@ from orchestrator.contract.tasks import (
 )
 from orchestrator.contract.words import BENCHMARK_SUITES, SOURCE_SUITES, TaskKind
 from orchestrator.errors import PlanRefused
-from orchestrator.plan.chain import Arm, Leg, Point, Trajectories, arm, code_windows, legs
-from orchestrator.plan.settle import Sized, rung_of, sized, vocabulary_of
+from orchestrator.plan.chain import Arm, Leg, Point, Trajectories, Windows, arm, code_windows, legs
+from orchestrator.plan.settle import Rates, Sized, rung_of, sized, vocabulary_of
 from orchestrator.spec import Recipe, Seed, Source, Study, StudySpec, TokenizerFile
 
 UNKNOWN: Final = "unknown:"
@@ -108,6 +108,7 @@ class _Planner:
         self.reached: dict[str, dict[int, _Reached]] = {}
         self.scores: dict[str, PlannedTask] = {}
         self.evaluations: dict[str, tuple[Evaluation, ...]] = {}
+        self.percents: dict[Windows, str] = {}
 
     def plan(self) -> Plan:
         cells = tuple(self._cells())
@@ -207,7 +208,6 @@ class _Planner:
         evaluations: tuple[Evaluation, ...] = ()
         if leg.result is not None and leg.stage.name in self.spec.evaluation.after:
             evaluations = self._evaluations(leg.result)
-        code, windows = code_windows(leg.end, self.groups), sum(leg.end.values())
         return CellStage(
             name=leg.stage.name,
             kind=leg.stage.kind,
@@ -219,10 +219,16 @@ class _Planner:
             steps=leg.steps,
             chain_tokens=trained,
             code_percent=decimal(leg.code_percent),
-            chain_code_percent=_percent(code, windows),
-            rates=_told(leg, leg.reach[0].trajectory.schedule.peak),
-            read=tuple(sorted(leg.end.items())),
+            chain_code_percent=self._percent_of_code(leg.end),
+            rates=_told(leg.rates, leg.reach[0].trajectory.schedule.peak),
+            read=leg.end,
         )
+
+    def _percent_of_code(self, read: Windows) -> str:
+        if read not in self.percents:
+            part, whole = code_windows(read, self.groups), sum(windows for _, windows in read)
+            self.percents[read] = decimal(Fraction(100 * part, whole), derived=True)
+        return self.percents[read]
 
     # Train tasks
 
@@ -295,15 +301,10 @@ def benchmark_items(suite: str) -> dict[str, Any]:
     return {"benchmarks": list(BENCHMARK_SUITES[suite]), "version": 1}
 
 
-@lru_cache(maxsize=65536)
-def _percent(part: int, whole: int) -> str:
-    return decimal(Fraction(100 * part, whole), derived=True)
-
-
 def _reader(source: Source) -> Reader:
     return Reader(source.column, source.max_file_bytes)
 
 
-def _told(leg: Leg, peak: str) -> tuple[str, ...]:
-    asked = leg.rates
+@lru_cache(maxsize=4096)
+def _told(asked: Rates, peak: str) -> tuple[str, ...]:
     return (f"peak {peak} ({asked.peak_from})", f"final {asked.final}", f"warm-up {asked.warmup:,} tokens ({asked.warmup_from})")

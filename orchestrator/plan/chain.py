@@ -3,10 +3,11 @@
 `build` walks every cell with it. Two cells share what comes out equal here; nothing else in the project decides about sharing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import Literal
 
 from orchestrator.contract.identity import NUMERICS, coprime, decimal, digest_of_text
@@ -17,7 +18,8 @@ from orchestrator.errors import PlanRefused
 from orchestrator.plan.settle import Rates, Sized, rates
 from orchestrator.spec import Mixture, Recipe, Seed, Stage, StudySpec
 
-Windows = dict[str, int]
+Windows = tuple[tuple[str, int], ...]
+"""How many windows were read of each source: (prepare digest, windows), sorted. All seeds of an arm read alike, so they share it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +131,9 @@ def shares_of(mixture: Mixture, percent: Decimal, prepared: Mapping[str, str]) -
     return tuple(coprime(exact).items())
 
 
-def code_windows(read: Mapping[str, int], groups: Mapping[str, str]) -> int:
+def code_windows(read: Windows, groups: Mapping[str, str]) -> int:
     """How many of the windows read are of the code group."""
-    return sum(windows for digest, windows in read.items() if groups[digest] == Group.CODE)
+    return sum(windows for digest, windows in read if groups[digest] == Group.CODE)
 
 
 def _leg(arm: Arm, index: int, seed: Seed, before: Leg | None, wants_stable: bool, wants_result: bool, trajectories: Trajectories) -> Leg:
@@ -190,7 +192,7 @@ def _length(recipe: Recipe, stage: Stage, size: Sized, percent: Decimal, asked_r
 
 def _start(arm: Arm, stage: Stage, index: int, seed: Seed, before: Leg | None) -> tuple[FromInitialisation | FromState, Windows]:
     if before is None:
-        return FromInitialisation(arm.size.shape, seed.init, arm.size.deviation), {}
+        return FromInitialisation(arm.size.shape, seed.init, arm.size.deviation), ()
     where = starts_from(stage, arm.rates[index - 1].shape)
     point = before.stable if where == "stable" else before.result
     if point is None:
@@ -248,11 +250,17 @@ def _leaf(stable: Trajectory, branch: Point, steps: int, final: str) -> Trajecto
 
 def _point(trajectory: Trajectory, digest: str, steps: int, read: Windows) -> Point:
     tokens = steps * trajectory.tokens_per_step
-    total = dict(read)
-    taken = counts([share for _, share in trajectory.shares], steps * trajectory.batch)
-    for (source, _), windows in zip(trajectory.shares, taken, strict=True):
-        total[source] = total.get(source, 0) + windows
+    total = _read_on(read, trajectory.shares, steps * trajectory.batch)
     return Point(trajectory, digest, tokens, total, _rate_at(trajectory.schedule, tokens))
+
+
+@lru_cache(maxsize=4096)
+def _read_on(read: Windows, shares: tuple[tuple[str, int], ...], windows: int) -> Windows:
+    """What has been read after `windows` more of a mixture."""
+    total = dict(read)
+    for (source, _), taken in zip(shares, counts([share for _, share in shares], windows), strict=True):
+        total[source] = total.get(source, 0) + taken
+    return tuple(sorted(total.items()))
 
 
 def _rate_at(schedule: Schedule, tokens: int) -> str:
@@ -262,5 +270,7 @@ def _rate_at(schedule: Schedule, tokens: int) -> str:
     return decimal(Fraction(schedule.peak) * tokens / schedule.warmup, derived=True)
 
 
-def _of_these(shares: Sequence[tuple[str, int]], read: Windows) -> tuple[tuple[str, int], ...]:
-    return tuple((digest, read[digest]) for digest, _ in shares if read.get(digest))
+@lru_cache(maxsize=4096)
+def _of_these(shares: tuple[tuple[str, int], ...], read: Windows) -> Windows:
+    so_far = dict(read)
+    return tuple((digest, so_far[digest]) for digest, _ in shares if so_far.get(digest))
