@@ -5,7 +5,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from orchestrator.spec.fields import BySize, Choice, Image, Line, ObjectName, Part, Sequences, SizeName, number, whole
+from orchestrator.contract.words import TaskKind
+from orchestrator.spec.fields import BySize, Choice, Image, Line, Memory, ObjectName, Part, Sequences, SizeName, number, whole
 
 Operator: TypeAlias = Annotated[Literal["Exists", "Equal"], Choice(("Exists", "Equal"))]
 Effect: TypeAlias = Annotated[
@@ -13,6 +14,7 @@ Effect: TypeAlias = Annotated[
 ]
 Gpus: TypeAlias = Annotated[int, whole("8", 0, 1024)]
 Nodes: TypeAlias = Annotated[int, whole("2", 1, 1024)]
+Cores: TypeAlias = Annotated[Decimal, number("4", 0, "1024", above=True)]
 
 
 class Budget(Part):
@@ -30,12 +32,32 @@ class Toleration(Part):
     effect: Effect | None = Field(None, description="Effect of the taint; every effect unless given.")
 
 
+class Resources(Part):
+    """What a pod asks of its node besides GPUs."""
+
+    cpu: Cores | None = Field(None, description="Cores that are set aside for it; it may use more.")
+    memory: Memory | None = Field(None, description="Memory that is set aside for it, and the most that it may use.")
+
+
+class ResourcesByKind(Part):
+    """What pods ask of their nodes, by what they do. A cluster that knows it starts no more pods than fit."""
+
+    prepare: Resources = Field(Resources(), description="Of pods that turn files into tokens.")
+    train: Resources = Field(Resources(), description="Of pods that train.")
+    evaluate: Resources = Field(Resources(), description="Of pods that score a model.")
+
+    def of(self, kind: TaskKind) -> Resources:
+        """What a pod for such a task asks."""
+        return {TaskKind.PREPARE: self.prepare, TaskKind.TRAIN: self.train, TaskKind.EVALUATE: self.evaluate}[kind]
+
+
 class Execution(Part):
     """Where and how the study runs; never part of an identity."""
 
     image: Image | None = Field(None, description="Image of the trainer, best by digest.")
     gpus_per_pod: dict[SizeName, Gpus] = Field({}, max_length=64, description="GPUs of a training pod by size; 1 unless given.")
     nodes: dict[SizeName, Nodes] = Field({}, max_length=64, description="Nodes of a training task by size; 1 unless given.")
+    resources: ResourcesByKind = Field(ResourcesByKind(), description="Cores and memory of a pod, by what it does.")
     micro_batch: BySize[Sequences] | None = Field(None, description="Sequences a forward pass on one GPU, one or by size.")
     queue: ObjectName | None = Field(None, description="Kueue's queue for training pods.")
     priority_class: ObjectName | None = Field(None, description="PriorityClass of the pods.")

@@ -127,6 +127,9 @@ IMAGE: Final = Text("the name of an image, without spaces", "registry.example.co
 OBJECT_NAME: Final = Text(
     "the name of a Kubernetes object (lower-case letters, digits, '-' and '.')", "research", SUBDOMAIN_PATTERN, 253, tidy=True
 )
+MEMORY: Final = Text(
+    "an amount of memory with its unit, as Kubernetes writes it (512Mi, 64Gi)", "64Gi", "[1-9][0-9]{0,8}([.][0-9]{1,3})?([MGT]i?)", 16
+)
 DIGEST: Final = Text("64 lower-case hex digits (a SHA-256)", "0123456789abcdef" * 4, "[0-9a-f]{64}", 64)
 
 Label: TypeAlias = Annotated[str, LABEL]
@@ -135,6 +138,7 @@ Address: TypeAlias = Annotated[str, ADDRESS]
 Line: TypeAlias = Annotated[str, LINE]
 Image: TypeAlias = Annotated[str, IMAGE]
 ObjectName: TypeAlias = Annotated[str, OBJECT_NAME]
+Memory: TypeAlias = Annotated[str, MEMORY]
 HexDigest: TypeAlias = Annotated[str, DIGEST]
 
 SEED: Final = whole("1", 0, 2**31 - 1)

@@ -26,6 +26,8 @@ from orchestrator.contract.words import (
     TaskKind,
 )
 from orchestrator.spec import Execution
+from orchestrator.spec.execution import Resources
+from orchestrator.spec.numbers import written
 from orchestrator.workflow.units import Unit, workflow_name
 
 Document = dict[str, Any]
@@ -216,9 +218,18 @@ def _container(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) ->
     gpus = 0 if kind == TaskKind.PREPARE else settings.execution.gpus_per_pod.get(unit.size, 1)
     image, arguments = settings.execution.image or "", _arguments(unit, plan, settings, gpus)
     container = container_of(image, ["python", "-m", "trainer"], arguments, settings)
-    if gpus:
-        container["resources"] = {"requests": {"nvidia.com/gpu": str(gpus)}, "limits": {"nvidia.com/gpu": str(gpus)}}
+    if resources := resources_of(settings.execution.resources.of(kind), gpus):
+        container["resources"] = resources
     return container
+
+
+def resources_of(asked: Resources, gpus: int) -> Document:
+    """Requests and limits of a container: both for GPUs and memory, requests alone for cores, since what is idle may be used."""
+    limits = {"nvidia.com/gpu": str(gpus)} if gpus else {}
+    if asked.memory is not None:
+        limits["memory"] = asked.memory
+    requests = {**limits, **({"cpu": written(asked.cpu)} if asked.cpu is not None else {})}
+    return {**({"requests": requests} if requests else {}), **({"limits": limits} if limits else {})}
 
 
 def container_of(image: str, command: list[str], arguments: list[str], settings: PodSettings) -> Document:

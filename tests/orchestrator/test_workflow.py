@@ -27,6 +27,7 @@ EXECUTION: dict[str, Any] = {
     "tolerations": [{"key": "gpu", "operator": "Exists"}],
     "priorityClass": "low",
     "graceSeconds": 90,
+    "resources": {"train": {"cpu": "3.5", "memory": "64Gi"}, "evaluate": {"memory": "8Gi"}, "prepare": {"cpu": 2}},
 }
 
 
