@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import os
 import sys
+from pathlib import Path
 
 from orchestrator.contract.events import End, Event, Placement, Progress, Start
 from orchestrator.contract.words import ExitCode
@@ -98,13 +99,15 @@ def _limit_threads(threads: int) -> None:
 def _work(task: str, url: str, placement: Placement) -> int:
     from orchestrator.store import open_store
     from trainer import attempt, worker
+    from trainer.pod_log import PodLog
 
     store = open_store(url)
     if task == "worker":
         return worker.serve(store, attempt.run_task, attempt.load)
     stop = worker.StopRequest(with_parent=False)
     stop.install()
-    return int(attempt.run_task(store, task, placement, _tell, stop))
+    with PodLog(store) as log:
+        return int(attempt.run_task(store, task, placement, _tell, stop, leased=log.attach))
 
 
 def _tell(event: Event) -> None:
@@ -113,12 +116,20 @@ def _tell(event: Event) -> None:
         case Start():
             line = f"{event.digest[:12]} attempt {event.attempt}" + (f" from {event.from_tokens} tokens" if event.from_tokens else "")
         case Progress():
+            _tell_argo(event)
             line = f"{event.done} / {event.total} {event.unit}" + (f", loss {event.loss:.4f}" if event.loss is not None else "")
         case End():
             line = f"{event.digest[:12]} ends with {event.code} ({ExitCode(event.code).name}) {event.message}".rstrip()
         case _:
             return
     print(line, flush=True)
+
+
+def _tell_argo(event: Progress) -> None:
+    """Progress of a step in a Workflow, which Argo reads from the file that it names and shows in the Workflow's status."""
+    file = os.environ.get("ARGO_PROGRESS_FILE")
+    if file:
+        Path(file).write_text(f"{event.done}/{event.total}")
 
 
 if __name__ == "__main__":

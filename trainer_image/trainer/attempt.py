@@ -21,7 +21,7 @@ from orchestrator.contract.tasks import EvaluateTask, Task, TrainTask
 from orchestrator.contract.words import ExitCode, TaskKind
 from orchestrator.errors import ContractError, Damaged, KeyMissing, LeaseHeld, MissingExtra, StoreError, TaskRefused
 from orchestrator.store import Store, addresses, aside, leases, records
-from orchestrator.store.leases import Holder
+from orchestrator.store.leases import Holder, Lease
 from trainer import lineage
 from trainer.context import Context, Outcome, Stopped
 from trainer.lineage import Journal
@@ -58,13 +58,25 @@ def load() -> None:
     del evaluate, prepare, train
 
 
-def run_task(store: Store, digest: str, placement: Placement, emit: Emit, stop: Callable[[], bool], work: Work = perform) -> ExitCode:
+def _nobody_asks(lease: Lease) -> None:
+    del lease
+
+
+def run_task(
+    store: Store,
+    digest: str,
+    placement: Placement,
+    emit: Emit,
+    stop: Callable[[], bool],
+    work: Work = perform,
+    leased: Callable[[Lease], None] = _nobody_asks,
+) -> ExitCode:
     """Work on the task `digest` until it is done, has failed, or `stop` says so. Tells `emit` what happens, the end included.
 
-    `work` is what is done under the lease; only tests give another.
+    `work` is what is done under the lease; only tests give another. `leased` is told the lease when it is taken.
     """
     try:
-        code, message = _attempt(store, digest, placement, emit, stop, work)
+        code, message = _attempt(store, digest, placement, emit, stop, work, leased)
     except Exception as problem:
         code, message = exit_code(problem), sentence(problem)
     emit(End(digest, int(code), message))
@@ -98,13 +110,22 @@ def kind_of(task: Task) -> TaskKind:
     return TaskKind(task.identity()["kind"])
 
 
-def _attempt(store: Store, digest: str, placement: Placement, emit: Emit, stop: Callable[[], bool], work: Work) -> tuple[ExitCode, str]:
+def _attempt(
+    store: Store,
+    digest: str,
+    placement: Placement,
+    emit: Emit,
+    stop: Callable[[], bool],
+    work: Work,
+    leased: Callable[[Lease], None],
+) -> tuple[ExitCode, str]:
     if _is_done(store, digest):
         return ExitCode.DONE, ""
     if stop():
         return ExitCode.STOPPED, "asked to stop before it began"
     task = _read(store, digest)
     lease = leases.take(store, _work_root(task, digest), digest, _holder(placement))
+    leased(lease)
     started = False
 
     def listen(done: int, total: int, unit: str, loss: float | None) -> None:

@@ -1,0 +1,99 @@
+"""A pod's own command, as a process: what it prints is kept with its attempt, and Argo is told how far it is."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from trainer.pod_log import FIRST_BYTES, LAST_BYTES, PodLog
+
+from orchestrator.contract.tasks import Reader, TokenizerTask
+from orchestrator.sources import fingerprint
+from orchestrator.store import Store, open_store
+from orchestrator.store.leases import Holder, Lease, take
+from orchestrator.store.memory import Fault, InMemoryObjects
+from orchestrator.store.records import create_task, read_record
+
+
+def test_a_pod_keeps_its_log_with_its_attempt_and_tells_argo_how_far_it_is(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    for number in range(20):
+        (tmp_path / "corpus" / f"{number}.txt").write_text(
+            f"document {number} of words that differ: {' '.join(map(str, range(number, 99)))}"
+        )
+    found = fingerprint(str(tmp_path / "corpus/*.txt"), tmp_path, tmp_path / "hashes").fingerprint
+    store = open_store(str(tmp_path / "store"))
+    digest = create_task(store, TokenizerTask(280, 20_000, 4, ((found, Reader("text", 2000), 1),)))
+    inputs = f"--input={found}={tmp_path}/corpus/*.txt"
+    command = [sys.executable, "-m", "trainer", digest, "--store", str(tmp_path / "store"), inputs]
+    environment = {**os.environ, "ARGO_PROGRESS_FILE": str(tmp_path / "progress")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert read_record(store, digest) is not None
+    assert f"{digest[:12]} ends with 0 (DONE)" in done.stdout
+    assert store.objects.get(f"tasks/{digest}/attempts/000001/log.txt").decode() == done.stdout
+    part, whole = map(int, (tmp_path / "progress").read_text().split("/"))
+    assert 0 < part == whole
+
+
+@pytest.fixture
+def leased() -> tuple[Store, Lease]:
+    store = Store(InMemoryObjects(), "memory://log")
+    return store, take(store, "tasks/" + "a" * 64, "a" * 64, Holder())
+
+
+def printed(store: Store, lease: Lease, write: Callable[[], None]) -> str:
+    with PodLog(store) as log:
+        log.attach(lease)
+        write()
+    return store.objects.get(lease.key("log.txt")).decode()
+
+
+def write_all(text: bytes) -> None:
+    while text:
+        text = text[os.write(1, text) :]
+
+
+def test_both_streams_of_any_library_are_kept_and_passed_on(leased: tuple[Store, Lease], capfd: pytest.CaptureFixture[str]) -> None:
+    def write() -> None:
+        os.write(1, b"from Python\n")
+        os.write(2, b"from a library in C\n")
+        subprocess.run(["echo", "from a child"], check=True)
+
+    assert printed(*leased, write) == "from Python\nfrom a library in C\nfrom a child\n"
+    assert capfd.readouterr().out == "from Python\nfrom a library in C\nfrom a child\n"
+
+
+def test_of_a_long_log_the_beginning_and_the_end_are_kept(leased: tuple[Store, Lease], capfd: pytest.CaptureFixture[str]) -> None:
+    lines = [f"line {number:07}\n" for number in range((FIRST_BYTES + 2 * LAST_BYTES) // 13)]
+    kept = printed(*leased, lambda: write_all("".join(lines).encode()))
+    assert capfd.readouterr().out == "".join(lines)
+    assert kept.startswith("line 0000000\n")
+    assert kept.endswith(lines[-1])
+    assert f"... {sum(map(len, lines)) - FIRST_BYTES - LAST_BYTES} bytes left out ..." in kept
+
+
+def test_a_store_that_is_away_ends_nothing(leased: tuple[Store, Lease], capfd: pytest.CaptureFixture[str]) -> None:
+    store, lease = leased
+    assert isinstance(store.objects, InMemoryObjects)
+    store.objects.faults.append(Fault("put", "*log.txt", "before", message="away"))
+    with PodLog(store) as log:
+        log.attach(lease)
+        os.write(1, b"a word\n")
+    told = capfd.readouterr()
+    assert told.out == "a word\n"
+    assert "the log is not kept" in told.err
+
+
+def test_what_was_said_before_a_kill_is_there(tmp_path: Path) -> None:
+    """Kept now and then while it grows, not only at the end."""
+    script = (
+        "import os, sys, time; from trainer.pod_log import PodLog; from orchestrator.store import open_store;"
+        "from orchestrator.store.leases import Holder, take; store = open_store(sys.argv[1]);"
+        "lease = take(store, 'tasks/' + 'a' * 64, 'a' * 64, Holder()); log = PodLog(store, seconds=0.05).__enter__();"
+        "log.attach(lease); print('said', flush=True); time.sleep(2); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, timeout=60)
+    assert open_store(str(tmp_path)).objects.get(f"tasks/{'a' * 64}/attempts/000001/log.txt") == b"said\n"
