@@ -1,26 +1,24 @@
-"""`scaling-study run FILE`: everything that a study asks for, on this machine, and a report at the end."""
+"""`scaling-study run FILE`: everything that a study asks for, on this machine or by an Argo Server, and a report at the end."""
 
 import shlex
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.cli import ending
+
 if TYPE_CHECKING:
     from orchestrator.contract.events import Placement
     from orchestrator.local import RunResult
     from orchestrator.study import Opened
-    from orchestrator.tracking import Beside
 
-# Exit codes of `run`: see the command line's help
-MISSING = 1
-STOPPED = 75
-# Seconds that the end waits for the mirror's last look: a database on a busy machine needs some, a person who pressed Ctrl-C waits less
-LAST_LOOK = 30.0
-STOPPED_WAIT = 10.0
 # Tasks that --dry-run lists by name; the rest are counted
 LISTED = 40
+# What only a run on this machine can be asked, and what only a run elsewhere
+HERE_ONLY = ("workers", "only", "dry_run", "replan", "threads", "gpus", "checkpoint_seconds")
+THERE_ONLY = ("token", "token_file", "namespace", "ca_file", "insecure")
+ELSEWHERE = "On a cluster, by Argo Server"
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
+    ctx: typer.Context,
     file: Annotated[Path, typer.Argument(help="The study file.")],
     workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0: one a core, or as many as there are GPUs for.")] = 0,
     only: Annotated[list[str] | None, typer.Option(help="A cell's name or a pattern like '*-60M-*'; may be given again.")] = None,
@@ -43,12 +42,36 @@ def run(
     ] = "",
     tracking: Annotated[bool, typer.Option(help="Mirror to MLflow while it runs.")] = True,
     plain: Annotated[bool, typer.Option("--plain", help="Plain lines, also on a terminal.")] = False,
+    argo_server: Annotated[
+        str, typer.Option(help="Run on the cluster of this Argo Server instead, by a URL.", rich_help_panel=ELSEWHERE)
+    ] = "",
+    token: Annotated[
+        str,
+        typer.Option(envvar="ARGO_TOKEN", help="Whom the server takes us for; better not on the command line.", rich_help_panel=ELSEWHERE),
+    ] = "",
+    token_file: Annotated[
+        Path | None, typer.Option(help="A file with the token, read before every call.", rich_help_panel=ELSEWHERE)
+    ] = None,
+    namespace: Annotated[
+        str, typer.Option("--namespace", "-n", envvar="ARGO_NAMESPACE", help="Where the Workflows run.", rich_help_panel=ELSEWHERE)
+    ] = "",
+    ca_file: Annotated[Path | None, typer.Option(help="Certificate of who has signed the server's.", rich_help_panel=ELSEWHERE)] = None,
+    insecure: Annotated[bool, typer.Option("--insecure-skip-verify", help="Believe any certificate.", rich_help_panel=ELSEWHERE)] = False,
 ) -> None:
-    """Run a study on this machine.
+    """Run a study on this machine, or by an Argo Server on a cluster.
 
     Done tasks are skipped and half-done ones go on, so running again always helps. Ctrl-C once: tasks write a checkpoint and stop; twice:
     at once. Ends with the report. Exits 1 when cells are missing at the end, 75 when it was stopped.
+
+    With --argo-server this process only looks after the Workflows: kill it, and they go on; start it again, and it goes on with them.
     """
+    _refuse_mixed_options(ctx, bool(argo_server))
+    if argo_server:
+        from orchestrator.cli.run_remote import Server, Wishes, run_there
+
+        server = Server(argo_server, namespace, token, token_file, ca_file, insecure)
+        run_there(file, server, Wishes(store, out, tracking_uri if tracking else None, plain))
+        return
     from orchestrator.contract.events import Placement
     from orchestrator.errors import PlanRefused
     from orchestrator.study import inputs, keep, open_study
@@ -69,7 +92,7 @@ def run(
         checkpoint_seconds=checkpoint_seconds,
         inputs=inputs(opened.study, opened.plan),
     )
-    beside = _mirror(opened, tracking_uri) if tracking else None
+    beside = ending.start_mirror(opened.store, opened.plan.study, tracking_uri) if tracking else None
     try:
         result = _work(opened, placement, workers, only or [], plain)
     finally:
@@ -79,10 +102,23 @@ def run(
         again = ["scaling-study", "run", str(file), *(["--store", store] if store else []), *(f"--only={each}" for each in only or [])]
         print(f"Stopped. What is done is kept; to go on: {shlex.join(again)}")
     else:
-        _report(opened, out)
+        ending.report(opened.store, opened.plan, out)
     if beside is not None:
-        _tell_mirror(opened, beside, STOPPED_WAIT if result.was_stopped else LAST_LOOK)
-    _conclude(opened, result)
+        ending.tell_mirror(opened.store, opened.plan.study, beside, ending.STOPPED_WAIT if result.was_stopped else ending.LAST_LOOK)
+    ending.conclude(opened.plan, result)
+
+
+def _refuse_mixed_options(ctx: typer.Context, is_elsewhere: bool) -> None:
+    """Options of a run here are mistakes of a run elsewhere, and the other way round."""
+    given = [name for name in ctx.params if (source := ctx.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"]
+    for name in given:
+        word = f"--{name.replace('_', '-')}"
+        if is_elsewhere and name in HERE_ONLY:
+            raise typer.BadParameter(f"{word} is for a run on this machine and not for one by --argo-server", ctx)
+        if not is_elsewhere and name in THERE_ONLY:
+            raise typer.BadParameter(f"{word} is for a run by --argo-server URL", ctx)
+    if is_elsewhere and not ctx.params["namespace"]:
+        raise typer.BadParameter("--argo-server needs --namespace NAME: where the Workflows run", ctx)
 
 
 def _refuse(opened: "Opened") -> None:
@@ -133,57 +169,3 @@ def _work(opened: "Opened", placement: "Placement", workers: int, only: list[str
             micro_batch={size: number for size, number in given.items() if number},
             prepared=lambda: _refuse(opened),
         )
-
-
-def _mirror(opened: "Opened", uri: str) -> "Beside | None":
-    """The mirror's process, None where mlflow is not installed: a run does not need it."""
-    from orchestrator.tracking import Beside, local_folder, tracking_uri
-
-    if find_spec("mlflow") is None:
-        print(
-            "MLflow is not installed, so nothing is mirrored to it: pip install 'scaling-study[local]', then scaling-study tracking mirror"
-        )
-        return None
-    study = opened.plan.study
-    log = local_folder(opened.store, study) / "logs" / "tracking.log"
-    return Beside(opened.store, study, tracking_uri(opened.store, study, uri), log)
-
-
-def _tell_mirror(opened: "Opened", beside: "Beside", seconds: float) -> None:
-    """Waits so long for the last look, and says where to look or how to make up for it."""
-    from orchestrator.tracking import repair_command, ui_command
-
-    if beside.finish(seconds):
-        print(f"MLflow: {ui_command(beside.uri)}")
-    else:
-        print(f"MLflow at {beside.uri} is not up to date ({beside.last_words()}). Nothing is lost; to make up for it:")
-        print(f"  {repair_command(opened.store, opened.plan.study, beside.uri)}")
-
-
-def _report(opened: "Opened", out: Path | None) -> None:
-    from orchestrator.errors import MissingExtra
-    from orchestrator.tracking import local_folder
-
-    try:
-        from analysis.report import write_report
-
-        page = write_report(opened.store, opened.plan, out or local_folder(opened.store, opened.plan.study) / "report")
-    except MissingExtra as problem:
-        print(f"no report: {problem}")
-    else:
-        print(f"report: {page.resolve().as_uri()}")
-
-
-def _conclude(opened: "Opened", result: "RunResult") -> None:
-    """The last lines, and the exit code."""
-    from orchestrator.progress import duration, holes
-
-    new = len(result.done) - result.skipped
-    print(f"{len(result.done)} tasks done ({new} now, {result.skipped} before) in {duration(result.seconds)}")
-    if result.was_stopped:
-        raise typer.Exit(STOPPED)
-    if not result.is_complete:
-        print(f"{len(result.failed)} tasks failed and {len(result.held_back)} need them. Missing:")
-        for hole in holes(opened.plan, result.failed, result.held_back):
-            print(f"  {hole}")
-        raise typer.Exit(MISSING)
