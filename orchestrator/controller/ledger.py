@@ -19,9 +19,12 @@ from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
 from orchestrator.store.leases import CLOCK_MARGIN, LeaseBody, history, seconds
 from orchestrator.store.records import done
+from orchestrator.store.upkeep import Look, last_look
 
 # A lease is renewed every five seconds at most (orchestrator.store.leases.RENEW_SECONDS)
 READ_AGAIN: Final = timedelta(seconds=10)
+# Clearing runs once a day or so
+LOOK_AGAIN: Final = timedelta(minutes=5)
 # Each history costs a listing and a read a lease; a store answers some dozens at once
 _THREADS: Final = 16
 _CAUSES: Final[dict[int, str]] = {ExitCode.DONE: "done", ExitCode.STOPPED: "stopped", 137: "killed", 143: "killed"}
@@ -56,11 +59,19 @@ class Ledger:
         self.done: frozenset[str] = frozenset()
         self.created: set[str] = set()
         """Digests whose `task.json` is known to be there."""
+        self.retention: Look | None = None
+        """What the last clearing of the store found."""
         self._accounts: dict[str, _Account] = {}
+        self._looked_at: datetime | None = None
 
     def read_done(self) -> None:
         """One listing; every round begins with it. Raises StoreUnavailable."""
         self.done = frozenset(intern(digest) for digest in done(self.store))
+
+    def read_retention(self, now: datetime) -> None:
+        """Read it again when some minutes have gone. Raises StoreUnavailable."""
+        if self._looked_at is None or now - self._looked_at >= LOOK_AGAIN:
+            self.retention, self._looked_at = last_look(self.store), now
 
     def read_leases(self, roots: Mapping[str, Hashable], hot: Iterable[str], now: datetime) -> None:
         """Read the histories that may have changed.

@@ -29,6 +29,7 @@ from orchestrator.reconcile.status import condition_of
 from orchestrator.spec import Study
 from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
+from orchestrator.store.upkeep import Look
 from orchestrator.study import inputs
 from orchestrator.workflow import PodSettings, fingerprint_workflow
 
@@ -200,7 +201,8 @@ class Passes:
         applier = Applier(self._cluster, ledger, snapshot, planned.plan, settings)
         applier.apply(decision.actions)
         known.gpu_seconds = spent + _admitted(planned.plan, study.name, snapshot, ledger.done, limits.price)
-        told = _with_refusal(decision.status, applier.refused, facts, now)
+        ledger.read_retention(now)
+        told = {**_with_refusal(decision.status, applier.refused, facts, now), **_retention(ledger.retention)}
         self._write(body, told)
         refusals = [StudyEvent("SubmitRefused", text[:512], is_warning=True) for text in applier.refused]
         self._tell(known, body, [*decision.events, *refusals])
@@ -336,6 +338,14 @@ def _with_refusal(status: Document, refused: list[str], facts: StudyFacts, now: 
     stamp = f"{now:%Y-%m-%dT%H:%M:%SZ}"
     degraded = condition_of("Degraded", True, "SubmitRefused", refused[0][:1024], facts.generation, before, stamp)
     return {**status, "conditions": [degraded if entry["type"] == "Degraded" else entry for entry in status["conditions"]]}
+
+
+def _retention(look: Look | None) -> Document:
+    """What the last clearing of the store found, for the status."""
+    if look is None:
+        return {}
+    told = {"lookedAt": f"{look.at:%Y-%m-%dT%H:%M:%SZ}", "objects": look.count, "bytes": look.size, "removed": look.removed}
+    return {"retention": told}
 
 
 def _next_look(status: Mapping[str, Any], acted: bool, was_refused: bool) -> float | None:

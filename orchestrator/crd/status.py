@@ -84,6 +84,16 @@ STATUS: Final[Schema] = {
                 "summary": _text("used/budget.", 64),
             },
         },
+        "retention": {
+            "type": "object",
+            "description": "What the last clearing of the study's store found.",
+            "properties": {
+                "lookedAt": {"type": "string", "format": "date-time", "description": "When."},
+                "objects": _count("Objects that no plan, record or attempt needs."),
+                "bytes": _count("Their size."),
+                "removed": {"type": "boolean", "description": "Whether they were removed; otherwise they would have been."},
+            },
+        },
         "eta": _text("When it will be done as it goes now.", 64),
     },
 }

@@ -11,6 +11,8 @@ PLANS: Final = "plans"
 TRAJECTORIES: Final = "trajectories"
 STUDIES: Final = "studies"
 FINGERPRINTS: Final = "fingerprints"
+RETENTION: Final = "upkeep/gc.json"
+"""What the last clearing found."""
 
 _LEASE: Final = re.compile(r"lease/(\d{6,})\.json$")
 _POINTER: Final = re.compile(r"/checkpoints/(\d+)\.json$")

@@ -49,11 +49,11 @@ def test_no_object_of_ours_asks_for_secrets_or_for_everything() -> None:
             assert not words & {"*", "secrets", "pods/exec", "impersonate", "bind", "escalate"}, body["metadata"]["name"]
 
 
-def test_the_controller_and_mlflow_run_under_pod_security(kubectl: Kubectl) -> None:
-    """Refused pods would show as a condition of their ReplicaSets; a dry run of the templates as pods asks directly."""
+def test_our_own_pods_run_under_pod_security(kubectl: Kubectl) -> None:
+    """Refused pods would show as a condition of what makes them; a dry run of the templates as pods asks directly."""
     for body in rendered(kubectl.namespace, replicas={}):
-        if body["kind"] == "Deployment":
-            template = body["spec"]["template"]
+        if body["kind"] in ("Deployment", "CronJob"):
+            template = (body["spec"]["jobTemplate"]["spec"] if body["kind"] == "CronJob" else body["spec"])["template"]
             metadata = {"name": body["metadata"]["name"], "namespace": kubectl.namespace}
             kubectl.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}, dry_run=True)
 

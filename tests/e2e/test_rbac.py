@@ -8,7 +8,14 @@ from tests.e2e.kubectl import Failed, Kubectl, golden_is_written
 pytestmark = pytest.mark.cluster
 
 GOLDEN = ROOT / "tests/golden/rbac"
-ACCOUNTS = ("scaling-study-controller", "scaling-study-trainer", "scaling-study-executor", "scaling-study-mirror", "default")
+ACCOUNTS = (
+    "scaling-study-controller",
+    "scaling-study-trainer",
+    "scaling-study-executor",
+    "scaling-study-mirror",
+    "scaling-study-retention",
+    "default",
+)
 
 
 @pytest.mark.parametrize("account", ACCOUNTS)

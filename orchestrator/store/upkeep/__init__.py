@@ -5,7 +5,8 @@ The command line (`scaling-study store verify`, `store gc`) calls `verify` and `
 """
 
 from orchestrator.store.upkeep.clearing import Removal, gc
+from orchestrator.store.upkeep.noting import Look, last_look, note_look
 from orchestrator.store.upkeep.repair import move_aside
 from orchestrator.store.upkeep.verification import Finding, verify
 
-__all__ = ["Finding", "Removal", "gc", "move_aside", "verify"]
+__all__ = ["Finding", "Look", "Removal", "gc", "last_look", "move_aside", "note_look", "verify"]
