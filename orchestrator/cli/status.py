@@ -1,26 +1,15 @@
-"""`scaling-study status`: how far a study is, who works on what, and what has failed, from plan, records and leases alone."""
+"""`scaling-study status`: the grid of a study with the state of every cell, and below it what runs, waits, is missing, and why."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+import json
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.reach import ContextOption, NamespaceOption, StoreOption, StudyArgument
+
 if TYPE_CHECKING:
-    from orchestrator.contract.plan import Plan, PlannedTask
-    from orchestrator.store import Store
-    from orchestrator.store.leases import LeaseBody
-
-# Lines of one list; the rest are counted
-LISTED = 40
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where the tasks of a plan stand. `working`: task and the lease that is held; `refused`: task and why no retry can mend it."""
-
-    done: frozenset[str]
-    working: "tuple[tuple[PlannedTask, LeaseBody], ...]"
-    refused: dict[str, str]
+    from orchestrator.grid_table import RecipeGrid
+    from orchestrator.study_view import AtWork, StudyView
 
 
 def register(app: typer.Typer) -> None:
@@ -28,69 +17,92 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
-    study: Annotated[str, typer.Argument(help="The study file, or a study's name together with --store.")],
-    store: Annotated[str | None, typer.Option(help="Where the store is, instead of what the file says.")] = None,
+    ctx: typer.Context,
+    study: StudyArgument,
+    namespace: NamespaceOption = "",
+    context: ContextOption = "",
+    store: StoreOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON document.")] = False,
 ) -> None:
-    """Show how far a study is. Reads the frozen plan, never the sources. Exits 1 when a task has failed for good."""
-    from orchestrator.cli.tracking import which_study
-    from orchestrator.errors import PlanRefused
-    from orchestrator.store import open_store
-    from orchestrator.store.plans import current
+    """Show how far a study is: a table of sizes x code percent for each recipe, and what runs, waits and is missing.
 
-    name, address = which_study(study, store)
-    opened = open_store(address)
-    frozen = current(opened, name)
-    if frozen is None:
-        raise PlanRefused(f"{opened.url} has no study called {name}; `scaling-study run FILE` begins one")
-    standing = look(opened, frozen[1])
-    show(frozen[1], standing, opened)
-    if standing.refused:
+    Reads the frozen plan, records and leases in the store, never the sources. With a namespace, or when the store cannot be reached from
+    here, it shows what the cluster says too. Exits 1 when a task has failed for good or the study was refused.
+    """
+    from orchestrator.cli.grid import console, drawn, speaks_ascii
+    from orchestrator.cli.reach import lookout
+
+    with lookout(ctx, study, namespace, context, store) as looking:
+        view = looking.look()
+    if as_json:
+        print(json.dumps(document(view), indent=1, ensure_ascii=False))
+    else:
+        shown_on = console()
+        shown_on.print(drawn(view, only_ascii=speaks_ascii(shown_on)))
+    if is_bad(view):
         raise typer.Exit(1)
 
 
-def look(store: "Store", plan: "Plan") -> Standing:
-    """Asks the store: one listing for what is done, and the leases of what could be at work."""
-    from orchestrator.contract.words import ExitCode
-    from orchestrator.store.addresses import work_root
-    from orchestrator.store.leases import history, is_live
-    from orchestrator.store.processes import here
-    from orchestrator.store.records import done
-
-    finished = done(store) & plan.tasks.keys()
-    working, refused, now = [], {}, store.clock()
-    for digest, planned in plan.tasks.items():
-        if digest in finished or not finished.issuperset(planned.needs):
-            continue
-        mine = [lease for lease in history(store, work_root(planned.kind, planned.work)) if lease.digest == digest]
-        if mine and is_live(mine[-1], now, here()):
-            working.append((planned, mine[-1]))
-        elif mine and mine[-1].ended and mine[-1].ended.code == ExitCode.REFUSED:
-            refused[digest] = mine[-1].ended.message
-    return Standing(frozenset(finished), tuple(working), refused)
+def is_bad(view: "StudyView") -> bool:
+    """Whether a person must do something before all of it can be done."""
+    return bool(view.failed) or view.phase in ("Refused", "Failed")
 
 
-def show(plan: "Plan", standing: Standing, store: "Store") -> None:
-    """Counts, then who works on what, then what is missing and why."""
-    from orchestrator.contract.words import TaskKind
-    from orchestrator.local import held_back
-    from orchestrator.progress import amount, duration, holes
+def document(view: "StudyView") -> dict[str, Any]:
+    """All that `status` shows, for programs. Times are in seconds; what is not known is null."""
+    from orchestrator.cli.grid import sections
+    from orchestrator.grid_table import recipe_grids
+    from orchestrator.study_object import status_of
 
-    whole = sum(standing.done.issuperset(cell.tasks) for cell in plan.cells)
-    print(f"{plan.study}: {whole}/{len(plan.cells)} cells, {len(standing.done)}/{len(plan.tasks)} tasks done in {store.url}")
-    for kind in TaskKind:
-        of_kind = [digest for digest, planned in plan.tasks.items() if planned.kind is kind]
-        if of_kind:
-            print(f"  {kind:8} {sum(digest in standing.done for digest in of_kind)}/{len(of_kind)}")
-    if standing.working:
-        print("at work:")
-    for planned, lease in standing.working[:LISTED]:
-        since = duration((store.clock() - lease.start).total_seconds())
-        step = duration((store.clock() - lease.renewed).total_seconds())
-        at = f"at {amount(lease.tokens)}, " if lease.tokens else ""
-        print(f"  {planned.kind} {planned.label}: {at}process {lease.pid} on {lease.host} for {since}, last step {step} ago")
-    if len(standing.working) > LISTED:
-        print(f"  ... and {len(standing.working) - LISTED} more")
-    if standing.refused:
-        print("missing, until somebody mends it and runs it again:")
-        for hole in holes(plan, standing.refused, held_back(plan, standing.refused, standing.done))[:LISTED]:
-            print(f"  {hole}")
+    told = status_of(view.body or {})
+    return {
+        "study": view.name,
+        "namespace": view.namespace or None,
+        "phase": view.phase,
+        "store": view.store,
+        "trouble": view.trouble or None,
+        "tasks": {str(state): number for state, number in sorted(view.counts.items())},
+        "counts": told.get("counts"),
+        "secondsLeft": None if view.seconds_left is None else round(view.seconds_left, 1),
+        "gpuHours": told.get("gpuHours") or {"used": f"{view.gpu_seconds / 3600:.2f}", **({"budget": view.budget} if view.budget else {})},
+        "grids": [_grid(grid) for grid in recipe_grids(view.cells)],
+        "cells": [{"name": each.cell.name, "state": str(each.state), "progress": round(each.progress, 4)} for each in view.cells],
+        "atWork": [_at_work(work) for work in view.at_work],
+        "waits": [{"reason": reason, "tasks": number} for reason, number in view.waits.items()],
+        "missing": [line for title, lines in sections(view) if title.startswith("missing") for line in lines],
+        "conditions": list(told.get("conditions") or ()),
+    }
+
+
+def _grid(grid: "RecipeGrid") -> dict[str, Any]:
+    squares = [
+        {
+            "size": square.size,
+            "codePercent": square.code_percent or None,
+            "state": str(square.state),
+            "done": square.done,
+            "total": square.total,
+            "progress": round(square.progress, 4),
+            "secondsLeft": None if square.seconds_left is None else round(square.seconds_left, 1),
+        }
+        for square in grid.squares.values()
+    ]
+    return {"recipe": grid.recipe, "sizes": list(grid.sizes), "codePercents": list(filter(None, grid.code_percents)), "squares": squares}
+
+
+def _at_work(work: "AtWork") -> dict[str, Any]:
+    lease = work.lease
+    return {
+        "digest": work.task.digest,
+        "kind": str(work.task.kind),
+        "label": work.task.label,
+        "state": str(work.state),
+        "reason": work.reason or None,
+        "pod": work.pod or None,
+        "host": lease.host if lease else None,
+        "pid": lease.pid if lease else None,
+        "attempt": lease.number if lease else None,
+        "tokens": lease.tokens if lease else None,
+        "since": lease.start.isoformat() if lease else None,
+        "lastStep": lease.renewed.isoformat() if lease else None,
+    }

@@ -1,14 +1,25 @@
+"""`status` of a study whose store is all that tells of it: a local run, or a bucket."""
+
+import io
+import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from orchestrator.cli.status import look, show
+from orchestrator.cli.grid import drawn, short
+from orchestrator.cli.status import document, is_bad
 from orchestrator.contract.plan import PlannedTask
+from orchestrator.contract.tasks import TrainTask
 from orchestrator.contract.words import ExitCode, TaskKind
+from orchestrator.errors import PlanRefused
 from orchestrator.store import Store, open_store
 from orchestrator.store.addresses import work_root
 from orchestrator.store.leases import Holder, Lease, take
+from orchestrator.store.objects import utc_now
+from orchestrator.store.plans import freeze
 from orchestrator.store.records import publish_record
+from orchestrator.study_view import Lookout, StudyView
 from tests.analysis.made_up import MadeUpRecipe, MadeUpStage, MadeUpStudy
 
 STAGES = (MadeUpStage("pretrain", "pretrain", 100), MadeUpStage("cooldown", "cooldown", 20, "20"))
@@ -18,7 +29,9 @@ PLAN = STUDY.plan()
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "store"))
+    opened = open_store(str(tmp_path / "store"))
+    freeze(opened, PLAN, {"budget": {"gpuHours": 12}})
+    return opened
 
 
 def publish(store: Store, *kinds: TaskKind) -> None:
@@ -31,41 +44,159 @@ def trunks() -> list[PlannedTask]:
     return [PLAN.tasks[cell.stages[0].trains[0]] for cell in PLAN.cells]
 
 
-def at_work(store: Store, planned: PlannedTask) -> Lease:
-    return take(store, work_root(planned.kind, planned.work), planned.digest, Holder(study="made-up"))
+def at_work(store: Store, planned: PlannedTask, gpus: int = 0) -> Lease:
+    return take(store, work_root(planned.kind, planned.work), planned.digest, Holder(study="made-up", gpus=gpus))
 
 
-def test_nothing_is_done_before_anything_ran(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    show(PLAN, look(store, PLAN), store)
-    shown = capsys.readouterr().out
-    assert shown.startswith(f"made-up: 0/2 cells, 0/{len(PLAN.tasks)} tasks done in {store.url}\n")
+def look(store: Store) -> StudyView:
+    return Lookout("made-up", utc_now, store=store).look()
+
+
+def text_of(view: StudyView, *, only_ascii: bool = False) -> str:
+    out = io.StringIO()
+    Console(file=out, width=160).print(drawn(view, only_ascii=only_ascii))
+    return out.getvalue()
+
+
+def row_of(shown: str, size: str) -> list[str]:
+    """Squares of a size, without the lines between them."""
+    line = next(line for line in shown.splitlines() if size in line)
+    return [part.strip() for part in line.replace("|", "│").split("│")[2:-1]]
+
+
+def test_nothing_is_done_before_anything_ran(store: Store) -> None:
+    shown = text_of(look(store))
+    assert shown.startswith(f"made-up: Idle, 0/2 cells, 0/{len(PLAN.tasks)} tasks done in {store.url}\n")
+    assert row_of(shown, "0.03M") == ["· 0/1", "· 0/1"]
     assert "at work" not in shown
+    assert "GPU-hours: 0.00 used of 12" in shown
 
 
-def test_who_is_at_work_and_what_no_retry_can_mend(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_who_is_at_work_and_what_no_retry_can_mend(store: Store) -> None:
     publish(store, TaskKind.PREPARE)
     working, refused = trunks()
     lease = at_work(store, working)
     at_work(store, refused).end("refused", ExitCode.REFUSED, "shard 3 has another hash")
-    standing = look(store, PLAN)
-    assert [(planned.digest, body.number) for planned, body in standing.working] == [(working.digest, lease.number)]
-    assert standing.refused == {refused.digest: "shard 3 has another hash"}
-    show(PLAN, standing, store)
-    shown = capsys.readouterr().out
-    assert f"train {working.label}: process {lease.body.pid} on " in shown
+    view = look(store)
+    assert [(work.task.digest, work.lease and work.lease.number) for work in view.at_work] == [(working.digest, lease.number)]
+    assert view.failed == {refused.digest: "shard 3 has another hash"}
+    assert (view.phase, is_bad(view)) == ("Running", True)
+    shown = text_of(view)
+    assert row_of(shown, "0.03M") == ["▶ 0/1", "✗ 0/1"]
+    assert f"train {working.label}: process {lease.body.pid} on {lease.body.host} for " in shown
     assert f"{PLAN.cells[1].name}: no pretrain, cooldown; " in shown
     assert "shard 3 has another hash" in shown
+    assert "▶ running   ✗ failed" in shown
+
+
+def test_progress_and_time_left_come_from_the_lease(store: Store) -> None:
+    publish(store, TaskKind.PREPARE)
+    task = trunks()[0]
+    assert isinstance(task.task, TrainTask)
+    lease = at_work(store, task, gpus=2)
+    half = task.task.tokens // 2
+    begun = lease.body.start.timestamp()
+    lease.body = lease.body.model_copy(update={"renewed": lease.body.start.fromtimestamp(begun - 100, lease.body.start.tzinfo)})
+    lease.renew(half)
+    view = look(store)
+    (work,) = view.at_work
+    assert work.lease is not None
+    assert work.lease.tokens == half
+    assert 0.2 < view.cells[0].progress < 0.3, "half of nine tenths of the first of two stages, and no score"
+    assert view.cells[0].seconds_left is not None
+    shown = text_of(view)
+    assert row_of(shown, "0.03M")[0].startswith("▶ 0/1 27%")
+    assert "~" in row_of(shown, "0.03M")[0]
+    assert f"at {half / 1000:.3g}k of" in shown
 
 
 @pytest.mark.parametrize("code", [ExitCode.FAILED, ExitCode.STOPPED])
 def test_an_attempt_that_may_be_made_again_is_neither_at_work_nor_refused(store: Store, code: ExitCode) -> None:
     publish(store, TaskKind.PREPARE)
     at_work(store, trunks()[0]).end("ended", code)
-    standing = look(store, PLAN)
-    assert (standing.working, standing.refused) == ((), {})
+    view = look(store)
+    assert (view.at_work, view.failed, view.phase, is_bad(view)) == ([], {}, "Idle", False)
 
 
-def test_a_finished_study_is_whole(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_stopped_attempt_has_kept_is_progress(store: Store) -> None:
+    publish(store, TaskKind.PREPARE)
+    task = trunks()[0]
+    assert isinstance(task.task, TrainTask)
+    lease = at_work(store, task)
+    lease.note_checkpoint(task.task.tokens // 2)
+    lease.end("stopped", ExitCode.STOPPED)
+    cell = look(store).cells[0]
+    assert 0.2 < cell.progress < 0.3
+    assert cell.seconds_left is None
+
+
+def test_a_finished_study_is_whole(store: Store) -> None:
     publish(store, *TaskKind)
-    show(PLAN, look(store, PLAN), store)
-    assert "made-up: 2/2 cells" in capsys.readouterr().out
+    view = look(store)
+    shown = text_of(view)
+    assert "made-up: Succeeded, 2/2 cells" in shown
+    assert row_of(shown, "0.03M") == ["✓ 1/1", "✓ 1/1"]
+    assert not is_bad(view)
+
+
+def test_when_nothing_can_go_on_it_has_failed(store: Store) -> None:
+    publish(store, TaskKind.PREPARE)
+    for task in trunks():
+        at_work(store, task).end("refused", ExitCode.REFUSED, "no")
+    assert look(store).phase == "Failed"
+
+
+def test_a_second_look_sees_what_has_happened_since(store: Store) -> None:
+    looking = Lookout("made-up", utc_now, store=store)
+    assert looking.look().phase == "Idle"
+    publish(store, TaskKind.PREPARE)
+    lease = at_work(store, trunks()[0])
+    publish(store, TaskKind.TRAIN)
+    lease.end("done", ExitCode.DONE)
+    publish(store, TaskKind.EVALUATE)
+    assert looking.look().phase == "Succeeded"
+
+
+def test_gpu_hours_are_those_of_the_leases(store: Store) -> None:
+    publish(store, TaskKind.PREPARE)
+    lease = at_work(store, trunks()[0], gpus=8)
+    lease.body = lease.body.model_copy(update={"start": lease.body.start.replace(year=lease.body.start.year - 1)})
+    lease.end("stopped", ExitCode.STOPPED)
+    days = (lease.body.ended.at - lease.body.start).days if lease.body.ended else 0
+    assert look(store).gpu_seconds == pytest.approx(days * 86400 * 8, rel=0.01)
+
+
+def test_signs_that_a_terminal_does_not_know_are_letters(store: Store) -> None:
+    publish(store, *TaskKind)
+    shown = text_of(look(store), only_ascii=True)
+    assert shown.isascii()
+    assert row_of(shown, "0.03M") == ["= 1/1", "= 1/1"]
+
+
+def test_a_study_that_the_store_does_not_have_is_a_clear_word(store: Store) -> None:
+    with pytest.raises(PlanRefused, match="has no study called nobody; `scaling-study run FILE` begins one"):
+        Lookout("nobody", utc_now, store=store).look()
+
+
+def test_the_json_has_what_the_picture_has(store: Store) -> None:
+    publish(store, TaskKind.PREPARE)
+    lease = at_work(store, trunks()[0])
+    found = json.loads(json.dumps(document(look(store))))
+    assert (found["study"], found["phase"], found["namespace"], found["conditions"]) == ("made-up", "Running", None, [])
+    assert found["tasks"]["done"] == 3
+    assert found["gpuHours"] == {"used": "0.00", "budget": "12"}
+    (grid,) = found["grids"]
+    assert [(square["size"], square["codePercent"], square["state"], square["total"]) for square in grid["squares"]] == [
+        ("0.03M", "0", "running", 1),
+        ("0.03M", "50", "waiting", 1),
+    ]
+    (work,) = found["atWork"]
+    assert (work["digest"], work["pid"], work["attempt"]) == (trunks()[0].digest, lease.body.pid, 1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.4, "0s"), (59, "59s"), (99, "99s"), (100, "2m"), (3600, "60m"), (11400, "3h10m"), (172800, "2d0h"), (190000, "2d4h")],
+)
+def test_times_of_a_square_are_short(seconds: float, shown: str) -> None:
+    assert short(seconds) == shown

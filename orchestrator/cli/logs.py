@@ -1,0 +1,147 @@
+"""`scaling-study logs`: what the pods of a study say, or have said."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from orchestrator.cli.reach import ContextOption, NamespaceOption, StoreOption, StudyArgument
+
+if TYPE_CHECKING:
+    from orchestrator.cluster import Cluster
+    from orchestrator.log_sources import Piece, Wanted
+    from orchestrator.observe import PodSeen
+    from orchestrator.study_view import Lookout, StudyView
+
+LOOK_SECONDS: Final = 2.0
+EXIT_STOPPED: Final = 75
+"""Ctrl-C: see the command line's help."""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("logs")(logs)
+
+
+def logs(
+    ctx: typer.Context,
+    study: StudyArgument,
+    what: Annotated[
+        str, typer.Argument(metavar="[CELL | DIGEST | POD]", help="A cell, some digits of a digest, or a pod; all at work unless given.")
+    ] = "",
+    namespace: NamespaceOption = "",
+    context: ContextOption = "",
+    store: StoreOption = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what they say, also in pods that come later.")] = False,
+    tail: Annotated[int, typer.Option(min=0, help="Lines of each log, the last ones; 0: all.")] = 0,
+) -> None:
+    """Show what the pods say that work, or worked, on a cell or a task.
+
+    Pods go a minute after they end: their logs are in the store then, with each attempt, and are read from there. Exits 1 when there is
+    no log, and says why.
+    """
+    from orchestrator.cli.reach import lookout
+
+    with lookout(ctx, study, namespace, context, store) as looking:
+        if follow:
+            try:
+                follow_logs(looking, what, print, lambda: time.sleep(LOOK_SECONDS))
+            except KeyboardInterrupt:
+                raise typer.Exit(EXIT_STOPPED) from None
+        elif not show_logs(looking, what, print, tail):
+            raise typer.Exit(1)
+
+
+def show_logs(looking: "Lookout", what: str, say: Callable[[str], None], tail: int = 0) -> bool:
+    """Prints what there is; False when there is nothing but the reason. Raises PlanRefused for a cell that is not there."""
+    from orchestrator.log_sources import pieces, wanted, why_none
+
+    view = looking.look()
+    asked = wanted(view, what)
+    found = pieces(view, asked, looking.cluster, looking.store)
+    for number, piece in enumerate(found):
+        if len(found) > 1:
+            say(f"{'' if number == 0 else chr(10)}==> {piece.title} <==")
+        for line in _tail(piece, tail):
+            say(line)
+    if not found:
+        for line in [*why_none(view, asked, looking.store), *_of_workers(looking, view)]:
+            say(line)
+    return bool(found)
+
+
+def _tail(piece: "Piece", tail: int) -> Iterator[str]:
+    return iter(deque(piece.lines(), maxlen=tail)) if tail else piece.lines()
+
+
+def _of_workers(looking: "Lookout", view: "StudyView") -> list[str]:
+    """A run on this machine has no pods: its worker processes write into a folder."""
+    from orchestrator.tracking import local_folder
+
+    if looking.cluster is not None or looking.store is None:
+        return []
+    folder = local_folder(looking.store, view.name) / "logs"
+    return [f"What the worker processes of a run on this machine print is in {folder}"] if folder.is_dir() else []
+
+
+def follow_logs(looking: "Lookout", what: str, say: Callable[[str], None], pause: Callable[[], None]) -> None:
+    """Prints what the pods say until nothing more will be said. Raises PlanRefused, ClusterError."""
+    from orchestrator.errors import PlanRefused
+    from orchestrator.log_sources import is_settled, wanted
+    from orchestrator.study_object import OVER
+
+    cluster = looking.cluster
+    if cluster is None:
+        local = _of_workers(looking, looking.look())
+        raise PlanRefused("\n".join(["--follow goes on with pods, and no cluster was asked; -n names the study's namespace", *local]))
+    streams = _Streams(cluster, say)
+    asked: Wanted | None = None
+    while True:
+        view = looking.look()
+        if asked is None or not what:
+            asked = wanted(view, what)
+        at_work = [pod for pod in view.pods if asked.takes(pod) and pod.phase == "Running"]
+        streams.read(at_work, with_names=not what or len(asked.tasks) > 1)
+        over = view.phase in (*OVER, "Paused") or is_settled(view, asked.tasks) or (bool(asked.pods) and not at_work)
+        if over and not streams.are_open:
+            return
+        pause()
+
+
+class _Streams:
+    """Reads several pods at once, a thread each. One whose connection broke off is taken up where it was."""
+
+    def __init__(self, cluster: "Cluster", say: Callable[[str], None]) -> None:
+        self._cluster = cluster
+        self._say = say
+        self._lock = threading.Lock()
+        self._threads: dict[str, threading.Thread] = {}
+        self._said: dict[str, int] = {}
+
+    @property
+    def are_open(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads.values())
+
+    def read(self, pods: "list[PodSeen]", *, with_names: bool) -> None:
+        """Begin with those that nobody reads."""
+        for pod in pods:
+            known = self._threads.get(pod.name)
+            if known is None or not known.is_alive():
+                prefix = f"[{pod.name}] " if with_names else ""
+                thread = threading.Thread(target=self._pump, args=(pod.name, prefix), daemon=True, name=pod.name)
+                self._threads[pod.name] = thread
+                thread.start()
+
+    def _pump(self, pod: str, prefix: str) -> None:
+        from orchestrator.errors import ClusterError
+
+        try:
+            for line in islice(self._cluster.logs(pod, follow=True), self._said.get(pod, 0), None):
+                with self._lock:
+                    self._said[pod] = self._said.get(pod, 0) + 1
+                    self._say(f"{prefix}{line}")
+        except ClusterError:
+            return  # gone, not begun, or the API is away: the next look decides

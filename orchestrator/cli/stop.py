@@ -1,0 +1,37 @@
+"""`scaling-study stop`: a study on a cluster pauses politely."""
+
+import typer
+
+from orchestrator.cli.reach import At, ContextOption, NamespaceOption, StudyArgument
+
+
+def register(app: typer.Typer) -> None:
+    app.command("stop")(stop)
+
+
+def stop(ctx: typer.Context, study: StudyArgument, namespace: NamespaceOption = "", context: ContextOption = "") -> None:
+    """Stop a study on a cluster: running tasks write a checkpoint and give their GPUs back. `resume` goes on from there.
+
+    Sets `spec.paused: true`, which a study file or kubectl can do as well. A run on this machine is stopped with Ctrl-C where it runs.
+    """
+    from orchestrator.cli.reach import on_cluster
+
+    with on_cluster(ctx, study, namespace, context) as at:
+        print(stop_study(at))
+
+
+def stop_study(at: At) -> str:
+    """Pauses it; what to tell. Raises NotThere, Refused."""
+    from orchestrator.study_object import OVER, find_object, phase_of
+
+    body = find_object(at.cluster, at.name)
+    again = f"To go on: {at.line('resume')}"
+    if body["spec"].get("paused"):
+        return f"{at.name} is stopped already ({phase_of(body) or 'not seen yet'}). {again}"
+    if phase_of(body) in OVER:
+        return f"{at.name} is over ({phase_of(body)}): nothing of it runs."
+    at.cluster.patch("scalingstudies", at.name, {"spec": {"paused": True}})
+    return (
+        f"{at.name} stops: its tasks finish the step, write a checkpoint and end; nothing new begins.\n"
+        f"To see it stop: {at.line('status')}\n{again}"
+    )
