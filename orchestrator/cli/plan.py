@@ -48,6 +48,7 @@ def plan(
 
         draw(opened.plan, graph)
         print(f"graph: {graph}")
+    gc.freeze()  # nor is it searched at the end
     if not is_runnable(opened.plan):
         raise typer.Exit(1)
 

@@ -69,7 +69,7 @@ def is_runnable(plan: Plan) -> bool:
     return not plan.tokenizer.startswith(UNKNOWN) and not any(source.fingerprint.startswith(UNKNOWN) for source in plan.sources)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Reached:
     """A state that some cell trains to, and the first cell and stage that asked for it."""
 

@@ -22,7 +22,8 @@ Windows = tuple[tuple[str, int], ...]
 """How many windows were read of each source: (prepare digest, windows), sorted. All seeds of an arm read alike, so they share it."""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, as all that leaves this package is: a plan makes a hundred thousand of these, and a frozen one costs twice as much
+@dataclass(slots=True)
 class Point:
     """A model state: a trajectory, tokens from its start, all that was read on the way there, and the learning rate it has."""
 
@@ -33,7 +34,7 @@ class Point:
     rate: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Leg:
     """One stage of a cell. `reach`: the states to train to, in order; `result` and `stable` are None where nobody wants them."""
 
