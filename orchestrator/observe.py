@@ -36,6 +36,20 @@ class TaskState(StrEnum):
     READY = "ready"
 
 
+CELL_LETTERS: Final[dict[TaskState, str]] = {
+    TaskState.DONE: "D",
+    TaskState.RUNNING: "R",
+    TaskState.QUEUED: "Q",
+    TaskState.STOPPING: "S",
+    TaskState.STALLED: "T",
+    TaskState.FAILED: "F",
+    TaskState.AWAITED: "A",
+    TaskState.WAITING: ".",
+}
+"""A cell's state in the status of a study: whoever cannot reach the store draws the grid from these."""
+MOST_CELL_LETTERS: Final = 16_384
+"""Of a larger grid the status has counts alone."""
+
 IN_FLIGHT: Final = frozenset({TaskState.RUNNING, TaskState.QUEUED, TaskState.STOPPING, TaskState.STALLED, TaskState.AWAITED})
 
 

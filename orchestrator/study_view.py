@@ -12,20 +12,33 @@ from functools import cached_property
 from typing import Any, Final
 
 from orchestrator.cluster import Cluster, Document
-from orchestrator.contract.plan import Plan, PlannedTask
+from orchestrator.contract.plan import Cell, Plan, PlannedTask
 from orchestrator.contract.tasks import TrainTask
 from orchestrator.contract.words import DIGEST_LABEL_LENGTH, LABEL_STUDY, TaskKind
 from orchestrator.controller.ledger import Ledger
-from orchestrator.errors import KeyMissing, PlanRefused
-from orchestrator.grid_table import CellStanding, Reckoning, Work
-from orchestrator.observe import LeaseSeen, Observed, PodSeen, TaskSeen, TaskState, WorkflowSeen, pod_seen, task_states, workflow_seen
+from orchestrator.errors import KeyMissing, PlanRefused, StudyMistakes
+from orchestrator.grid_table import CellStanding, Reckoning, Work, cells_without_tasks
+from orchestrator.observe import (
+    CELL_LETTERS,
+    LeaseSeen,
+    Observed,
+    PodSeen,
+    TaskSeen,
+    TaskState,
+    WorkflowSeen,
+    pod_seen,
+    task_states,
+    workflow_seen,
+)
+from orchestrator.plan import plan_study
 from orchestrator.policy import Policy
+from orchestrator.spec import read_object
 from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
 from orchestrator.store.leases import LeaseBody, history, is_live
 from orchestrator.store.plans import current, current_spec, read_plan
 from orchestrator.store.processes import here
-from orchestrator.study_object import find_object, phase_of, status_of
+from orchestrator.study_object import find_object, generation_of, phase_of, status_of
 
 AT_WORK: Final = (TaskState.RUNNING, TaskState.STALLED, TaskState.STOPPING, TaskState.AWAITED)
 
@@ -48,7 +61,8 @@ class StudyView:
     """A study at one moment.
 
     `body`: the cluster's object, None for a study that no cluster was asked about. `plan`: None where there is none yet, or where the
-    store is out of reach; `trouble` says which. `pods`: of the study, on the cluster. `gpu_seconds`: by the leases.
+    store is out of reach; `trouble` says which, and `told` has the cells as the object tells of them. `pods`: of the study, on the
+    cluster. `gpu_seconds`: by the leases.
     """
 
     name: str
@@ -58,6 +72,7 @@ class StudyView:
     namespace: str = ""
     plan: Plan | None = None
     trouble: str = ""
+    told: tuple[CellStanding, ...] = ()
     tasks: Mapping[str, TaskSeen] = field(default_factory=dict)
     attempts: Mapping[str, LeaseBody] = field(default_factory=dict)
     pods: tuple[PodSeen, ...] = ()
@@ -79,8 +94,8 @@ class StudyView:
 
     @cached_property
     def cells(self) -> list[CellStanding]:
-        """Every cell, in the order of the plan; none without one."""
-        return self.reckoning.cells() if self.reckoning else []
+        """Every cell, in the order of the plan; none where nobody knows them."""
+        return self.reckoning.cells() if self.reckoning else list(self.told)
 
     @cached_property
     def at_work(self) -> list[AtWork]:
@@ -150,6 +165,7 @@ class Lookout:
         self._trouble = trouble
         self._address = address or (store.url if store else "")
         self._plans: dict[str, Plan] = {}
+        self._cells: dict[int, tuple[Cell, ...]] = {}
 
     @property
     def cluster(self) -> Cluster | None:
@@ -194,9 +210,17 @@ class Lookout:
             return StudyView(self._name, now, self._address, plan=frozen[1], budget=_budget(current_spec(store, self._name) or {}))
         body = find_object(self._cluster, self._name)
         plan, trouble = self._plan_of(body, store)
-        pods = tuple(pod_seen(pod, {}) for page in self._cluster.pages("pods", self._labels) for pod in page.items)
         return StudyView(
-            self._name, now, self._address, body, self._cluster.namespace, plan, trouble, pods=pods, budget=_budget(body["spec"])
+            name=self._name,
+            now=now,
+            store=self._address,
+            body=body,
+            namespace=self._cluster.namespace,
+            plan=plan,
+            trouble=trouble,
+            told=self._told(body) if plan is None else (),
+            pods=tuple(pod_seen(pod, {}) for page in self._cluster.pages("pods", self._labels) for pod in page.items),
+            budget=_budget(body["spec"]),
         )
 
     def _plan_of(self, body: Document, store: Store | None) -> tuple[Plan | None, str]:
@@ -212,6 +236,17 @@ class Lookout:
             except KeyMissing:
                 return None, f"{store.url}, as it is seen from here, does not hold its plan {digest[:12]}"
         return self._plans[digest], ""
+
+    def _told(self, body: Document) -> tuple[CellStanding, ...]:
+        """The cells by the letters in the status, named by a plan of the same spec whose digests nobody needs here."""
+        letters = str(status_of(body).get("cellStates", ""))
+        states = {letter: state for state, letter in CELL_LETTERS.items()}
+        if not letters or not phase_of(body) or not states.keys() >= set(letters):
+            return ()
+        if generation_of(body) not in self._cells:
+            self._cells = {generation_of(body): _cells_of(body)}
+        cells = self._cells[generation_of(body)]
+        return tuple(cells_without_tasks(cells, [states[letter] for letter in letters])) if len(cells) == len(letters) else ()
 
     def _run_number(self, body: Document | None) -> int:
         """Of runs outside a cluster every one counts."""
@@ -270,6 +305,14 @@ class Lookout:
             return TaskSeen(TaskState.RUNNING)
         who = lease.study if lease is not None else ""
         return replace(seen, reason=f"study {who} works on it" if who and who != self._name else seen.reason)
+
+
+def _cells_of(body: Document) -> tuple[Cell, ...]:
+    """The cells of a study's spec; none for one of a format that this version does not read."""
+    try:
+        return plan_study(read_object(body), {}).cells
+    except (StudyMistakes, PlanRefused):
+        return ()
 
 
 def _checked(seen: LeaseSeen, body: LeaseBody | None, now: datetime) -> LeaseSeen:

@@ -9,10 +9,10 @@ from typing import Final
 
 from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.tables import wide_console
 from orchestrator.grid_table import FIXED, RecipeGrid, Square, recipe_grids
 from orchestrator.observe import TaskState
 from orchestrator.progress import amount, duration, holes
@@ -21,6 +21,8 @@ from orchestrator.study_view import AtWork, StudyView, target_of
 
 LISTED: Final = 40
 """Lines of one list; the rest are counted."""
+# Longer than the longest message of a condition
+UNBROKEN: Final = 40_000
 
 # State -> sign, the same where a terminal knows ASCII alone, colour, word
 _SIGNS: Final[dict[TaskState, tuple[str, str, str, str]]] = {
@@ -39,9 +41,11 @@ _BAD_WHEN_TRUE: Final = ("BudgetExhausted", "Degraded")
 
 
 def console() -> Console:
-    """For a terminal as wide as it is, for a pipe without cutting anything."""
+    """For a terminal as wide as it is; a pipe has no width, and no line is broken."""
     made = Console(highlight=False)
-    return made if made.is_terminal else wide_console()
+    if not made.is_terminal:
+        made.width = UNBROKEN
+    return made
 
 
 def drawn(view: StudyView, *, only_ascii: bool = False) -> RenderableType:
@@ -64,7 +68,7 @@ def _parts(view: StudyView, only_ascii: bool) -> Iterator[RenderableType]:
         yield _legend(grids, only_ascii)
     for title, lines in sections(view):
         yield Text(title, style="bold")
-        yield from (Text(f"  {line}") for line in lines)
+        yield from (Padding(Text(line), (0, 0, 0, 2), expand=False) for line in lines)
     if view.body is not None:
         yield Text("conditions:", style="bold")
         yield _conditions(view)
@@ -101,10 +105,11 @@ def _money(view: StudyView) -> Iterator[Text]:
 
 
 def _table(grid: RecipeGrid, only_ascii: bool) -> Table:
-    table = Table(title=f"\n{grid.recipe}", title_justify="left", title_style="bold", box=box.ASCII if only_ascii else box.ROUNDED)
-    table.add_column("size \\ code")
+    title = f"\n{grid.recipe}" + (", % of code" if grid.code_percents != (FIXED,) else "")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.ASCII if only_ascii else box.ROUNDED)
+    table.add_column("size", no_wrap=True)
     for percent in grid.code_percents:
-        table.add_column("as the recipe says" if percent == FIXED else f"{percent} %", no_wrap=True)
+        table.add_column("as the recipe says" if percent == FIXED else f"{percent} %")
     for size in grid.sizes:
         row = [grid.squares.get((size, percent)) for percent in grid.code_percents]
         table.add_row(size, *(_square(square, only_ascii) if square else Text("-", style="dim") for square in row))
@@ -142,7 +147,7 @@ def _legend(grids: tuple[RecipeGrid, ...], only_ascii: bool) -> Text:
     for state, (sign, plain, colour, word) in _SIGNS.items():
         if state in states:
             parts += [(f"{plain if only_ascii else sign} {word}", colour), "   "]
-    return Text.assemble(*parts, ("seeds done of all, share of the FLOPs, time left", "dim"))
+    return Text.assemble(*parts, ("seeds done of all, share done, time left", "dim"))
 
 
 def sections(view: StudyView) -> Iterator[tuple[str, list[str]]]:
@@ -158,7 +163,7 @@ def sections(view: StudyView) -> Iterator[tuple[str, list[str]]]:
     if missing:
         yield "missing, until somebody mends it and runs it again:", _capped(missing)
     if view.trouble and view.phase != "Refused":
-        yield "no grid:", [view.trouble]
+        yield "progress and tasks are not known here:" if view.cells else "no grid:", [view.trouble]
 
 
 def _missing(view: StudyView) -> list[str]:

@@ -2,6 +2,8 @@
 
 from typing import Any, Final
 
+from orchestrator.observe import MOST_CELL_LETTERS
+
 Schema = dict[str, Any]
 
 MOST_FAILED_CELLS: Final = 20
@@ -68,6 +70,10 @@ STATUS: Final[Schema] = {
             },
         },
         "cellsDone": _text("done/total.", 64),
+        "cellStates": _text(
+            "A letter for every cell, in the order of the plan: Done, Running, Queued, Stopping, sTalled, Failed, Awaited; a dot waits.",
+            MOST_CELL_LETTERS,
+        ),
         "failedCells": {
             "type": "array",
             "maxItems": MOST_FAILED_CELLS,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.contract.plan import Cell, Plan
 from orchestrator.estimate import Price, cost
-from orchestrator.observe import IN_FLIGHT, TaskSeen, TaskState
+from orchestrator.observe import CELL_LETTERS, IN_FLIGHT, MOST_CELL_LETTERS, TaskSeen, TaskState
 from orchestrator.workflow import Unit
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def status_of(facts: "StudyFacts", plan: Plan, standing: Standing, now: datetime
             "tasksFailed": counts[TaskState.FAILED],
         },
         "cellsDone": f"{of_cells[TaskState.DONE]}/{len(plan.cells)}",
+        "cellStates": "".join(CELL_LETTERS[state] for _, state in cells) if len(cells) <= MOST_CELL_LETTERS else "",
         "gpuHours": _gpu_hours(standing),
         "eta": _eta(plan, standing, counts),
         "failedCells": [{"name": cell.name, "reason": reason[:1024]} for cell, reason in failed[:FAILED_CELLS]],

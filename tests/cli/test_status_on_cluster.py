@@ -17,6 +17,7 @@ from orchestrator.errors import NotThere, PlanRefused, Refused, StoreUnavailable
 from orchestrator.memory_cluster import ClusterFault
 from orchestrator.store import Store
 from orchestrator.store.addresses import attempt_key, work_root
+from orchestrator.study_object import find_object
 from orchestrator.study_view import Lookout, StudyView
 from tests.orchestrator.played import Played
 
@@ -139,6 +140,18 @@ def test_a_store_out_of_reach_leaves_what_the_object_says(played: Played) -> Non
     assert "its store cannot be reached from here: no credentials" in shown
     assert f"{view.pods[0].name}: Running" in shown
     assert "Progressing" in shown
+    assert "▶ 0/1" in shown, "the object tells the state of every cell, though not its progress"
+    assert [(each.cell.name, each.state) for each in view.cells] == [(each.cell.name, each.state) for each in lookout(played).look().cells]
+
+
+@pytest.mark.parametrize("letters", ["", "DD", "D", "DDD", "x."])
+def test_letters_that_are_not_of_this_grid_show_no_grid_rather_than_a_wrong_one(played: Played, letters: str) -> None:
+    training(played)
+    body = find_object(played.cluster, "mine")
+    played.cluster.patch_status("mine", {**body["status"], "cellStates": letters}, body["metadata"]["resourceVersion"])
+    view = Lookout("mine", played.clock, store=None, cluster=played.cluster, trouble="far away").look()
+    assert [str(each.state) for each in view.cells] == (["done", "done"] if letters == "DD" else [])
+    assert ("no grid:" in text_of(view)) == (letters != "DD")
 
 
 def test_a_store_that_does_not_hold_the_plan_is_not_taken_for_the_studys(played: Played) -> None:
