@@ -22,14 +22,13 @@ from orchestrator.argo_server.client import ArgoApi
 from orchestrator.argo_server.nodes import pods_of
 from orchestrator.argo_server.strict import unknown_fields
 from orchestrator.cluster import Change, Document, Kind, Listing, StudyReference
-from orchestrator.errors import ClusterUnavailable, Conflict, NotThere, Refused, ScalingStudyError, TokenRefused
+from orchestrator.errors import ClusterUnavailable, NotThere, Refused, ScalingStudyError, TokenRefused
 from orchestrator.memory_cluster import InMemoryCluster
 from orchestrator.observe import LABEL_WORKFLOW
 
 # inside the class `list` is a method
 Documents: TypeAlias = list[Document]
 
-_PAGE: Final = 500
 _HELD: Final[tuple[Kind, ...]] = ("scalingstudies", "events")
 _OVER: Final = ("Succeeded", "Failed", "Error")
 
@@ -78,9 +77,12 @@ class ArgoServerCluster:
             raise Refused(f"{kind} are out of reach of an Argo Server")
 
     def _pages_of_workflows(self, labels: Mapping[str, str] | None) -> Iterator[Listing]:
-        """The pods of what is listed are kept for whoever lists pods next, which belong to the same moment."""
+        """All in one answer, without what nobody here reads: the server's pages go by position in a list that changes meanwhile.
+
+        The pods of what is listed are kept for whoever lists pods next, which belong to the same moment.
+        """
         pods: Documents = []
-        reading = {**_selector(labels), "list_options_limit": str(_PAGE), "fields": ",".join(("metadata", *_of("items", _READ)))}
+        reading = {**_selector(labels), "fields": ",".join(("metadata", *_of("items", _READ)))}
         while True:
             page = self._api.ask("list_workflows", namespace=self._namespace, **reading)
             items, metadata = page.get("items") or [], page.get("metadata") or {}
@@ -116,7 +118,7 @@ class ArgoServerCluster:
         asked = {
             "list_options_resource_version": resource_version,
             "list_options_timeout_seconds": str(timeout_seconds),
-            "fields": ",".join(("result.type", *_of("result.object", _READ))),
+            "fields": ",".join(("error", "result.type", *_of("result.object", _READ))),
             **_selector(labels),
         }
         try:
@@ -177,13 +179,12 @@ class ArgoServerCluster:
             self._delete_workflow(name, force)
 
     def _delete_workflow(self, name: str, force: bool) -> None:
-        known = self._uids.get(name)
-        only = {"delete_options_preconditions_uid": known} if known else {}
-        # a conflict: the one that was listed is gone, and another has its name
-        with suppress(NotThere, Conflict):
-            self._api.ask(
-                "delete_workflow", namespace=self._namespace, name=name, force=force, delete_options_propagation_policy="Background", **only
-            )
+        """Only the one that was seen last: the server heeds no precondition, so it is looked at first."""
+        seen = self._uids.get(name)
+        with suppress(NotThere):
+            found = self._api.ask("get_workflow", namespace=self._namespace, name=name, fields="metadata")
+            if seen in (None, found["metadata"]["uid"]):
+                self._api.ask("delete_workflow", namespace=self._namespace, name=name, force=force)
 
     def stop_workflow(self, name: str) -> None:
         try:

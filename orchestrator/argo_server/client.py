@@ -35,6 +35,8 @@ _READ_SECONDS: Final = 30.0
 # google.rpc.Code: the two that HTTP calls 409
 _ALREADY_EXISTS: Final = 6
 _TOO_OLD: Final = "too old resource version"
+# How the server ends a stream that has lasted as long as was asked
+_END: Final = "EOF"
 
 
 class ArgoApi:
@@ -82,8 +84,10 @@ class ArgoApi:
                 raise _problem(answer.status, _read(answer.data), call)
             for line in _lines(answer):
                 told = _read(line)
-                if "error" in told:
-                    error = told["error"]
+                if "result" not in told:
+                    error = told.get("error") or {}
+                    if error.get("message") == _END:
+                        return
                     raise _problem(error.get("http_code", 500), {**error, "code": error.get("grpc_code")}, call)
                 yield told["result"]
         except ReadTimeoutError:

@@ -1,6 +1,6 @@
-"""Both adapters of the cluster's port behave the same: the double in memory, and the API server that KUBECONFIG names.
+"""All adapters of the cluster's port behave the same: the double in memory, the API server that KUBECONFIG names, and its Argo Server.
 
-The second needs the CRD installed and makes a namespace of its own.
+The latter two need the CRD installed and make a namespace of their own.
 """
 
 import contextlib
@@ -18,9 +18,17 @@ from orchestrator.cluster import Cluster, Document, StudyReference, event_name
 from orchestrator.contract.words import ANNOTATION_RETRY
 from orchestrator.errors import AlreadyExists, ClusterUnavailable, Conflict, Expired, NotThere, Refused
 from orchestrator.memory_cluster import InMemoryCluster
+from tests.e2e.argo import server_url, token_of
+from tests.e2e.kubectl import Kubectl
 from tests.orchestrator.played import SPEC
 
 MANAGED = {"scaling-study.dev/test": "port"}
+# By Argo Server: owners and objects of other kinds, and the past of a watch of pods
+OUT_OF_REACH = (
+    "test_what_a_study_owns_goes_with_it",
+    "test_a_pod_that_waits_for_a_node_is_deleted_at_once",
+    "test_a_watch_from_too_long_ago_has_expired",
+)
 CONTAINER = {
     "name": "main",
     "image": "localhost/none:1",
@@ -37,10 +45,24 @@ def namespace() -> Iterator[str]:
     subprocess.run(["kubectl", "delete", "namespace", name, "--wait=false"], check=True, capture_output=True)
 
 
-@pytest.fixture(params=["memory", pytest.param("kube", marks=pytest.mark.cluster)])
+@pytest.fixture(scope="module")
+def token(namespace: str) -> str:
+    return token_of(Kubectl(namespace), "person")
+
+
+@pytest.fixture(
+    params=["memory", pytest.param("kube", marks=pytest.mark.cluster), pytest.param("argo", marks=pytest.mark.cluster)],
+)
 def cluster(request: pytest.FixtureRequest) -> Cluster:
     if request.param == "memory":
         return InMemoryCluster(clock=_now)
+    if request.param == "argo":
+        from orchestrator import argo_server
+
+        if request.node.name.partition("[")[0] in OUT_OF_REACH or "scalingstudies" in request.node.name:
+            pytest.skip("a token for Workflows does not reach that")
+        given = request.getfixturevalue("token")
+        return argo_server.connect(server_url(), request.getfixturevalue("namespace"), lambda: given)
     from orchestrator.kube import connect
 
     return connect(request.getfixturevalue("namespace"))

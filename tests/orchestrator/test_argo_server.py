@@ -161,8 +161,8 @@ def test_pods_belong_to_the_listing_of_workflows_before_them(server: PlayedServe
     assert cluster.list("pods", {LABEL_DIGEST: "other"}).items == []
 
 
-def test_a_listing_has_all_pages(cluster: ArgoServerCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.argo_server.adapter._PAGE", 2)
+def test_a_listing_has_all_pages_of_a_server_that_makes_some(server: PlayedServer, cluster: ArgoServerCluster) -> None:
+    server.page = 2
     for number in range(5):
         cluster.create("workflows", workflow(f"ss-{number}"))
     assert [len(page.items) for page in cluster.pages("workflows", OURS)] == [2, 2, 1]
@@ -319,6 +319,8 @@ def test_a_stream_is_read_message_by_message_and_its_error_is_ours(answers: tupl
     assert [next(stream)["content"], next(stream)["content"]] == ["one", "two"]
     with pytest.raises(Expired):
         next(stream)
+    server.body = b'{"error": {"grpc_code": 8, "http_code": 429, "message": "EOF"}}'
+    assert list(ArgoApi(url, lambda: "t").stream("watch_workflows", 5, namespace="here")) == []
 
 
 @pytest.mark.parametrize(
