@@ -71,12 +71,13 @@ def is_runnable(plan: Plan) -> bool:
 
 @dataclass(slots=True)
 class _Reached:
-    """A state that some cell trains to, and the first cell and stage that asked for it."""
+    """A state that some cell trains to, and the first cell and stage that asked for it. `part`: of a wsd stage, for people."""
 
     point: Point
     digest: str
     size: str
     label: str
+    part: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,7 @@ class _Planner:
 
     def _stage(self, leg: Leg, size: Sized, trained: int, label: str) -> CellStage:
         for point in leg.reach:
-            self._reach(point, size, label)
+            self._reach(point, size, label, _part(point, leg))
         evaluations: tuple[Evaluation, ...] = ()
         if leg.result is not None and leg.stage.name in self.spec.evaluation.after:
             evaluations = self._evaluations(leg.result)
@@ -232,11 +233,11 @@ class _Planner:
 
     # Train tasks
 
-    def _reach(self, point: Point, size: Sized, label: str) -> None:
+    def _reach(self, point: Point, size: Sized, label: str, part: str) -> None:
         reached = self.reached.setdefault(point.digest, {})
         if point.tokens not in reached:
             digest = digest_of_text(train_text(self.trajectories.texts[point.digest], point.tokens))
-            reached[point.tokens] = _Reached(point, digest, size.name, label)
+            reached[point.tokens] = _Reached(point, digest, size.name, label, part)
 
     def _train_digest(self, point: Point) -> str:
         return self.reached[point.digest][point.tokens].digest
@@ -250,7 +251,7 @@ class _Planner:
                 sources = tuple(prepare for prepare, _ in trajectory.shares)
                 needs = (before, *sources) if before else sources
                 task = TrainTask(trajectory, end)
-                yield PlannedTask(state.digest, TaskKind.TRAIN, task, needs, work, state.size, earlier, state.label)
+                yield PlannedTask(state.digest, TaskKind.TRAIN, task, needs, work, state.size, earlier, state.label + state.part)
 
     def _parent(self, start: FromInitialisation | FromState) -> str:
         return self.reached[start.trajectory][start.tokens].digest if isinstance(start, FromState) else ""
@@ -299,6 +300,13 @@ def source_items(suite: str, prepare: str, documents: int, window: int) -> dict[
 def benchmark_items(suite: str) -> dict[str, Any]:
     """What a suite of named benchmarks asks."""
     return {"benchmarks": list(BENCHMARK_SUITES[suite]), "version": 1}
+
+
+def _part(point: Point, leg: Leg) -> str:
+    """A wsd stage is trained in two parts, which a list of tasks or of runs in MLflow should tell apart."""
+    if leg.reach[0].trajectory.schedule.shape != "constant":
+        return ""
+    return " (stable)" if point.trajectory.schedule.shape == "constant" else " (decay)"
 
 
 def _reader(source: Source) -> Reader:

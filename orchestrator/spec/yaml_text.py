@@ -85,7 +85,7 @@ def read_document(body: bytes, file: str) -> tuple[Document, list[Mistake]]:
     if root is None:
         raise NotYaml(Mistake(file, 0, "", "the file is empty.", "Begin with apiVersion, kind, metadata and spec."))
     if root.depth > DEEPEST:
-        raise NotYaml(Mistake(file, root.line, "", f"this nests deeper than {DEEPEST} levels.", "No study file needs that."))
+        raise NotYaml(_too_deep(file, root.line))
     findings: list[tuple[int, Finding]] = []
     broken: set[Path] = set()
     values = _plain(root, (), findings, broken)
@@ -165,7 +165,7 @@ class _Composer:
 
     def _begin(self, node: Node, event: Any) -> None:  # noqa: ANN401
         if len(self.open) >= DEEPEST:
-            raise NotYaml(Mistake(self.file, node.line, "", f"this nests deeper than {DEEPEST} levels.", "No study file needs that."))
+            raise NotYaml(_too_deep(self.file, node.line))
         self._name(node, event)
         self.open.append(node)
         self.keys.append(None)
@@ -268,10 +268,16 @@ _ADVICE: Final = (
 )
 
 
+def _too_deep(file: str, line: int) -> Mistake:
+    return Mistake(file, line, "", f"this nests deeper than {DEEPEST} levels.", "No study file needs that.")
+
+
 def _syntax(problem: yaml.YAMLError, text: str, file: str) -> Mistake:
     mark = getattr(problem, "problem_mark", None)
     line = mark.line + 1 if mark is not None else 1
     said = (getattr(problem, "problem", None) or str(problem).splitlines()[0])[:120]
+    if "nesting depth" in said:  # libyaml has a bound of its own and may come to it before us
+        return _too_deep(file, line)
     if "\t" in _indentation(text, line):
         said = "a tab where YAML wants spaces"
     context = getattr(problem, "context_mark", None)

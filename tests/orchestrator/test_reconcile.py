@@ -101,7 +101,7 @@ def test_only_what_needs_nothing_is_submitted_first() -> None:
 
 def test_prepared_sources_release_every_trunk_and_nothing_more() -> None:
     released = submitted(decided(Observed(PREPARED)))
-    assert {unit.label for unit in released} == {f"{cell.name} pretrain" for cell in PLAN.cells}
+    assert {unit.label for unit in released} == {f"{cell.name} pretrain (stable)" for cell in PLAN.cells}
     assert all(len(unit.tasks) == 1 for unit in released)
 
 
@@ -165,7 +165,7 @@ def test_a_refused_task_is_final_until_a_person_retries() -> None:
     decision = decided(observed)
     assert unit not in submitted(decision)
     assert condition(decision, "Degraded")["status"] == "True"
-    assert decision.status["failedCells"] == [{"name": "scratch/0.09M/c50/s1", "reason": "scratch/0.09M/c50/s1 pretrain: it said no"}]
+    assert decision.status["failedCells"] == [{"name": "scratch/0.09M/c50/s1", "reason": "scratch/0.09M/c50/s1 pretrain (stable): it said no"}]
     assert [event.reason for event in decision.events if event.is_warning] == ["CellFailed"]
     assert unit in submitted(decided(observed, replace(FACTS, run_number=2)))
 
