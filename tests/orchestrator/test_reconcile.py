@@ -165,7 +165,9 @@ def test_a_refused_task_is_final_until_a_person_retries() -> None:
     decision = decided(observed)
     assert unit not in submitted(decision)
     assert condition(decision, "Degraded")["status"] == "True"
-    assert decision.status["failedCells"] == [{"name": "scratch/0.09M/c50/s1", "reason": "scratch/0.09M/c50/s1 pretrain (stable): it said no"}]
+    assert decision.status["failedCells"] == [
+        {"name": "scratch/0.09M/c50/s1", "reason": "scratch/0.09M/c50/s1 pretrain (stable): it said no"}
+    ]
     assert [event.reason for event in decision.events if event.is_warning] == ["CellFailed"]
     assert unit in submitted(decided(observed, replace(FACTS, run_number=2)))
 
