@@ -181,7 +181,8 @@ def work_line(work: AtWork, now: datetime) -> str:
     where = f"pod {work.pod}" if work.pod else (f"process {lease.pid} on {lease.host}" if lease is not None else "")
     if lease is not None and lease.ended is None:
         parts.append(f"{where} for {duration((now - lease.start).total_seconds())}")
-        parts.append(f"last step {duration(max(0.0, (now - lease.renewed).total_seconds()))} ago")
+        has_stepped = lease.tokens > lease.from_tokens
+        parts.append(f"last step {duration(max(0.0, (now - lease.renewed).total_seconds()))} ago" if has_stepped else "no step yet")
     else:
         parts.append(f"{where}, starting")
     state = "" if work.state == TaskState.RUNNING else f" ({work.state}{f': {work.reason}' if work.reason else ''})"
