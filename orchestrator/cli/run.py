@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LISTED = 40
 # What only a run on this machine can be asked, and what only a run elsewhere
 HERE_ONLY = ("workers", "only", "dry_run", "replan", "threads", "gpus", "checkpoint_seconds")
-THERE_ONLY = ("token", "token_file", "namespace", "ca_file", "insecure")
+THERE_ONLY = ("token", "token_file", "namespace", "ca_file", "insecure", "logs")
 ELSEWHERE = "On a cluster, by Argo Server"
 
 
@@ -57,6 +57,9 @@ def run(
     ] = "",
     ca_file: Annotated[Path | None, typer.Option(help="Certificate of who has signed the server's.", rich_help_panel=ELSEWHERE)] = None,
     insecure: Annotated[bool, typer.Option("--insecure-skip-verify", help="Believe any certificate.", rich_help_panel=ELSEWHERE)] = False,
+    logs: Annotated[
+        bool, typer.Option("--logs", help="Show what the pods write; takes the right to it.", rich_help_panel=ELSEWHERE)
+    ] = False,
 ) -> None:
     """Run a study on this machine, or by an Argo Server on a cluster.
 
@@ -70,7 +73,7 @@ def run(
         from orchestrator.cli.run_remote import Server, Wishes, run_there
 
         server = Server(argo_server, namespace, token, token_file, ca_file, insecure)
-        run_there(file, server, Wishes(store, out, tracking_uri if tracking else None, plain))
+        run_there(file, server, Wishes(store, out, tracking_uri if tracking else None, plain, logs))
         return
     from orchestrator.contract.events import Placement
     from orchestrator.errors import PlanRefused

@@ -48,6 +48,7 @@ class Wishes:
     out: Path | None = None
     tracking_uri: str | None = ""
     plain: bool = False
+    logs: bool = False
 
 
 def run_there(file: Path, server: Server, wishes: Wishes) -> None:
@@ -65,6 +66,7 @@ def run_there(file: Path, server: Server, wishes: Wishes) -> None:
     # one answer, so that missing credentials are told now and not by a loop that waits for them
     done(store)
     mirrors: list[Beside | None] = []
+    print(f"{study.name}: by {server.url} in namespace {server.namespace}")
     try:
         end = _work(cluster, study, store, wishes, mirrors)
     finally:
@@ -118,6 +120,7 @@ def _work(cluster: "Cluster", study: "Study", store: "Store", wishes: Wishes, mi
             store,
             view,
             interrupts,
+            logs=wishes.logs,
             planned=lambda plan: mirrors.append(None if uri is None else ending.start_mirror(store, plan.study, uri)),
         )
 

@@ -32,6 +32,7 @@ from orchestrator.local import RunResult
 from orchestrator.observe import IN_FLIGHT, TaskState, workflow_seen
 from orchestrator.progress import Listener
 from orchestrator.reconcile import Decision, Restart
+from orchestrator.remote.following import Following
 from orchestrator.remote.telling import Telling
 from orchestrator.spec import Study
 from orchestrator.store import Store
@@ -112,20 +113,21 @@ def run_study(
     interrupts: Interrupts,
     *,
     planned: Callable[[Plan], None] = lambda _: None,
+    logs: bool = False,
     monotonic: Callable[[], float] = time.monotonic,
-    tick: float = TICK,
 ) -> End:
     """Brings every task of the study to a record, or ends when nothing can go on or the person asked.
 
-    `body`: from `study_object`; `store`: the one it names. `planned`: called once there is a plan. Raises PlanRefused for a study that may
-    not run, ClusterError and StoreError when they cannot be reached at the start, TokenRefused at any time; when they go away later, it
-    waits for them.
+    `body`: from `study_object`; `store`: the one it names. `planned`: called once there is a plan. `logs`: tell what pods write. Raises
+    PlanRefused for a study that may not run, ClusterError and StoreError when they cannot be reached at the start, TokenRefused at any
+    time; when they go away later, it waits for them.
     """
     number = run_number(cluster, body["metadata"]["name"], store.clock())
     body["metadata"]["annotations"] = {ANNOTATION_RETRY: str(number)}
     cluster.create("scalingstudies", body)
     with _logged(listener):
-        run = _Run(cluster, body["metadata"]["name"], store, listener, interrupts, planned, monotonic, tick)
+        run = _Run(cluster, body["metadata"]["name"], store, listener, interrupts, planned, monotonic)
+        run.following = Following(cluster, listener.note) if logs else None
         try:
             return run.to_its_end()
         except KeyboardInterrupt:
@@ -145,7 +147,7 @@ def run_number(cluster: Cluster, study: str, now: datetime) -> int:
 class _Run:
     def __init__(
         self, cluster: Cluster, name: str, store: Store, listener: Listener, interrupts: Interrupts,
-        planned: Callable[[Plan], None], monotonic: Callable[[], float], tick: float,
+        planned: Callable[[Plan], None], monotonic: Callable[[], float],
     ) -> None:  # fmt: skip
         self.cluster = cluster
         self.name = name
@@ -154,7 +156,7 @@ class _Run:
         self.interrupts = interrupts
         self.planned = planned
         self.monotonic = monotonic
-        self.tick = tick
+        self.following: Following | None = None
         self.telling = Telling(store, listener, monotonic)
         metrics = Metrics()
         passes = Passes(cluster, lambda _url: store, store.clock, metrics)
@@ -177,7 +179,7 @@ class _Run:
                 end = self._end()
                 if end is not None:
                     return end
-                self.interrupts.wait(self.tick)
+                self.interrupts.wait(TICK)
         finally:
             stop.set()
 
@@ -188,6 +190,8 @@ class _Run:
         if self.telling.plan is None:
             self.planned(planned.plan)
         self.telling.looked(planned.plan, decision)
+        if self.following is not None:
+            self.following.looked(planned.plan, decision.tasks)
         if any(isinstance(action, Restart) for action in decision.actions):
             # its Workflow was stopped; the next one must not have its name, nor its pods those of pods that may still be there
             number = str(int(self.store.clock().timestamp()))

@@ -25,6 +25,8 @@ AT_WORK: Final = frozenset({TaskState.RUNNING, TaskState.STALLED, TaskState.STOP
 PROGRESS_SECONDS: Final = 5.0
 # A terminal shows some dozens of lines; the progress of more tasks is not asked for
 SHOWN: Final = 24
+# What every pod waits for
+STARTING: Final = ("PodInitializing", "ContainerCreating")
 # Events that states do not tell
 TOLD_EVENTS: Final = ("TaskReused", "Stalled", "Overrun")
 # What Argo says when a pod's service account, or the Secret with its token, is not in the namespace
@@ -60,7 +62,7 @@ class Telling:
             before = self.tasks.get(digest)
             if before is None or before.state != seen.state:
                 self._changed(plan, digest, seen, is_first=before is None)
-            if seen.state == TaskState.QUEUED and seen.reason:
+            if seen.state == TaskState.QUEUED and seen.reason and seen.reason not in STARTING:
                 self.once(f"waits   {self._name(digest)}: {seen.reason}", about=seen.reason)
         self.tasks = decision.tasks
         for event in decision.events:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -42,7 +43,7 @@ def token(kubectl: Kubectl) -> str:
 
 @pytest.fixture(scope="module")
 def mine(root: str, trainer_image: str, tmp_path_factory: pytest.TempPathFactory) -> SmallStudy:
-    return make_study(tmp_path_factory.mktemp("mine"), "by-token", root, seeds=(SEED,), image=trainer_image)
+    return make_study(tmp_path_factory.mktemp("mine"), "by-token", root, seeds=(SEED,), tokens="320K", image=trainer_image)
 
 
 class Door:
@@ -124,6 +125,7 @@ def workflows(kubectl: Kubectl, study: str) -> set[str]:
 def test_killed_stopped_and_cut_off_a_study_ends_like_a_run_on_this_machine(
     mine: SmallStudy, url: str, kubectl: Kubectl, token: str, tmp_path: Path
 ) -> None:
+    here = ThreadPoolExecutor(1).submit(mine.run_here, tmp_path)
     with a_run(mine, url, kubectl, token, tmp_path):
         eventually(lambda: at_work(mine), "a model is being trained")
     before = workflows(kubectl, "by-token")
@@ -151,7 +153,7 @@ def test_killed_stopped_and_cut_off_a_study_ends_like_a_run_on_this_machine(
         assert third.returncode == 0, told
     assert "does not answer" in told
     assert "report: file://" in told
-    assert mine.results() == mine.run_here(tmp_path)
+    assert mine.results() == here.result()
     assert {len(attempts) for attempts in leases(mine, train=False).values()} == {1}, "no task was done twice"
     assert sorted(len(attempts) for attempts in leases(mine, train=True).values()) == [1, 2]
 

@@ -14,10 +14,14 @@ SHOWN = ("Succeeded", "Failed", "Error")
 
 
 class PlayedServer:
-    """`trouble`: what every call raises while it is set. `calls`: methods in their order, about what. `page`: items of one."""
+    """`trouble`: what every call raises while it is set, `log_trouble` what reading a log does. `page`: Workflows of one answer.
+
+    `calls`: methods in their order, with what they were about.
+    """
 
     def __init__(self, cluster: InMemoryCluster) -> None:
         self.trouble: ScalingStudyError | None = None
+        self.log_trouble: ScalingStudyError | None = None
         self.page = 1000
         self.calls: list[tuple[str, str]] = []
         self.cluster = cluster
@@ -34,6 +38,8 @@ class PlayedServer:
     def stream(self, call: str, read_seconds: float | None, **parameters: Any) -> Iterator[Document]:  # noqa: ARG002
         if self.trouble is not None:
             raise ClusterUnavailable(str(self.trouble))
+        if call == "workflow_logs" and self.log_trouble is not None:
+            raise self.log_trouble
         if call == "workflow_logs":
             yield from ({"content": line, "podName": parameters["pod_name"]} for line in self.cluster.logs(parameters["pod_name"]))
         time.sleep(0.05)

@@ -1,6 +1,7 @@
 """A study's run from where a person sits, by an Argo Server that is played: killed, stopped, left, and troubles of all kinds."""
 
 import copy
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from orchestrator.argo_server import ArgoServerCluster
 from orchestrator.contract.words import API_VERSION, OBJECT_KIND, ExitCode
-from orchestrator.errors import ClusterUnavailable, PlanRefused, TokenRefused
+from orchestrator.errors import ClusterUnavailable, PlanRefused, Refused, TokenRefused
 from orchestrator.memory_cluster import ClusterFault
 from orchestrator.observe import LABEL_WORKFLOW, workflow_seen
 from orchestrator.progress import Snapshot
@@ -68,7 +69,7 @@ class Place:
         self.server = PlayedServer(self.played.cluster)
         self.notes = Notes()
 
-    def run(self, happen: Callable[[int], None] | None = None, **changes: Any) -> End:
+    def run(self, happen: Callable[[int], None] | None = None, *, logs: bool = False, **changes: Any) -> End:
         """A new process. Between two looks `happen` does, by default all that can run runs."""
 
         def pass_time(number: int) -> None:
@@ -85,6 +86,7 @@ class Place:
             self.played.store,
             self.notes,
             self.person,
+            logs=logs,
             monotonic=self.played.clock.seconds,
         )
 
@@ -288,3 +290,53 @@ def test_a_lost_answer_to_a_submission_makes_no_second_workflow(place: Place) ->
     place.played.cluster.faults.append(ClusterFault("create", "workflows/*", when="after", times=2))
     assert place.run().result.is_complete
     assert sorted(place.played.ran) == sorted(calm().played.ran)
+
+
+def test_two_that_run_it_at_once_do_no_task_twice(place: Place) -> None:
+    ends = []
+
+    def join(number: int) -> None:
+        place.played.start_pods()
+        if number == 2:
+            ends.append(place.run())
+        place.work()
+
+    ends.append(place.run(join))
+    assert [end.result.is_complete for end in ends] == [True, True]
+    assert sorted(place.played.ran) == sorted(calm().played.ran)
+    assert len(place.runs()) == 1
+
+
+def test_what_pods_write_is_told_where_it_is_asked_for_and_allowed(place: Place) -> None:
+    def write(_number: int) -> None:
+        place.played.start_pods()
+        for pod in place.played.cluster.list("pods").items:
+            place.played.cluster.pod_logs[pod["metadata"]["name"]] = ["step 1", "step 2"]
+
+    def written(number: int) -> None:
+        write(number)
+        if number > 2:
+            place.work()
+
+    place.run(written, logs=True)
+    eventually(lambda: place.notes.has("prepare tokenizer | step 2"))
+
+    other = Place()
+    other.server.log_trouble = Refused("pods is forbidden")
+
+    def forbidden(number: int) -> None:
+        other.played.start_pods()
+        if number > 2:
+            other.work()
+
+    assert other.run(forbidden, logs=True).result.is_complete
+    eventually(lambda: other.notes.has("no logs: pods is forbidden"))
+    assert sum("no logs" in line for line in other.notes.lines) == 1
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """Threads write when they come to it."""
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
