@@ -81,14 +81,14 @@ class ArgoApi:
         answer = self._send(getattr(self._workflows, f"{call}_endpoint"), parameters, read_seconds)
         try:
             if answer.status != 200:
-                raise _problem(answer.status, _read(answer.data), call)
+                raise _problem(answer.status, _error_in(_read(answer.data)), call)
             for line in _lines(answer):
                 told = _read(line)
                 if "result" not in told:
-                    error = told.get("error") or {}
+                    error = _error_in(told)
                     if error.get("message") == _END:
                         return
-                    raise _problem(error.get("http_code", 500), {**error, "code": error.get("grpc_code")}, call)
+                    raise _problem(error.get("http_code", 500), error, call)
                 yield told["result"]
         except ReadTimeoutError:
             return
@@ -166,6 +166,12 @@ def _read(body: bytes) -> Document:
     except ValueError:
         told = None
     return told if isinstance(told, dict) else {"message": body[:200].decode(errors="replace")}
+
+
+def _error_in(told: Document) -> Document:
+    """What a stream says of its end, in the words of other answers."""
+    error = told.get("error")
+    return {**error, "code": error.get("grpc_code")} if isinstance(error, dict) else told
 
 
 def _silence(url: str, call: str, problem: Exception) -> ClusterUnavailable:

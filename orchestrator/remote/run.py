@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import FrameType
@@ -25,15 +25,15 @@ from orchestrator.controller.loop import Loop, Pace
 from orchestrator.controller.metrics import Metrics
 from orchestrator.controller.passes import Passes
 from orchestrator.controller.planning import Planned
-from orchestrator.controller.snapshot import OURS
+from orchestrator.controller.snapshot import OURS, Snapshot
 from orchestrator.controller.watching import Watches
-from orchestrator.errors import PlanRefused
+from orchestrator.errors import ClusterError, PlanRefused
 from orchestrator.local import RunResult
 from orchestrator.observe import IN_FLIGHT, TaskState, workflow_seen
 from orchestrator.progress import Listener
 from orchestrator.reconcile import Decision, Restart
 from orchestrator.remote.following import Following
-from orchestrator.remote.telling import Telling
+from orchestrator.remote.telling import STARTING, Telling
 from orchestrator.spec import Study
 from orchestrator.store import Store
 
@@ -162,6 +162,7 @@ class _Run:
         passes = Passes(cluster, lambda _url: store, store.clock, metrics)
         passes.looked = self._looked
         self.loop = Loop(cluster, passes, metrics, store.clock, pace=Pace(RELIST_SECONDS), monotonic=monotonic)
+        self.readers: list[str] = []
         self.is_stopping = False
         self.refused_since: float | None = None
         self.look_again_at = float("-inf")
@@ -169,7 +170,12 @@ class _Run:
     def to_its_end(self) -> End:
         stop = threading.Event()
         watches = Watches(self.cluster, stop, self.loop.wake, self.loop.relist, ("workflows",))
-        self.loop.listed = lambda snapshot: watches.listed(snapshot.versions)
+
+        def listed(snapshot: Snapshot) -> None:
+            watches.listed(snapshot.versions)
+            self._look_at_readers(snapshot)
+
+        self.loop.listed = listed
         watches.start()
         try:
             while True:
@@ -186,10 +192,18 @@ class _Run:
     def left(self) -> End:
         return End(self._result(was_stopped=True), self.telling.plan, was_left=True)
 
+    def _look_at_readers(self, snapshot: Snapshot) -> None:
+        """Pods that read the study's files before it has a plan: no state of a task tells what becomes of them."""
+        flights = {flight.name: flight for flight in snapshot.workflows.values() if flight.study == self.name and not flight.digests}
+        self.readers = [flight.name for flight in flights.values() if not flight.is_over and not flight.was_stopped]
+        for pod in snapshot.pods:
+            if pod.workflow in flights and pod.reason and pod.reason not in STARTING:
+                self.telling.once(f"waits   to read the files: {pod.reason}", about=pod.reason)
+
     def _looked(self, planned: Planned, decision: Decision) -> None:
         if self.telling.plan is None:
             self.planned(planned.plan)
-        self.telling.looked(planned.plan, decision)
+        self.telling.looked(planned.plan, planned.digest, decision)
         if self.following is not None:
             self.following.looked(planned.plan, decision.tasks)
         if any(isinstance(action, Restart) for action in decision.actions):
@@ -207,6 +221,9 @@ class _Run:
                 "Ctrl-C again leaves at once, and what is not stopped by then goes on"
             )
             self.cluster.patch("scalingstudies", self.name, {"spec": {"paused": True}})
+            with suppress(ClusterError):
+                for reader in self.readers:
+                    self.cluster.stop_workflow(reader)
         if self.is_stopping and now >= self.look_again_at:
             self.look_again_at = now + STOPPING_SECONDS
             self.loop.wake(self.name)

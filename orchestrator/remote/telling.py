@@ -44,6 +44,7 @@ class Telling:
         self.plan: Plan | None = None
         self.tasks: Mapping[str, TaskSeen] = {}
         self.skipped = 0
+        self._plan_digest = ""
         self._store = store
         self._listener = listener
         self._clock = clock
@@ -54,9 +55,10 @@ class Telling:
         self._told: set[str] = set()
         self._progress_at = float("-inf")
 
-    def looked(self, plan: Plan, decision: Decision) -> None:
-        """The loop has looked, decided and acted."""
-        if self.plan is not plan:
+    def looked(self, plan: Plan, digest: str, decision: Decision) -> None:
+        """The loop has looked, decided and acted. `digest`: of the plan, which is read anew when the object changes."""
+        if self._plan_digest != digest:
+            self._plan_digest = digest
             self._begin(plan, decision.tasks)
         for digest, seen in decision.tasks.items():
             before = self.tasks.get(digest)

@@ -319,7 +319,10 @@ def test_a_stream_is_read_message_by_message_and_its_error_is_ours(answers: tupl
     assert [next(stream)["content"], next(stream)["content"]] == ["one", "two"]
     with pytest.raises(Expired):
         next(stream)
-    server.body = b'{"error": {"grpc_code": 8, "http_code": 429, "message": "EOF"}}'
+    server.status, server.body = 403, b'{"error": {"grpc_code": 7, "http_code": 403, "message": "pods is forbidden"}}'
+    with pytest.raises(Refused, match="pods is forbidden"):
+        next(ArgoApi(url, lambda: "t").stream("workflow_logs", 5, namespace="here", name="ss-1"))
+    server.status, server.body = 200, b'{"error": {"grpc_code": 8, "http_code": 429, "message": "EOF"}}'
     assert list(ArgoApi(url, lambda: "t").stream("watch_workflows", 5, namespace="here")) == []
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from orchestrator.argo_server import ArgoServerCluster
-from orchestrator.contract.words import API_VERSION, OBJECT_KIND, ExitCode
+from orchestrator.contract.words import API_VERSION, LABEL_DIGEST, OBJECT_KIND, ExitCode
+from orchestrator.controller.snapshot import OURS
 from orchestrator.errors import ClusterUnavailable, PlanRefused, Refused, TokenRefused
+from orchestrator.fingerprints import Found, write_found
 from orchestrator.memory_cluster import ClusterFault
 from orchestrator.observe import LABEL_WORKFLOW, workflow_seen
 from orchestrator.progress import Snapshot
@@ -167,6 +169,8 @@ def test_a_first_interrupt_stops_politely_and_the_next_run_goes_on(place: Place)
     assert end.result.was_stopped
     assert not end.was_left
     assert place.person.waits >= 6, "it waits for the pods"
+    assert end.result.skipped == 0
+    assert sum(line.startswith("mine: 1 cells") for line in place.notes.lines) == 1
     assert all(workflow_seen(body).was_stopped for body in place.played.workflows())
     before = place.runs()
     assert place.run().result.is_complete
@@ -185,11 +189,36 @@ def test_a_second_interrupt_leaves_at_once(place: Place) -> None:
     assert place.person.waits == 5
 
 
-def test_an_interrupt_before_there_is_a_plan_ends_it(place: Place) -> None:
+def test_an_interrupt_while_a_pod_reads_the_files_stops_it_and_the_next_run_reads_them_again(place: Place) -> None:
     sources = [{key: value for key, value in source.items() if key != "fingerprint"} for source in SPEC["data"]["sources"]]
-    end = place.run(lambda _: place.person.ask(), data={**SPEC["data"], "sources": sources})
+    data = {**SPEC["data"], "sources": sources}
+
+    def interrupt(number: int) -> None:
+        (reader,) = place.played.workflows()
+        labels = {**OURS, LABEL_WORKFLOW: reader["metadata"]["name"], LABEL_DIGEST: ""}
+        status = {"phase": "Pending", "message": "no image"}
+        place.played.cluster.put("pods", {"metadata": {"name": "r", "labels": labels}, "spec": {}, "status": status})
+        if number == 3:
+            place.person.ask()
+
+    end = place.run(interrupt, data=data)
     assert (end.plan, end.result.was_stopped) == (None, True)
     assert place.notes.has("no plan yet: a pod reads the files")
+    (reader,) = place.played.workflows()
+    assert reader["spec"]["shutdown"] == "Stop"
+    assert place.notes.has("to read the files: no image")
+    place.played.cluster.set_status("workflows", reader["metadata"]["name"], {"phase": "Failed"})
+    place.played.cluster.remove("pods", "r")
+
+    def read(_number: int) -> None:
+        for body in [body for body in place.played.workflows("") if body["metadata"]["name"].startswith("ss-files")]:
+            key = next(word for word in body["spec"]["templates"][0]["container"]["args"] if word.startswith("--key="))
+            found = Found({"web": "a" * 64, "stack": "b" * 64}, {"web": 1, "stack": 1})
+            write_found(place.played.store, key.removeprefix("--key="), found)
+            place.played.cluster.set_status("workflows", body["metadata"]["name"], {"phase": "Succeeded"})
+        place.work()
+
+    assert place.run(read, data=data).result.is_complete
 
 
 def test_what_failed_is_told_and_tried_again_by_the_next_run(place: Place) -> None:
