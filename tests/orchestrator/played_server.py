@@ -86,7 +86,8 @@ class PlayedServer:
         there = {pod["metadata"]["name"]: pod for pod in self.cluster.list("pods", {LABEL_WORKFLOW: name}).items}
         for pod_name, pod in there.items():
             parameters = [{"name": "short", "value": pod["metadata"]["labels"][LABEL_DIGEST]}]
-            nodes[pod_name] = {"id": pod_name, "type": "Pod", "phase": pod["status"]["phase"], "inputs": {"parameters": parameters}}
+            told = {"phase": pod["status"]["phase"], "message": pod["status"].get("message", "")}
+            nodes[pod_name] = {"id": pod_name, "type": "Pod", "inputs": {"parameters": parameters}, **told}
         for pod_name, node in nodes.items():
             if pod_name not in there or phase in SHOWN:
                 node["phase"] = phase if phase in SHOWN else "Succeeded"
