@@ -158,7 +158,7 @@ class Played:
 
     def is_done(self, digest: str) -> bool:
         try:
-            self.objects.stat(f"done/{digest}")
+            self.store.objects.stat(f"done/{digest}")
         except KeyMissing:
             return False
         return True
