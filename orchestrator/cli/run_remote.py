@@ -66,9 +66,8 @@ def run_there(file: Path, server: Server, wishes: Wishes) -> None:
     # one answer, so that missing credentials are told now and not by a loop that waits for them
     done(store)
     mirrors: list[Beside | None] = []
-    print(f"{study.name}: by {server.url} in namespace {server.namespace}")
     try:
-        end = _work(cluster, study, store, wishes, mirrors)
+        end = _work(cluster, study, store, server, wishes, mirrors)
     finally:
         for beside in filter(None, mirrors):
             beside.last_look()
@@ -107,13 +106,14 @@ def token_source(server: Server) -> Callable[[], str]:
     return read
 
 
-def _work(cluster: "Cluster", study: "Study", store: "Store", wishes: Wishes, mirrors: "list[Beside | None]") -> "End":
+def _work(cluster: "Cluster", study: "Study", store: "Store", server: Server, wishes: Wishes, mirrors: "list[Beside | None]") -> "End":
     """The run itself, under the eyes of whoever watches."""
     from orchestrator.progress import PlainLines, choose_view
     from orchestrator.remote import Interrupts, run_study, study_object
 
     uri, interrupts = wishes.tracking_uri, Interrupts()
     with interrupts.on_signal(), PlainLines() if wishes.plain else choose_view() as view:
+        view.note(f"{study.name}: by {server.url} in namespace {server.namespace}")
         return run_study(
             cluster,
             study_object(study, cluster.namespace, wishes.store),
