@@ -122,7 +122,7 @@ def attempts_at(store: Store, task: PlannedTask) -> list[LeaseBody]:
 def why_none(view: StudyView, asked: Wanted, store: Store | None) -> list[str]:
     """Why there is no log of what was asked for, and what its attempts said at their end instead."""
     if not asked.tasks:
-        return [f"{asked.title}: nobody works on it now ({view.phase}), and no pod is left. Name a cell, a digest or a pod."]
+        return [f"{asked.title}: nobody works on it now ({view.phase}). Name a cell, a digest or a pod to see what it has said."]
     begun = [] if store is None else [(task, lease) for task in asked.tasks for lease in attempts_at(store, task)]
     if not begun:
         return [f"{asked.title} has not begun:", *(f"  {task.kind} {task.label}: {_standing(view, task)}" for task in asked.tasks)]

@@ -283,7 +283,7 @@ def test_when_nobody_is_at_work_that_is_said(played: Played) -> None:
     played.run_to_the_end(loop)
     there, lines = logs(played)
     assert not there
-    assert lines == ["mine: nobody works on it now (Succeeded), and no pod is left. Name a cell, a digest or a pod."]
+    assert lines == ["mine: nobody works on it now (Succeeded). Name a cell, a digest or a pod to see what it has said."]
 
 
 def test_a_container_that_has_not_begun_is_no_error(played: Played) -> None:
