@@ -58,7 +58,7 @@ class PodSeen:
     """A pod of one of our Workflows.
 
     `digest`: what its label holds. `reason`: why it waits or how it ended, for people. `gone_by`: when its grace period ends, for one
-    that is being stopped.
+    that is being stopped. `preempted`: by whom and why, for one that somebody else than its Workflow takes away.
     """
 
     name: str
@@ -68,6 +68,7 @@ class PodSeen:
     reason: str = ""
     gone_by: datetime | None = None
     node_is_ready: bool = True
+    preempted: str = ""
 
     @property
     def is_over(self) -> bool:
@@ -76,7 +77,10 @@ class PodSeen:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowSeen:
-    """A Workflow of ours. `reasons`: short digest -> what Argo says of that task. `was_stopped`: somebody asked it to shut down."""
+    """A Workflow of ours. `reasons`: short digest -> what Argo says of that task. `was_stopped`: somebody asked it to shut down.
+
+    `failed`, `succeeded`: short digests of tasks that it does no more.
+    """
 
     name: str
     study: str
@@ -86,6 +90,7 @@ class WorkflowSeen:
     message: str = ""
     reasons: Mapping[str, str] = field(default_factory=dict)
     failed: frozenset[str] = frozenset()
+    succeeded: frozenset[str] = frozenset()
     was_stopped: bool = False
     is_deleted: bool = False
 
@@ -113,6 +118,7 @@ class Observed:
 
     `workflows` and `pods`: of the whole namespace. `leases`: by digest, of tasks of the plan that were ever worked on. `spent`:
     GPU-seconds that this study's leases account for. `others`: GPU-seconds that the namespace's other studies spent or have admitted.
+    `others_in_flight`: their Workflows that are not over.
     """
 
     done: frozenset[str]
@@ -121,6 +127,7 @@ class Observed:
     leases: Mapping[str, LeaseSeen] = field(default_factory=dict)
     spent: float = 0.0
     others: float = 0.0
+    others_in_flight: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +172,19 @@ def _unfinished(
         if flight.study != study:
             return TaskSeen(TaskState.AWAITED, f"study {flight.study} works on it", flight.name, pod_name)
         return _in_workflow(digest, flight, pod, lease, now, stall)
+    if flight is not None and not at_work and (why := _given_up(digest, flight, run_number)):
+        # a process that was killed could not give its lease back: nobody waits for that
+        return TaskSeen(TaskState.FAILED, why, flight.name)
     if at_work or (lease is not None and lease.is_live):
         return _outliving(flight, pod_name, at_work, lease)
-    if flight is not None and flight.is_over and not flight.was_stopped and flight.run_number >= run_number:
-        short = digest[:DIGEST_LABEL_LENGTH]
-        if short in flight.failed:
-            return TaskSeen(TaskState.FAILED, flight.reasons.get(short) or flight.message, flight.name)
     return TaskSeen(TaskState.WAITING)
+
+
+def _given_up(digest: str, flight: WorkflowSeen, run_number: int) -> str:
+    """Why Argo tries the task no more in this run, "" where it has not given up."""
+    short = digest[:DIGEST_LABEL_LENGTH]
+    is_final = flight.is_over and not flight.was_stopped and flight.run_number >= run_number and short in flight.failed
+    return (flight.reasons.get(short) or flight.message or "its Workflow has failed") if is_final else ""
 
 
 def _outliving(flight: WorkflowSeen | None, pod: str, at_work: bool, lease: LeaseSeen | None) -> TaskSeen:
@@ -246,7 +259,7 @@ def workflow_seen(body: Document) -> WorkflowSeen:
     """A Workflow as the API shows it."""
     metadata, status = body["metadata"], body.get("status") or {}
     labels = metadata.get("labels") or {}
-    reasons, failed = _node_reasons(status.get("nodes") or {})
+    reasons, ended = _node_reasons(status.get("nodes") or {})
     return WorkflowSeen(
         name=metadata["name"],
         study=labels.get(LABEL_STUDY, ""),
@@ -255,24 +268,25 @@ def workflow_seen(body: Document) -> WorkflowSeen:
         phase=status.get("phase") or "Pending",
         message=status.get("message") or "",
         reasons=reasons,
-        failed=failed,
+        failed=frozenset(short for short, phase in ended.items() if phase in ("Failed", "Error")),
+        succeeded=frozenset(short for short, phase in ended.items() if phase == "Succeeded"),
         was_stopped=bool(body["spec"].get("shutdown")),
         is_deleted="deletionTimestamp" in metadata,
     )
 
 
-def _node_reasons(nodes: Mapping[str, Document]) -> tuple[dict[str, str], frozenset[str]]:
-    """Short digest -> the last thing Argo said of it; and those whose node has failed for good."""
+def _node_reasons(nodes: Mapping[str, Document]) -> tuple[dict[str, str], dict[str, str]]:
+    """Short digest -> the last thing Argo said of it; and -> how it ended for good, of those that did."""
     reasons: dict[str, str] = {}
-    failed = set()
+    ended: dict[str, str] = {}
     for node in sorted(nodes.values(), key=lambda node: node.get("startedAt") or ""):
         parameters = (node.get("inputs") or {}).get("parameters") or []
         short = next((entry.get("value", "") for entry in parameters if entry.get("name") == "short"), "")
         if short and node.get("message"):
             reasons[short] = node["message"]
-        if short and node.get("type") == "Retry" and node.get("phase") in ("Failed", "Error"):
-            failed.add(short)
-    return reasons, frozenset(failed)
+        if short and node.get("type") == "Retry" and node.get("phase") in TERMINAL:
+            ended[short] = node["phase"]
+    return reasons, ended
 
 
 def pod_seen(body: Document, ready_nodes: Mapping[str, bool]) -> PodSeen:
@@ -288,7 +302,16 @@ def pod_seen(body: Document, ready_nodes: Mapping[str, bool]) -> PodSeen:
         reason=_pod_reason(status),
         gone_by=_time(gone_by) if gone_by else None,
         node_is_ready=ready_nodes.get(spec.get("nodeName", ""), True),
+        preempted=_disruption(status),
     )
+
+
+def _disruption(status: Document) -> str:
+    """Kubernetes marks a pod that its scheduler, an eviction, a taint or its kubelet takes away; Kueue one that it preempts."""
+    for condition in status.get("conditions") or ():
+        if condition.get("type") in ("DisruptionTarget", "TerminationTarget") and condition.get("status") == "True":
+            return f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
+    return ""
 
 
 def _pod_reason(status: Document) -> str:

@@ -26,6 +26,8 @@ KNOWN: Final = (
     "storeSecret",
     "gpu",
     "stallMinutes",
+    "checkpointSeconds",
+    "workflowsAtOnce",
 )
 
 
@@ -42,6 +44,8 @@ class Policy:
     gpu: str = "h100"
     mfu: float = DEFAULT_MFU
     stall_minutes: float = 30
+    checkpoint_seconds: int = 600
+    workflows_at_once: int | None = None
     pod_defaults: dict[str, Any] = field(default_factory=dict)
 
     def placed(self, execution: Execution) -> Execution:
@@ -73,7 +77,7 @@ def read_policy(data: Mapping[str, str] | None) -> Policy:
         defaults["tolerations"] = _list_of_objects(given["tolerations"])
     if "priorityClass" in given:
         defaults["podPriorityClassName"] = given["priorityClass"]
-    gpus = _number(given, "gpusPerPod")
+    gpus, at_once = _number(given, "gpusPerPod"), _number(given, "workflowsAtOnce")
     return Policy(
         gpu_hours=_number(given, "gpuHours"),
         gpus_per_pod=None if gpus is None else int(gpus),
@@ -83,6 +87,8 @@ def read_policy(data: Mapping[str, str] | None) -> Policy:
         store_secret=given.get("storeSecret", ""),
         gpu=gpu,
         stall_minutes=_number(given, "stallMinutes") or Policy().stall_minutes,
+        checkpoint_seconds=int(_number(given, "checkpointSeconds") or Policy().checkpoint_seconds),
+        workflows_at_once=None if at_once is None else int(at_once),
         pod_defaults=defaults,
     )
 

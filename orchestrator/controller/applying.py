@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Final
 
 from orchestrator.cluster import Cluster
@@ -77,7 +78,8 @@ class Applier:
         body = self._cluster.get("workflows", name)
         if body is None:
             return
-        seen = workflow_seen(body)
+        # what it has done since this round's look at the store is for the next one
+        seen = replace(workflow_seen(body), succeeded=frozenset())
         self._snapshot.add(seen)
         if seen.is_over and not seen.is_deleted:
             self._delete(name)

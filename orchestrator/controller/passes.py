@@ -20,7 +20,7 @@ from orchestrator.controller.ledger import Ledger
 from orchestrator.controller.metrics import Metrics
 from orchestrator.controller.planning import Planned, Unplanned, accept, allow, plan, run_number
 from orchestrator.controller.snapshot import Snapshot
-from orchestrator.errors import AlreadyExists, Conflict, NotThere, Refused
+from orchestrator.errors import AlreadyExists, Conflict, NotThere, Refused, StoreUnavailable
 from orchestrator.estimate import Price, cost
 from orchestrator.observe import Observed, workflow_seen
 from orchestrator.policy import Policy
@@ -75,13 +75,15 @@ class Passes:
         self._known: dict[str, _Known] = {}
         self._ledgers: dict[str, Ledger] = {}
         self._fresh: set[str] = set()
+        self._away: dict[str, StoreUnavailable] = {}
 
     def begin_round(self, names: set[str]) -> None:
-        """Forget studies that are gone, and that `done/` was listed: a round lists it once a store."""
+        """Forget studies that are gone, and that `done/` was listed: a round lists it once a store, or finds once that it is away."""
         for name in set(self._known) - names:
             del self._known[name]
             self._metrics.forget(name)
         self._fresh.clear()
+        self._away.clear()
 
     def awaits(self, name: str, snapshot: Snapshot) -> bool:
         """Whether a Workflow of another study works on a task of this one."""
@@ -131,8 +133,15 @@ class Passes:
         if url not in self._ledgers:
             self._ledgers[url] = Ledger(self._open_store(url))
         ledger = self._ledgers[url]
+        if url in self._away:
+            raise self._away[url]
         if url not in self._fresh:
-            ledger.read_done()
+            try:
+                ledger.read_done()
+            except StoreUnavailable as problem:
+                # the client asks for a while before it gives up: not once more for every study
+                self._away[url] = problem
+                raise
             self._fresh.add(url)
         return ledger
 
@@ -195,6 +204,7 @@ class Passes:
             leases=ledger.leases(planned.plan, now),
             spent=spent,
             others=sum(other.gpu_seconds for name, other in self._known.items() if name != study.name),
+            others_in_flight=snapshot.in_flight(study.name),
         )
         decision = reconcile(facts, planned.plan, planned.units, observed, limits, now)
         settings = self._settings(study, body, facts.run_number, inputs(study, planned.plan))
@@ -217,6 +227,7 @@ class Passes:
             budget_gpu_hours=None if budget is None else float(budget),
             namespace_gpu_hours=self.policy.gpu_hours,
             stall=timedelta(minutes=self.policy.stall_minutes),
+            workflows_at_once=self.policy.workflows_at_once,
         )
 
     def _settings(self, study: Study, body: Document, number: int, found: Mapping[str, list[str]]) -> PodSettings:
@@ -228,6 +239,7 @@ class Passes:
             run_number=number,
             execution=self.policy.placed(study.spec.execution),
             inputs=found,
+            checkpoint_seconds=self.policy.checkpoint_seconds,
             defaults=self.policy.pod_defaults,
         )
 

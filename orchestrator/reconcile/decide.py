@@ -11,7 +11,7 @@ from orchestrator.estimate import Price, cost
 from orchestrator.observe import IN_FLIGHT, Observed, TaskSeen, TaskState, WorkflowSeen, task_states
 from orchestrator.reconcile.actions import Action, Decision, Delete, ForceDelete, Restart, Stop, StudyEvent, Submit
 from orchestrator.reconcile.status import Standing, status_of
-from orchestrator.workflow import Unit, remaining, workflow_name
+from orchestrator.workflow import Unit, remaining, short, workflow_name
 
 # A pod that is Terminating so long after its grace period on a node that does not answer will not end by itself
 FORCE_AFTER: Final = timedelta(seconds=60)
@@ -22,6 +22,7 @@ class Limits:
     """What bounds a study: its own budget, its namespace's cap (GPU-hours, None without), and when a task counts as stalled.
 
     `price` turns a task into GPU-seconds. `submit_at_once`: Workflows created in one pass, so that no pass takes long.
+    `workflows_at_once`: in flight in the whole namespace, None for as many as there are.
     """
 
     price: Price
@@ -29,6 +30,7 @@ class Limits:
     namespace_gpu_hours: float | None = None
     stall: timedelta = timedelta(minutes=30)
     submit_at_once: int = 200
+    workflows_at_once: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +56,24 @@ def reconcile(facts: StudyFacts, plan: Plan, units: Sequence[Unit], observed: Ob
     purse = _Purse(facts, plan, observed, limits, tasks)
     actions: list[Action] = [*_stops(facts, plan, own, observed, purse), *_restarts(tasks), *_forced(facts, observed, now)]
     held: list[Unit] = []
+    queued: list[Unit] = []
+    room = _room(own, observed, limits)
     if not facts.is_paused and not purse.is_overdrawn:
-        actions += _submissions(facts, plan, units, own, tasks, purse, limits, held)
-    standing = Standing(facts.is_paused, tasks, tuple(held), purse.used, purse.cap, limits.price, purse.overrun, purse.is_overdrawn)
+        actions += _submissions(facts, plan, units, own, tasks, purse, room, held, queued)
+    standing = Standing(
+        is_paused=facts.is_paused,
+        tasks=tasks,
+        held=tuple(held),
+        used=purse.used,
+        cap=purse.cap,
+        price=limits.price,
+        overrun=purse.overrun,
+        is_overdrawn=purse.is_overdrawn,
+        queued=len(queued),
+        at_once=limits.workflows_at_once,
+    )
     status = status_of(facts, plan, standing, now)
-    return Decision(tuple(actions), status, tuple(_events(facts, plan, tasks, held, status, purse)), tasks)
+    return Decision(tuple(actions), status, tuple(_events(facts, plan, observed, tasks, held, status, purse)), tasks)
 
 
 class _Purse:
@@ -102,6 +117,14 @@ class _Purse:
         return True
 
 
+def _room(own: Sequence[WorkflowSeen], observed: Observed, limits: Limits) -> int:
+    """How many Workflows may be created now."""
+    if limits.workflows_at_once is None:
+        return limits.submit_at_once
+    in_flight = observed.others_in_flight + sum(not workflow.is_over for workflow in own)
+    return min(limits.submit_at_once, max(0, limits.workflows_at_once - in_flight))
+
+
 def _stops(facts: StudyFacts, plan: Plan, own: Sequence[WorkflowSeen], observed: Observed, purse: _Purse) -> Iterator[Action]:
     """Workflows that must go: all of a paused or overdrawn study, and those with work that the study no longer asks for."""
     for workflow in own:
@@ -113,6 +136,9 @@ def _stops(facts: StudyFacts, plan: Plan, own: Sequence[WorkflowSeen], observed:
             yield Stop(workflow.name, "the budget is spent")
         elif any(digest not in plan.tasks and digest not in observed.done for digest in workflow.digests):
             yield Stop(workflow.name, "the study was edited and asks for other tasks")
+        elif lost := [digest for digest in workflow.digests if digest not in observed.done and short(digest) in workflow.succeeded]:
+            # Argo does no task twice: what was done and moved aside since, as damaged, needs another Workflow
+            yield Stop(workflow.name, f"{plan.tasks[lost[0]].label} was done and is no longer in the store")
 
 
 def _restarts(tasks: Mapping[str, TaskSeen]) -> Iterator[Action]:
@@ -136,10 +162,14 @@ def _submissions(
     own: Sequence[WorkflowSeen],
     tasks: Mapping[str, TaskSeen],
     purse: _Purse,
-    limits: Limits,
+    room: int,
     held: list[Unit],
+    queued: list[Unit],
 ) -> Iterator[Action]:
-    """Units whose needs are done and that fit the purse, in the order of the plan; what does not fit is held, and all after it too."""
+    """Units whose needs are done and that fit the purse, in the order of the plan; what does not fit is held, and all after it too.
+
+    `room`: so many Workflows and no more; what it leaves out is `queued`.
+    """
     names = {workflow.name: workflow for workflow in own}
     not_ours = {digest for digest, seen in tasks.items() if seen.state not in (TaskState.READY, TaskState.WAITING)}
     submitted = 0
@@ -151,9 +181,11 @@ def _submissions(
             held.append(left)
             continue
         standing = names.get(workflow_name(left, facts.run_number))
-        if standing is None and submitted < limits.submit_at_once:
+        if standing is None and submitted < room:
             submitted += 1
             yield Submit(left, facts.run_number)
+        elif standing is None:
+            queued.append(left)
         elif standing is not None and standing.is_over:
             yield Delete(standing.name)
 
@@ -161,6 +193,7 @@ def _submissions(
 def _events(
     facts: StudyFacts,
     plan: Plan,
+    observed: Observed,
     tasks: Mapping[str, TaskSeen],
     held: Sequence[Unit],
     status: Mapping[str, Any],
@@ -180,6 +213,10 @@ def _events(
     stalled = [digest for digest, seen in tasks.items() if seen.state == TaskState.STALLED]
     if stalled:
         yield StudyEvent("Stalled", f"{plan.tasks[stalled[0]].label}: {tasks[stalled[0]].reason}", is_warning=True)
+    own = {workflow.name for workflow in observed.workflows if workflow.study == facts.name}
+    for pod in observed.pods:
+        if pod.preempted and pod.workflow in own:
+            yield StudyEvent("Preempted", f"pod {pod.name}, whose task goes on in another: {pod.preempted}")
     if status["phase"] == "Succeeded" and facts.status.get("phase") != "Succeeded":
         yield StudyEvent("Succeeded", f"all {len(plan.cells)} cells are done")
 

@@ -26,7 +26,8 @@ NAMED: Final = 5
 class Standing:
     """What a decision found: everything that the status tells. `used` and `cap`, the study's own, in GPU-seconds.
 
-    `is_overdrawn`: more was spent than the study's budget or the namespace's cap allows.
+    `is_overdrawn`: more was spent than the study's budget or the namespace's cap allows. `queued`: Workflows that could start, but no more
+    than `at_once` are in flight.
     """
 
     is_paused: bool
@@ -37,6 +38,8 @@ class Standing:
     price: Price
     overrun: Sequence[str]
     is_overdrawn: bool = False
+    queued: int = 0
+    at_once: int | None = None
 
 
 def status_of(facts: "StudyFacts", plan: Plan, standing: Standing, now: datetime) -> Document:
@@ -119,7 +122,7 @@ def _conditions(
     in_flight = sum(counts[state] for state in IN_FLIGHT)
     yield "Accepted", True, "Valid", "the study file has no mistakes and is allowed here"
     yield "Planned", True, "Frozen", f"{len(plan.cells)} cells, {len(plan.tasks)} tasks, plan {facts.plan_digest[:12]}"
-    told = f"{counts[TaskState.DONE]} of {len(plan.tasks)} tasks done, {in_flight} in flight{_waits(standing)}"
+    told = f"{counts[TaskState.DONE]} of {len(plan.tasks)} tasks done, {in_flight} in flight{_queue(standing)}{_waits(standing)}"
     yield "Progressing", phase in ("Running", "Stopping"), phase, told
     names = ", ".join(unit.label for unit in standing.held[:NAMED]) + (" and more" if len(standing.held) > NAMED else "")
     if standing.held or standing.is_overdrawn:
@@ -133,6 +136,13 @@ def _conditions(
         yield "Degraded", False, "Healthy", ""
     done = of_cells[TaskState.DONE]
     yield "Succeeded", phase == "Succeeded", "AllCellsDone" if phase == "Succeeded" else "NotYet", f"{done} of {len(plan.cells)} cells done"
+
+
+def _queue(standing: Standing) -> str:
+    """What could start and is not submitted yet."""
+    if not standing.queued or standing.at_once is None:
+        return ""
+    return f"; {standing.queued} Workflows wait: the namespace has {standing.at_once} at once"
 
 
 def _waits(standing: Standing) -> str:

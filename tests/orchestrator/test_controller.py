@@ -117,6 +117,18 @@ def test_a_store_that_stays_away_is_told_in_the_status() -> None:
     assert played.condition("Degraded")["status"] == "False"
 
 
+def test_a_store_that_is_away_is_asked_once_a_round_and_not_once_a_study() -> None:
+    played = Played()
+    loop = played.controller()
+    for number in range(5):
+        played.apply(f"study-{number}")
+    played.turn(loop)
+    fault = Fault("list", "done", "before", times=100)
+    played.objects.faults.append(fault)
+    played.turn(loop)
+    assert fault.times == 99
+
+
 def test_an_api_that_is_away_for_a_while_is_waited_for() -> None:
     played = Played()
     loop = played.controller()
@@ -374,6 +386,20 @@ def test_a_workflow_that_is_there_before_ours_is_read_and_one_that_is_over_makes
     assert played.status()["phase"] == "Succeeded"
     assert "SubmitRefused" not in played.events()
     assert "AlreadyExists" not in loop._metrics.text().decode()
+
+
+def test_the_namespaces_number_of_workflows_is_never_passed_and_all_get_done() -> None:
+    played = Played()
+    played.cluster.configs["scaling-study-policy"] = {"workflowsAtOnce": "2"}
+    loop = played.controller()
+    for number in range(3):
+        played.apply(f"study-{number}", grid={"sizes": ["0.03M"], "codePercent": [0, 50], "seeds": [number + 1]})
+    for _ in range(60):
+        played.turn(loop)
+        assert len(played.workflows("", "Pending", "Running")) <= 2
+        played.work()
+    assert [played.status(f"study-{number}")["phase"] for number in range(3)] == ["Succeeded"] * 3
+    assert len(set(played.ran)) == len(played.ran)
 
 
 def test_a_task_without_a_step_is_started_again() -> None:

@@ -264,6 +264,9 @@ def test_a_policy_that_allows_it_breaks_nothing() -> None:
     assert broken_rules(read_object(body), read_policy(policy)) == ()
     assert read_policy(policy).pod_defaults == {"tolerations": [{"operator": "Exists"}]}
     assert read_policy(None).gpu_hours is None
+    more = read_policy({"workflowsAtOnce": "4", "checkpointSeconds": "20"})
+    assert (more.workflows_at_once, more.checkpoint_seconds) == (4, 20)
+    assert (read_policy(None).workflows_at_once, read_policy(None).checkpoint_seconds) == (None, 600)
 
 
 @pytest.mark.parametrize(

@@ -377,3 +377,46 @@ def test_what_is_left_of_a_unit_waits_for_what_was_taken_out() -> None:
     assert unit.tasks[0] in left.needs
     assert remaining(PLAN, unit, set(unit.tasks)) is None
     assert remaining(PLAN, unit, set()) is unit
+
+
+def test_a_killed_task_that_argo_gave_up_on_is_failed_though_its_lease_has_not_run_out() -> None:
+    unit = trunk()
+    short = unit.tasks[0][:DIGEST_LABEL_LENGTH]
+    gone = flight(unit, phase="Failed", failed=frozenset({short}), reasons={short: "main: OOMKilled (exit code 137)"})
+    observed = Observed(PREPARED, (gone,), (pod(unit, phase="Failed"),), {unit.tasks[0]: lease()})
+    decision = decided(observed)
+    assert "OOMKilled" in decision.status["failedCells"][0]["reason"]
+    still_there = replace(observed, pods=(pod(unit),))
+    assert not decided(still_there).status["failedCells"]
+
+
+def test_what_argo_has_done_and_the_store_has_no_more_is_done_by_another_workflow() -> None:
+    unit = trunk()
+    damaged = flight(unit, succeeded=frozenset({unit.tasks[0][:DIGEST_LABEL_LENGTH]}))
+    decision = decided(Observed(PREPARED, (damaged,)))
+    assert [action.workflow for action in decision.actions if isinstance(action, Stop)] == [damaged.name]
+    stopped = replace(damaged, phase="Failed", was_stopped=True)
+    assert Delete(stopped.name) in decided(Observed(PREPARED, (stopped,))).actions
+    assert not [action for action in decided(Observed(PREPARED | set(unit.tasks), (damaged,))).actions if isinstance(action, Stop)]
+
+
+def test_no_more_workflows_are_in_flight_than_the_namespace_allows() -> None:
+    trunks = submitted(decided(Observed(PREPARED)))
+    assert len(trunks) == 4
+    capped = replace(LIMITS, workflows_at_once=3)
+    decision = decided(Observed(PREPARED, (flight(trunks[0]),), others_in_flight=1), limits=capped)
+    assert submitted(decision) == trunks[1:2], "the first in the order of the plan"
+    assert "2 Workflows wait: the namespace has 3 at once" in condition(decision, "Progressing")["message"]
+    assert condition(decision, "BudgetExhausted")["status"] == "False"
+    assert not submitted(decided(Observed(PREPARED, (flight(trunks[0]),), others_in_flight=9), limits=capped))
+    over = flight(trunks[0], phase="Failed", was_stopped=True)
+    assert len(submitted(decided(Observed(PREPARED | set(trunks[0].tasks), (over,)), limits=capped))) == 3
+
+
+def test_a_pod_that_somebody_takes_away_is_told() -> None:
+    unit = trunk()
+    leaving = pod(unit, gone_by=NOW + timedelta(seconds=30), preempted="PreemptionByScheduler: a pod of higher priority")
+    event = decided(Observed(PREPARED, (flight(unit),), (leaving,))).events[-1]
+    assert (event.reason, "higher priority" in event.message, event.is_warning) == ("Preempted", True, False)
+    others = decided(Observed(PREPARED, (flight(unit, study="theirs"),), (leaving,))).events
+    assert "Preempted" not in [event.reason for event in others]
