@@ -38,7 +38,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     """A failure that a retry may mend."""
     HELD = 69
-    """Another attempt holds the lease: ask again later."""
+    """Another attempt holds the lease, or what the task needs is being made again: ask again later."""
     STOPPED = 75
     """Stopped on request after a checkpoint: run again; not a failure."""
     REFUSED = 78

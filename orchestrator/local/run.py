@@ -203,7 +203,7 @@ class _Run:
         ended = self.schedule.ended(digest, code, self.clock())
         self.meter.ended(digest, ended.outcome is Outcome.DONE)
         self.messages[digest] = message or f"ended with {code}"
-        if ended.outcome in (Outcome.AGAIN, Outcome.FAILED):
+        if ended.outcome in (Outcome.AGAIN, Outcome.HELD, Outcome.FAILED):
             self._look_for_lost_needs(digest)
         self.listener.note(self._told(digest, ended, self.messages[digest]))
         if ended.outcome is Outcome.DONE and self.schedule.plan.tasks[digest].kind is TaskKind.PREPARE:

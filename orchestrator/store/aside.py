@@ -26,7 +26,7 @@ def move_record_aside(store: Store, digest: str, why: str) -> None:
 def move_checkpoint_aside(store: Store, work_root: str, tokens: int, why: str) -> None:
     """The checkpoint at `tokens` counts no more, nor does the record of the task that ends there."""
     copy_aside(store, checkpoint_pointer_key(work_root, tokens), why)
-    digest = _task_that_ends_at(store, work_root, tokens)
+    digest = task_that_ends_at(store, work_root, tokens)
     if digest is not None:
         move_record_aside(store, digest, why)
     store.objects.delete(checkpoint_pointer_key(work_root, tokens))
@@ -44,7 +44,7 @@ def copy_aside(store: Store, key: str, why: str) -> None:
     store.objects.put(copy, body)
 
 
-def _task_that_ends_at(store: Store, work_root: str, tokens: int) -> str | None:
+def task_that_ends_at(store: Store, work_root: str, tokens: int) -> str | None:
     """Digest of the train task of this trajectory that ends at `tokens`, found through any task that was worked on here."""
     for digest in {body.digest for body in history(store, work_root)} - {""}:
         try:

@@ -349,7 +349,7 @@ def test_what_is_damaged_of_another_task_is_moved_aside_so_that_it_is_done_again
 
     code, events = attempt(store, placement, work, needing)
 
-    assert code == ExitCode.FAILED
+    assert code == ExitCode.HELD
     assert isinstance(events[-1], End)
     assert "to be done again: task" in events[-1].message
     assert records.read_record(store, DIGEST) is None

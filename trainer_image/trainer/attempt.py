@@ -23,9 +23,9 @@ from orchestrator.errors import ContractError, Damaged, KeyMissing, LeaseHeld, M
 from orchestrator.store import Store, addresses, aside, leases, records
 from orchestrator.store.leases import Holder, Lease
 from trainer import lineage
-from trainer.context import Context, Outcome, Stopped
+from trainer.context import Context, Outcome, PeerLost, Stopped
 from trainer.lineage import Journal
-from trainer.needs import move_damaged_aside
+from trainer.needs import move_damaged_aside, undone
 
 FAILURES_ALLOWED: Final = 3
 """The third failure of a task in one run number is its last."""
@@ -83,9 +83,22 @@ def run_task(
     return code
 
 
+def follow_task(store: Store, digest: str, placement: Placement, stop: Callable[[], bool]) -> ExitCode:
+    """The part of a rank that does not speak: only training has one. It says on stderr why it leaves before the end."""
+    try:
+        if isinstance(_read(store, digest), TrainTask):
+            from trainer import train
+
+            train.follow(store, digest, placement, _cache(placement), stop)
+    except Exception as problem:
+        print(f"trainer: rank {os.environ.get('RANK')} of {digest[:12]}: {sentence(problem)}", file=sys.stderr, flush=True)
+        return exit_code(problem)
+    return ExitCode.STOPPED if stop() else ExitCode.DONE
+
+
 def exit_code(problem: BaseException) -> ExitCode:
     """What an exception means to whoever decides about a retry."""
-    if isinstance(problem, Stopped):
+    if isinstance(problem, (Stopped, PeerLost)):
         return ExitCode.STOPPED
     if isinstance(problem, LeaseHeld):
         return ExitCode.HELD
@@ -171,7 +184,7 @@ def _holder(placement: Placement) -> Holder:
         run_number=placement.run_number,
         workflow_node=placement.node,
         host=socket.gethostname(),
-        gpus=placement.gpus,
+        gpus=placement.gpus * placement.nodes,
         lease_seconds=placement.lease_seconds,
     )
 
@@ -244,6 +257,9 @@ def _judged(context: Context, problem: Exception) -> tuple[ExitCode, str]:
     if isinstance(problem, (Damaged, KeyMissing)):
         moved = move_damaged_aside(context, _holder(context.placement))
         message += f"; moved aside, to be done again: {', '.join(moved)}" if moved else ""
+        if waits_for := undone(context):
+            # not its own failure: it is asked for again when what it needs has been made
+            return ExitCode.HELD, message if moved else f"{message}; waits for {', '.join(waits_for)}"
     failures = _failures(context) + 1
     if failures < FAILURES_ALLOWED:
         return code, message

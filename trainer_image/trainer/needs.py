@@ -56,6 +56,19 @@ def move_damaged_aside(context: Context, holder: Holder) -> list[str]:
     return moved
 
 
+def undone(context: Context) -> list[str]:
+    """What the task needs and is not done, or not any more. Names it."""
+    return [str(need) for need in needs(context.task) if not _is_done(context, need)]
+
+
+def _is_done(context: Context, need: Need) -> bool:
+    digest = need.digest if need.tokens is None else aside.task_that_ends_at(context.store, need.work_root, need.tokens)
+    try:
+        return digest is not None and records.find_record(context.store, digest) is not None
+    except Damaged:
+        return False
+
+
 def _damage(context: Context, need: Need) -> str | None:
     """Why a need that is recorded as done is not whole; None when it is whole, or not done."""
     try:
