@@ -72,6 +72,8 @@ def _parts(view: StudyView, only_ascii: bool) -> Iterator[RenderableType]:
     if view.body is not None:
         yield Text("conditions:", style="bold")
         yield _conditions(view)
+    elif "://" in view.store and view.phase != "Succeeded":
+        yield Text("This is what the store tells; -n NAMESPACE shows what a cluster says too.", style="dim")
 
 
 def headline(view: StudyView) -> Text:

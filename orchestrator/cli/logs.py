@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -104,11 +104,18 @@ def follow_logs(looking: "Lookout", what: str, say: Callable[[str], None], pause
         if asked is None or not what:
             asked = wanted(view, what)
         at_work = [pod for pod in view.pods if asked.takes(pod) and pod.phase == "Running"]
-        streams.read(at_work, with_names=not what or len(asked.tasks) > 1)
+        labels = {pod.name: label_of(pod, asked) if not what or len(asked.tasks) > 1 else "" for pod in at_work}
+        streams.read(labels)
         over = view.phase in (*OVER, "Paused") or is_settled(view, asked.tasks) or (bool(asked.pods) and not at_work)
         if over and not streams.are_open:
             return
         pause()
+
+
+def label_of(pod: "PodSeen", asked: "Wanted") -> str:
+    """`[train scratch/60M/c25/s1 pretrain] `, by the pod's name where its task is not known."""
+    task = next((task for task in asked.tasks if pod.digest and task.digest.startswith(pod.digest)), None)
+    return f"[{pod.name}] " if task is None else f"[{task.kind} {task.label}] "
 
 
 class _Streams:
@@ -125,23 +132,22 @@ class _Streams:
     def are_open(self) -> bool:
         return any(thread.is_alive() for thread in self._threads.values())
 
-    def read(self, pods: "list[PodSeen]", *, with_names: bool) -> None:
-        """Begin with those that nobody reads."""
-        for pod in pods:
-            known = self._threads.get(pod.name)
+    def read(self, labels: Mapping[str, str]) -> None:
+        """Begin with those pods that nobody reads. `labels`: pod -> what stands before its lines."""
+        for pod, label in labels.items():
+            known = self._threads.get(pod)
             if known is None or not known.is_alive():
-                prefix = f"[{pod.name}] " if with_names else ""
-                thread = threading.Thread(target=self._pump, args=(pod.name, prefix), daemon=True, name=pod.name)
-                self._threads[pod.name] = thread
+                thread = threading.Thread(target=self._pump, args=(pod, label), daemon=True, name=pod)
+                self._threads[pod] = thread
                 thread.start()
 
-    def _pump(self, pod: str, prefix: str) -> None:
+    def _pump(self, pod: str, label: str) -> None:
         from orchestrator.errors import ClusterError
 
         try:
             for line in islice(self._cluster.logs(pod, follow=True), self._said.get(pod, 0), None):
                 with self._lock:
                     self._said[pod] = self._said.get(pod, 0) + 1
-                    self._say(f"{prefix}{line}")
+                    self._say(f"{label}{line}")
         except ClusterError:
             return  # gone, not begun, or the API is away: the next look decides

@@ -320,11 +320,12 @@ def test_follow_reads_pods_that_come_later_and_ends_with_the_study(played: Playe
         played.turn(loop)
         played.start_pods()
         for pod in played.cluster.list("pods").items:
-            played.cluster.pod_logs.setdefault(pod["metadata"]["name"], ["begins", "ends"])
+            name = pod["metadata"]["name"]
+            played.cluster.pod_logs.setdefault(name, [f"{name} begins", f"{name} ends"])
 
     follow_logs(looking, "", lines.append, pause)
-    assert len(lines) == len(set(lines)) == 2 * len(played.cluster.pod_logs)
-    assert all(line.startswith("[ss-") for line in lines)
+    assert len(lines) == len(set(lines)) == 2 * len(played.cluster.pod_logs), "every line once"
+    assert all(line.startswith(("[prepare ", "[train scratch/0.03M/", "[evaluate scratch/0.03M/")) for line in lines)
 
 
 def test_follow_without_a_cluster_says_where_to_look(played: Played) -> None:

@@ -169,6 +169,7 @@ def _kubeconfig(token: str) -> dict[str, Any]:
 
 def test_what_a_person_may_not_do_is_told_with_whom_to_ask(people: dict[str, Here], study: SmallStudy) -> None:
     assert "would be created" in people["researcher"].run("submit", str(study.file), "--dry-run")
+    assert study.opened.study.name not in people["researcher"].kubectl.run("get", "sstudy"), "nothing of a dry run stays"
     told = people["stranger"].run("submit", str(study.file), expect=1)
     assert "binds the Role scaling-study-researcher to you" in told
     assert "eyJ" not in told, "the token is nobody's business"
