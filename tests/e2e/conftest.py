@@ -46,7 +46,7 @@ def root(environment: None) -> str:  # noqa: ARG001
 @pytest.fixture(scope="session")
 def trainer_image(kubectl: Kubectl) -> str:
     """The image of the trainer, which a node has."""
-    images = [image for node in kubectl.json("get", "nodes")["items"] for image in node["status"]["images"]]
+    images = [image for node in kubectl.json("get", "nodes")["items"] for image in node["status"].get("images") or ()]
     found = [name for image in images for name in image.get("names") or ()]
     assert TRAINER_IMAGE in found, (
         f"no node has {TRAINER_IMAGE}: build trainer_image/Dockerfile and load it, or name another by E2E_TRAINER_IMAGE"
