@@ -1,0 +1,238 @@
+"""A study of a thousand GPU tasks on nodes that kwok plays, through the real API server, scheduler, Argo and controller.
+
+A played pod runs for five seconds and does nothing, so the test leaves what its trainer would: a lease and a record, as soon as the pod
+runs. KWOK_TASKS sets how many tasks at least; the run prints tasks a minute and who used the processor meanwhile.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from orchestrator.contract.plan import Plan
+from orchestrator.contract.record import Record
+from orchestrator.contract.words import LABEL_DIGEST, LABEL_STUDY, TaskKind
+from orchestrator.errors import ClusterError
+from orchestrator.kube import connect
+from orchestrator.plan import plan_study
+from orchestrator.spec import read_object
+from orchestrator.store import Store
+from orchestrator.store.addresses import work_root
+from orchestrator.store.leases import Holder, history, take
+from orchestrator.store.records import done, publish_record
+from orchestrator.workflow import short
+from tests.e2e.installation import ROOT, STORE_SECRET, install, uninstall
+from tests.e2e.kubectl import Document, Failed, Kubectl, eventually
+from tests.e2e.small_study import open_root
+
+pytestmark = pytest.mark.cluster
+
+TASKS: Final = int(os.environ.get("KWOK_TASKS", "1000"))
+NODES: Final = 16
+GPUS_A_NODE: Final = 8
+# A cell is a trunk, a leaf, and four evaluations: two suites over two sources each
+TASKS_A_CELL: Final = 6
+STUDY: Final = "thousand"
+TIME_FOR_ALL: Final = 60 + TASKS  # seconds: a task a second is slow
+# whose processor time says what the limit was; names as /proc has them, cut to 15 letters
+PROCESSES: Final = ("kube-apiserver", "etcd", "kube-scheduler", "kube-controller", "workflow-contro", "kwok")
+
+
+def node(name: str, pool: str) -> Document:
+    """Tainted, so that nobody's real pod comes to a node that is only played."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {"type": "kwok", "pool": pool}, "annotations": {"kwok.x-k8s.io/node": "fake"}},
+        "spec": {"taints": [{"key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule"}]},
+    }
+
+
+def study_object(store: str, pool: str) -> Document:
+    mixture = {"codePercent": "grid", "code": {"stack": 100}, "text": {"web": 100}}
+    cells = -(-TASKS // TASKS_A_CELL)
+    spec = {
+        "store": store,
+        "grid": {"sizes": ["0.03M"], "codePercent": list(range(10, 100, 10)), "seeds": list(range(1, -(-cells // 9) + 1))},
+        "data": {
+            "tokenizer": {"train": {"vocabulary": 1024, "bytes": "1M", "weights": {"web": 50, "stack": 50}}},
+            "sources": [
+                {"name": "web", "group": "text", "path": "s3://corpora/web", "fingerprint": "a" * 64},
+                {"name": "stack", "group": "code", "path": "s3://corpora/stack", "fingerprint": "b" * 64},
+            ],
+        },
+        "training": {"sequenceLength": 128, "precision": "fp32", "schedule": {"warmup": "8K"}},
+        "recipes": [{"name": "scratch", "stages": [{"name": "pretrain", "tokens": "400K", "mixture": mixture}]}],
+        "evaluation": {"after": ["pretrain"], "suites": ["bpb", "continuation"]},
+        "execution": {
+            "image": "trainer:played",
+            "storeSecret": STORE_SECRET,
+            "gpusPerPod": {"0.03M": 1},
+            "nodeSelector": {"pool": pool},
+            "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}],
+        },
+    }
+    return {"apiVersion": "scaling-study.dev/v1alpha1", "kind": "ScalingStudy", "metadata": {"name": STUDY}, "spec": spec}
+
+
+class Trainers:
+    """What the trainers of played pods leave in the store, once a pod. `ran`: how often each task was worked on."""
+
+    def __init__(self, store: Store, plan: Plan) -> None:
+        self.ran: Counter[str] = Counter()
+        self.most = 0
+        self._store = store
+        self._tasks = {short(digest): task for digest, task in plan.tasks.items()}
+        self._seen: set[str] = set()
+        self._running: set[str] = set()
+        self._threads = ThreadPoolExecutor(16)
+        self._work_done: list[Future[None]] = []
+
+    def see(self, change: str, pod: Document) -> None:
+        name, phase = pod["metadata"]["name"], pod["status"].get("phase")
+        if phase == "Running" and change != "DELETED":
+            self._running.add(name)
+            self.most = max(self.most, len(self._running))
+            if name not in self._seen:
+                self._seen.add(name)
+                self._work_done.append(self._threads.submit(self._work, pod["metadata"]["labels"][LABEL_DIGEST]))
+        else:
+            self._running.discard(name)
+
+    def _work(self, label: str) -> None:
+        planned = self._tasks[label]
+        self.ran[planned.digest] += 1
+        holder = Holder(study=STUDY, run_number=1, gpus=0 if planned.kind == TaskKind.PREPARE else 1)
+        lease = take(self._store, work_root(planned.kind, planned.work), planned.digest, holder)
+        identity = planned.task.identity()
+        publish_record(
+            self._store, Record(digest=planned.digest, identity=identity, results={}, artifacts={}, attempts=[], nonce=planned.digest)
+        )
+        lease.end("a played pod", 0, "")
+
+    def close(self) -> None:
+        """Raises what one of them has met."""
+        self._threads.shutdown()
+        for work in self._work_done:
+            work.result()
+
+
+@contextmanager
+def at_work(namespace: str, trainers: Trainers) -> Iterator[None]:
+    """While inside, every pod of the study that runs is worked on."""
+    cluster, stop = connect(namespace), threading.Event()
+
+    def follow() -> None:
+        version = cluster.list("pods").resource_version
+        while not stop.is_set():
+            try:
+                for change, pod in cluster.watch("pods", version, {LABEL_STUDY: STUDY}, timeout_seconds=5):
+                    version = pod["metadata"]["resourceVersion"]
+                    if change != "BOOKMARK":
+                        trainers.see(change, pod)
+            except ClusterError:
+                continue
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+    trainers.close()
+
+
+@contextmanager
+def controller(namespace: str, log: Path) -> Iterator[int]:
+    """The real one, as a process of this machine; its process id."""
+    command = [sys.executable, "-m", "orchestrator.controller", "--namespace", namespace, "--alone", "--port", "0"]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=ROOT, stderr=file)
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def played(environment: None) -> Iterator[tuple[Kubectl, str]]:  # noqa: ARG001
+    """A namespace, and the pool of its own played nodes."""
+    namespace = f"e2e-{uuid.uuid4().hex[:8]}"
+    nodes = [node(f"{namespace}-{number}", namespace) for number in range(NODES)]
+    names = [body["metadata"]["name"] for body in nodes]
+    kubectl = Kubectl(namespace)
+    kubectl.apply(*nodes)
+    try:
+        kubectl.run("wait", "--for=condition=Ready", *(f"node/{name}" for name in names), "--timeout=60s")
+    except Failed:
+        kubectl.run("delete", "node", *names, "--wait=false")
+        pytest.skip("nobody plays nodes labelled type=kwok on this cluster: kwok is not installed")
+    install(namespace, controller=False)
+    yield kubectl, namespace
+    uninstall(namespace)
+    kubectl.run("delete", "node", *names, "--wait=false")
+
+
+def processor(pids: dict[str, int]) -> dict[str, float]:
+    """Seconds of processor by name; of processes that this machine does not run, nothing."""
+    tick = os.sysconf("SC_CLK_TCK")
+    found: dict[str, float] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            head, _, tail = file.read_text().rpartition(")")
+        except OSError:
+            continue
+        number, name = int(file.parent.name), head.partition("(")[2]
+        name = next((given for given, pid in pids.items() if pid == number), name)
+        if name in PROCESSES or name in pids:
+            words = tail.split()
+            found[name] = found.get(name, 0.0) + (int(words[11]) + int(words[12])) / tick
+    return found
+
+
+def test_a_thousand_gpu_tasks_run_to_the_end_each_once(
+    played: tuple[Kubectl, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kubectl, pool = played
+    url = f"{os.environ['STORE_TEST_S3'].rstrip('/')}/kwok/{pool}"
+    body = study_object(url, pool)
+    plan, store = plan_of(body), open_root(url)
+    on_gpus = [digest for digest, task in plan.tasks.items() if task.kind != TaskKind.PREPARE]
+    assert len(on_gpus) >= TASKS
+    trainers = Trainers(store, plan)
+    with controller(kubectl.namespace, tmp_path / "controller.log") as pid, at_work(kubectl.namespace, trainers):
+        pids = {"our controller": pid, "this test": os.getpid()}
+        before, start = processor(pids), time.monotonic()
+        kubectl.apply(body)
+        status = eventually(lambda: over(kubectl), "the study is over", TIME_FOR_ALL)
+        seconds, after = time.monotonic() - start, processor(pids)
+    assert status["phase"] == "Succeeded", status["conditions"]
+    assert status["counts"]["tasksDone"] == len(plan.tasks)
+    assert trainers.ran == Counter(dict.fromkeys(plan.tasks, 1)), "every task was worked on exactly once"
+    assert done(store) == plan.tasks.keys()
+    assert sum(len(history(store, root)) for root in {work_root(task.kind, task.work) for task in plan.tasks.values()}) == len(plan.tasks)
+    with capsys.disabled():
+        used = ", ".join(f"{name} {after[name] - before.get(name, 0.0):.0f} s" for name in sorted(after))
+        print(
+            f"\n{len(plan.tasks)} tasks ({len(on_gpus)} on GPUs) in {seconds:.0f} s: {len(plan.tasks) / seconds * 60:.0f} tasks a minute,"
+            f" at most {trainers.most} pods of {NODES * GPUS_A_NODE} GPUs at once; load {os.getloadavg()[0]:.1f}; processor: {used}"
+        )
+
+
+def plan_of(body: dict[str, Any]) -> Plan:
+    return plan_study(read_object(body), {})
+
+
+def over(kubectl: Kubectl) -> Document | None:
+    status: Document = kubectl.json("get", "sstudy", STUDY).get("status") or {}
+    return status if status.get("phase") in ("Succeeded", "Failed", "Refused") else None
