@@ -1,6 +1,7 @@
 """The cluster in memory, for tests: it behaves like the API, and fails on demand.
 
-`InMemoryCluster` is public, so that tests of the loop and of the command line need no patching. Versions grow with every change, a write
+`InMemoryCluster` is public, so that tests of the loop and of the command line need no patching; `argo_server` keeps in one what its token
+does not reach. Versions grow with every change, a write
 from an old one conflicts, a watch ends, drops and expires, owned objects go with their owner, a running pod that is deleted stays until its
 process ends. What Argo and the kubelet do, a test plays by `put`, `set_status` and `remove`.
 """

@@ -5,7 +5,7 @@
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,15 +54,20 @@ class Wishes:
 def run_there(file: Path, server: Server, wishes: Wishes) -> None:
     """Runs the study to its end. Exits as a local run does. Raises ScalingStudyError."""
     from orchestrator.errors import PlanRefused
+    from orchestrator.policy import Policy, broken_rules
     from orchestrator.spec import read_study
     from orchestrator.store import open_store
     from orchestrator.store.records import done
 
     study = read_study(file)
+    if wishes.store:
+        study = replace(study, spec=study.spec.model_copy(update={"store": wishes.store}))
     if study.spec.paused:
         raise PlanRefused(f"{file}: spec.paused is true, so nothing runs; take it away")
+    if broken := broken_rules(study, Policy()):
+        raise PlanRefused("\n".join(f"{file}: {rule.message}" for rule in broken))
     cluster = _connected(server)
-    store = open_store(wishes.store or study.spec.store)
+    store = open_store(study.spec.store)
     # one answer, so that missing credentials are told now and not by a loop that waits for them
     done(store)
     mirrors: list[Beside | None] = []
@@ -138,7 +143,8 @@ def _finish(end: "End", store: "Store", mirrors: "list[Beside | None]", wishes: 
     elif end.plan is not None:
         ending.report(store, end.plan, wishes.out)
     if end.plan is None:
-        raise typer.Exit(ending.STOPPED)
+        print(end.trouble or "It had no plan yet.")
+        raise typer.Exit(ending.MISSING if end.trouble else ending.STOPPED)
     for beside in filter(None, mirrors):
         ending.tell_mirror(store, end.plan.study, beside, ending.STOPPED_WAIT if result.was_stopped else ending.LAST_LOOK)
     if end.trouble:

@@ -27,7 +27,7 @@ from orchestrator.controller.passes import Passes
 from orchestrator.controller.planning import Planned
 from orchestrator.controller.snapshot import OURS, Snapshot
 from orchestrator.controller.watching import Watches
-from orchestrator.errors import ClusterError, PlanRefused
+from orchestrator.errors import ClusterError, PlanRefused, Refused
 from orchestrator.local import RunResult
 from orchestrator.observe import IN_FLIGHT, TaskState, workflow_seen
 from orchestrator.progress import Listener
@@ -43,6 +43,8 @@ RELIST_SECONDS: Final = 60.0
 STOPPING_SECONDS: Final = 2.0
 # A server that refuses every Workflow for so long, with nothing at work, will not change its mind by itself
 REFUSED_SECONDS: Final = 20.0
+# Of the Workflows that do tasks, and of the one that reads the study's files
+REFUSALS: Final = ("SubmitRefused", Refused.__name__)
 
 _PLACE: Final = uuid.UUID("5ca11a9e-0000-4000-8000-5ca1e57d1e50")
 
@@ -233,10 +235,11 @@ class _Run:
         body = self.cluster.get("scalingstudies", self.name)
         assert body is not None
         status: dict[str, Any] = body.get("status") or {}
-        if status.get("observedGeneration") != body["metadata"].get("generation", 1):
-            return None
         conditions = {entry["type"]: entry for entry in status.get("conditions") or ()}
         self._tell(conditions)
+        refused = self._end_of_the_refused(conditions.get("Degraded") or {})
+        if refused is not None or status.get("observedGeneration") != body["metadata"].get("generation", 1):
+            return refused
         phase = status["phase"]
         if phase == "Succeeded":
             return End(self._result(), self.telling.plan)
@@ -247,13 +250,11 @@ class _Run:
         if phase == "Held":
             held = conditions["BudgetExhausted"]
             return End(self._result(), self.telling.plan, f"the budget does not allow the rest ({held['message']}); raise spec.budget")
-        if phase == "Failed":
-            return End(self._result(), self.telling.plan)
-        return self._end_of_the_refused(conditions.get("Degraded") or {})
+        return End(self._result(), self.telling.plan) if phase == "Failed" else None
 
     def _end_of_the_refused(self, degraded: Document) -> End | None:
         """The server takes no Workflow, and nothing is at work that could change that."""
-        is_refused = degraded.get("status") == "True" and degraded.get("reason") == "SubmitRefused"
+        is_refused = degraded.get("status") == "True" and degraded.get("reason") in REFUSALS
         if not is_refused or self.telling.digests(*IN_FLIGHT):
             self.refused_since = None
             return None

@@ -10,13 +10,17 @@ from orchestrator.cli.run_remote import Server, token_source
 from orchestrator.errors import ClusterError, ClusterUnavailable, PlanRefused
 from tests.cli.test_run import STUDY
 
+# The study of local runs as a cluster can run it
+CLUSTERS = (
+    STUDY.replace("store: store", "store: s3://studies/none").replace("corpus/", "s3://studies/corpus/") + "  execution: {image: a}\n"
+)
 THERE = ["--argo-server", "http://127.0.0.1:9", "-n", "here", "--token", "t"]
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     file = tmp_path / "study.yaml"
-    file.write_text(STUDY)
+    file.write_text(CLUSTERS)
     return file
 
 
@@ -41,6 +45,7 @@ def test_options_that_do_not_go_together_are_a_mistake(study: Path, words: list[
 
 def test_variables_of_argo_alone_make_no_run_elsewhere_and_no_mistake(study: Path) -> None:
     environment = {"ARGO_TOKEN": "t", "ARGO_NAMESPACE": "here", "ARGO_SERVER": "127.0.0.1:9"}
+    study.write_text(STUDY)
     said = CliRunner(env=environment).invoke(build_app(), ["run", str(study), "--dry-run"])
     assert not isinstance(said.exception, ClusterError), said.output
     assert "is for a run" not in said.output
@@ -70,7 +75,7 @@ def test_the_words_that_lead_here_again_hold_no_secret() -> None:
 
 
 def test_a_paused_study_does_not_run_elsewhere_either(study: Path) -> None:
-    study.write_text(STUDY + "  paused: true\n")
+    study.write_text(CLUSTERS + "  paused: true\n")
     said = CliRunner().invoke(build_app(), ["run", str(study), *THERE])
     assert isinstance(said.exception, PlanRefused)
 
@@ -79,3 +84,14 @@ def test_a_server_that_is_not_there_is_told_and_not_waited_for(study: Path) -> N
     said = CliRunner().invoke(build_app(), ["run", str(study), *THERE])
     assert isinstance(said.exception, ClusterUnavailable)
     assert "the Argo Server at http://127.0.0.1:9 does not answer" in str(said.exception)
+
+
+def test_a_study_that_no_cluster_can_run_is_refused_before_anything_is_made_or_asked(study: Path) -> None:
+    study.write_text(STUDY)
+    said = CliRunner().invoke(build_app(), ["run", str(study), *THERE])
+    assert isinstance(said.exception, PlanRefused)
+    for told in ("a cluster needs the trainer's image", "'store' is a folder of one machine", "is relative to a file"):
+        assert told in str(said.exception)
+    assert [path.name for path in study.parent.iterdir()] == ["study.yaml"]
+    over = CliRunner().invoke(build_app(), ["run", str(study), *THERE, "--store", "s3://studies/none"])
+    assert "is a folder of one machine" not in str(over.exception)

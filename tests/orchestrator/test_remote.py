@@ -264,6 +264,13 @@ def test_a_server_that_refuses_every_workflow_is_not_asked_for_ever(place: Place
     assert not end.result.done
 
 
+def test_a_server_that_refuses_the_pod_that_reads_the_files_is_not_asked_for_ever_either(place: Place) -> None:
+    place.played.cluster.admission.append(lambda _kind, _body: "workflows is forbidden")
+    sources = [{key: value for key, value in source.items() if key != "fingerprint"} for source in SPEC["data"]["sources"]]
+    end = place.run(data={**SPEC["data"], "sources": sources})
+    assert (end.plan, "workflows is forbidden" in end.trouble) == (None, True)
+
+
 def test_a_server_that_refuses_for_a_moment_is_asked_again(place: Place) -> None:
     refuse = ["exceeded quota"]
     place.played.cluster.admission.append(lambda _kind, _body: refuse[0] if refuse else None)
