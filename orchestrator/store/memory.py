@@ -26,7 +26,8 @@ class Fault:
     """What goes wrong with operations `name` (get, put, create, fetch, stat, list, delete; * for all) on keys like `pattern`.
 
     `before`: an error, and nothing has happened. `after`: it has happened, and an error says it has not. `delay`: it takes `seconds`
-    longer. `lost reply`: a create has happened and says AlreadyThere, as after the client's own retry. `times`: then it is over.
+    longer. `lost reply`: a create has happened and says AlreadyThere, as after the client's own retry. `times`: then it is over. `error`
+    makes what is raised of a message.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Fault:
     message: str = "a fault of the test"
     seconds: float = 0.0
     skip: int = 0
+    error: Callable[[str], BaseException] = StoreUnavailable
 
     def meets(self, name: str, key: str) -> bool:
         """Whether this operation is hit; counts down."""
@@ -96,13 +98,13 @@ class InMemoryObjects:
             if fault.when == "delay":
                 time.sleep(fault.seconds)
             elif fault.when == "before":
-                raise StoreUnavailable(f"the store in memory did not {name} {key}: {fault.message}")
+                raise fault.error(f"the store in memory did not {name} {key}: {fault.message}")
         with self._lock:
             self.log.append((name, key))
             result = act()
         for fault in hits:
             if fault.when == "after":
-                raise StoreUnavailable(f"the store in memory did not {name} {key}: {fault.message}")
+                raise fault.error(f"the store in memory did not {name} {key}: {fault.message}")
             if fault.when == "lost reply":
                 raise AlreadyThere(f"the store in memory has {key} already")
         return result

@@ -175,6 +175,15 @@ class Played:
             self.cluster.remove("pods", name)
             self._settle(workflow, failed=code == ExitCode.REFUSED)
 
+    def lose_node(self, pod: str) -> None:
+        """The node of a pod is gone for good: nobody there ends the pod, which Kubernetes marks as leaving."""
+        body = self.cluster.get("pods", pod)
+        assert body is not None
+        self.cluster.put("nodes", {"metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
+        self.cluster.delete("pods", pod)
+        # a later attempt of the same Workflow node takes its lease over
+        self._leases.pop(self._digests[body["metadata"]["labels"][LABEL_DIGEST]]).end("lost in a test", 137)
+
     def _record(self, digest: str) -> Record:
         identity = read_task(self.store, digest).identity()
         return Record(digest=digest, identity=identity, results={"tokens": 1}, artifacts={}, attempts=[], nonce=digest)
