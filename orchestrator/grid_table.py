@@ -159,12 +159,12 @@ def share_of(task: PlannedTask, work: Work | None) -> float:
 
 
 def _speeds(plan: Plan, flops: Mapping[str, float], works: Mapping[str, Work]) -> dict[str, float]:
-    """FLOPs a second of one attempt by size; a size that nobody has measured goes by all that were."""
+    """FLOPs a second of an attempt by size, also of those that have ended; a size that nobody has measured goes by all that were."""
     made: dict[str, float] = {}
     seconds: dict[str, float] = {}
     for digest, work in works.items():
         planned = plan.tasks[digest]
-        if work.is_live and work.made > 0 and work.seconds > 0 and isinstance(planned.task, TrainTask):
+        if work.made > 0 and work.seconds > 0 and isinstance(planned.task, TrainTask):
             a_token = flops[digest] / (planned.task.tokens - planned.from_tokens)
             made[planned.size] = made.get(planned.size, 0.0) + a_token * work.made
             seconds[planned.size] = seconds.get(planned.size, 0.0) + work.seconds

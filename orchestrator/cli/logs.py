@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -103,9 +103,9 @@ def follow_logs(looking: "Lookout", what: str, say: Callable[[str], None], pause
         view = looking.look()
         if asked is None or not what:
             asked = wanted(view, what)
-        at_work = [pod for pod in view.pods if asked.takes(pod) and pod.phase == "Running"]
-        labels = {pod.name: label_of(pod, asked) if not what or len(asked.tasks) > 1 else "" for pod in at_work}
-        streams.read(labels)
+        at_work = [pod for pod in view.pods if asked.takes(pod) and (pod.phase == "Running" or streams.owes(pod))]
+        for pod in at_work:
+            streams.read(pod, label_of(pod, asked) if not what or len(asked.tasks) > 1 else "")
         over = view.phase in (*OVER, "Paused") or is_settled(view, asked.tasks) or (bool(asked.pods) and not at_work)
         if over and not streams.are_open:
             return
@@ -127,19 +127,24 @@ class _Streams:
         self._lock = threading.Lock()
         self._threads: dict[str, threading.Thread] = {}
         self._said: dict[str, int] = {}
+        self._read_whole: set[str] = set()
 
     @property
     def are_open(self) -> bool:
         return any(thread.is_alive() for thread in self._threads.values())
 
-    def read(self, labels: Mapping[str, str]) -> None:
-        """Begin with those pods that nobody reads. `labels`: pod -> what stands before its lines."""
-        for pod, label in labels.items():
-            known = self._threads.get(pod)
-            if known is None or not known.is_alive():
-                thread = threading.Thread(target=self._pump, args=(pod, label), daemon=True, name=pod)
-                self._threads[pod] = thread
-                thread.start()
+    def owes(self, pod: "PodSeen") -> bool:
+        """Whether a pod that has ended may have said more than was read: its stream may have broken off."""
+        return pod.is_over and pod.name in self._threads and pod.name not in self._read_whole
+
+    def read(self, pod: "PodSeen", label: str) -> None:
+        """Begin, if nobody reads it. `label` stands before its lines."""
+        known = self._threads.get(pod.name)
+        if known is None or not known.is_alive():
+            if pod.is_over:
+                self._read_whole.add(pod.name)
+            self._threads[pod.name] = threading.Thread(target=self._pump, args=(pod.name, label), daemon=True, name=pod.name)
+            self._threads[pod.name].start()
 
     def _pump(self, pod: str, label: str) -> None:
         from orchestrator.errors import ClusterError

@@ -87,7 +87,7 @@ def submit_study(at: At, values: "Document", patience: Patience, say: Callable[[
         return True
     if submitted.body["spec"].get("paused"):
         say(f"It is stopped; to let it go on: {at.line('resume')}")
-    return _verdict(at, submitted, patience, say)
+    return _verdict(at, patience, say)
 
 
 def told(at: At, submitted: "Submitted", *, dry_run: bool) -> str:
@@ -104,8 +104,8 @@ def told(at: At, submitted: "Submitted", *, dry_run: bool) -> str:
     return line + (". Nothing was sent to stay." if dry_run else ".")
 
 
-def _verdict(at: At, submitted: "Submitted", patience: Patience, say: Callable[[str], None]) -> bool:
-    verdict = await_verdict(at, submitted.body["metadata"].get("generation", 1), patience)
+def _verdict(at: At, patience: Patience, say: Callable[[str], None]) -> bool:
+    verdict = await_verdict(at, patience)
     if verdict.word == "refused":
         say(f"refused: {verdict.message}")
         return False
@@ -122,15 +122,14 @@ def _verdict(at: At, submitted: "Submitted", patience: Patience, say: Callable[[
     return not patience.until_planned
 
 
-def await_verdict(at: At, generation: int, patience: Patience) -> "Verdict":
-    """What the controller says of this version, as soon as it is final or, unless --wait, at least something."""
-    from orchestrator.study_object import find_object, generation_of, verdict_of
+def await_verdict(at: At, patience: Patience) -> "Verdict":
+    """What the controller says of the newest version, as soon as it is final or, unless --wait, at least something."""
+    from orchestrator.study_object import find_object, verdict_of
 
     end = patience.clock() + patience.seconds
     while True:
-        body = find_object(at.cluster, at.name)
-        verdict = verdict_of(body)
+        verdict = verdict_of(find_object(at.cluster, at.name))
         is_final = verdict.word in ("planned", "refused") or (verdict.word == "planning" and not patience.until_planned)
-        if (is_final and generation_of(body) >= generation) or patience.clock() >= end:
+        if is_final or patience.clock() >= end:
             return verdict
         patience.sleep(0.5)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from orchestrator.contract.tasks import TrainTask
 from orchestrator.contract.words import ExitCode, TaskKind
 from orchestrator.errors import PlanRefused
 from orchestrator.store import Store, open_store
-from orchestrator.store.addresses import work_root
-from orchestrator.store.leases import Holder, Lease, take
+from orchestrator.store.addresses import lease_key, work_root
+from orchestrator.store.leases import Holder, Lease, take, to_bytes
 from orchestrator.store.objects import utc_now
 from orchestrator.store.plans import freeze
 from orchestrator.store.records import publish_record
@@ -155,6 +156,26 @@ def test_a_second_look_sees_what_has_happened_since(store: Store) -> None:
     lease.end("done", ExitCode.DONE)
     publish(store, TaskKind.EVALUATE)
     assert looking.look().phase == "Succeeded"
+
+
+def test_a_lease_that_appears_is_seen_although_nothing_was_done(store: Store) -> None:
+    publish(store, TaskKind.PREPARE)
+    late = timedelta(0)
+    looking = Lookout("made-up", lambda: utc_now() + late, store=store)
+    assert looking.look().phase == "Idle"
+    at_work(store, trunks()[0])
+    late = timedelta(seconds=11)
+    assert looking.look().phase == "Running"
+
+
+def test_a_process_of_this_machine_that_is_gone_is_not_at_work(store: Store) -> None:
+    publish(store, TaskKind.PREPARE)
+    lease = at_work(store, trunks()[0])
+    assert look(store).phase == "Running"
+    gone = lease.body.model_copy(update={"pid_started": lease.body.pid_started + 1})
+    store.objects.put(lease_key(lease.work_root, lease.number), to_bytes(gone))
+    view = look(store)
+    assert (view.phase, view.at_work) == ("Idle", [])
 
 
 def test_gpu_hours_are_those_of_the_leases(store: Store) -> None:

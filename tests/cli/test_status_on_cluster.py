@@ -1,6 +1,7 @@
 """`status`, `watch` and `logs` of a study on a cluster: the double in memory, a controller that runs, pods that are played."""
 
 import io
+import time
 from collections.abc import Callable
 
 import pytest
@@ -142,6 +143,18 @@ def test_a_store_out_of_reach_leaves_what_the_object_says(played: Played) -> Non
     assert "Progressing" in shown
     assert "▶ 0/1" in shown, "the object tells the state of every cell, though not its progress"
     assert [(each.cell.name, each.state) for each in view.cells] == [(each.cell.name, each.state) for each in lookout(played).look().cells]
+
+
+def test_the_letters_in_the_status_are_in_the_order_of_the_cells(played: Played) -> None:
+    view = training(played)
+    played.cluster.set_status("pods", view.at_work[0].pod, {"phase": "Pending"})
+    played.turn(played.controller())
+    assert played.status()["cellStates"] == "QR"
+    blind = Lookout("mine", played.clock, store=None, cluster=played.cluster, trouble="far away").look()
+    assert [(each.cell.name, str(each.state)) for each in blind.cells] == [
+        ("scratch/0.03M/c0/s1", "queued"),
+        ("scratch/0.03M/c50/s1", "running"),
+    ]
 
 
 @pytest.mark.parametrize("letters", ["", "DD", "D", "DDD", "x."])
@@ -326,6 +339,23 @@ def test_follow_reads_pods_that_come_later_and_ends_with_the_study(played: Playe
     follow_logs(looking, "", lines.append, pause)
     assert len(lines) == len(set(lines)) == 2 * len(played.cluster.pod_logs), "every line once"
     assert all(line.startswith(("[prepare ", "[train scratch/0.03M/", "[evaluate scratch/0.03M/")) for line in lines)
+
+
+def test_follow_takes_up_a_stream_that_broke_off_where_it_was(played: Played) -> None:
+    """The double ends a stream when it has said all there is, as a connection that breaks off does."""
+    view = training(played)
+    pod, lines, looks = view.at_work[0].pod, list[str](), list[int]()
+
+    def pause() -> None:
+        time.sleep(0.05)
+        looks.append(1)
+        said = [f"step {number}" for number in range(len(looks))]
+        played.cluster.pod_logs[pod] = said
+        if len(looks) == 6:
+            played.cluster.set_status("pods", pod, {"phase": "Succeeded"})
+
+    follow_logs(lookout(played), pod, lines.append, pause)
+    assert lines == [f"step {number}" for number in range(6)], "each once, and the last ones although it ended meanwhile"
 
 
 def test_follow_without_a_cluster_says_where_to_look(played: Played) -> None:

@@ -122,6 +122,13 @@ def test_the_time_left_of_a_cell_goes_by_the_speed_of_what_is_at_work() -> None:
     assert waiting.seconds_left is None, "nobody knows when it begins"
 
 
+def test_a_square_is_ready_when_its_slowest_seed_is() -> None:
+    cells = [cell for cell in PLAN.cells if (cell.recipe, cell.size, cell.code_percent) == ("scratch", "0.03M", "0")]
+    standings = [CellStanding(cell, TaskState.RUNNING, 0.5, seconds) for cell, seconds in zip(cells, (30.0, 90.0, None), strict=True)]
+    (only,) = recipe_grids(standings)
+    assert only.squares["0.03M", "0"].seconds_left == 90.0
+
+
 def test_two_at_work_end_the_study_in_half_the_time() -> None:
     first, second = trunk(PLAN), trunk(PLAN, next(i for i, cell in enumerate(PLAN.cells) if trunk(PLAN).digest not in cell.tasks))
     assert first.size == second.size
@@ -135,7 +142,9 @@ def test_two_at_work_end_the_study_in_half_the_time() -> None:
 def test_without_anybody_at_work_nobody_knows_how_long_it_takes() -> None:
     task = trunk(PLAN)
     for works in ({}, {task.digest: Work(5_000, 5_000, 10.0, is_live=False)}, {task.digest: Work(0, 0, 10.0, is_live=True)}):
-        assert Reckoning(PLAN, states(), works).seconds_left() is None
+        reckoning = Reckoning(PLAN, states(), works)
+        assert reckoning.seconds_left() is None
+        assert {each.seconds_left for each in reckoning.cells()} == {None}
 
 
 def test_a_size_that_nobody_has_measured_goes_by_those_that_were() -> None:
