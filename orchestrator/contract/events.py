@@ -23,6 +23,7 @@ class Placement:
     `inputs`: fingerprint of a source -> the files, folders or patterns that hold it (URLs or paths); for a tokenizer given as a file,
     `file:<sha256>` -> its path. `threads`: of torch and tokenizers. `micro_batch`: sequences a forward pass, 0 for the whole batch.
     `checkpoint_seconds`: between two checkpoints. `lease_seconds`: after how long without a step the lease may be taken over.
+    `ranks`: processes on this node that train together, 0 for one a GPU; `nodes`: machines that each have so many.
     `cache`: a folder for downloads, "" for the system's. `run_number`: failures are counted in it; a person's `retry` begins a new one.
     """
 
@@ -31,12 +32,23 @@ class Placement:
     node: str = ""
     image: str = ""
     gpus: int = 0
+    ranks: int = 0
+    nodes: int = 1
     threads: int = 1
     micro_batch: int = 0
     checkpoint_seconds: int = 600
     lease_seconds: int = 600
     cache: str = ""
     inputs: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def ranks_a_node(self) -> int:
+        return self.ranks or max(1, self.gpus)
+
+    @property
+    def world(self) -> int:
+        """Processes in all."""
+        return self.nodes * self.ranks_a_node
 
 
 @dataclass(frozen=True, slots=True)

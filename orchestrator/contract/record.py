@@ -28,7 +28,10 @@ class Artifact(_Model):
 
 
 class Attempt(_Model):
-    """One process or pod that worked on a task. Times are ISO 8601 in UTC; `tokens_lost` were trained and then thrown away."""
+    """One process or pod that worked on a task. Times are ISO 8601 in UTC; `tokens_lost` were trained and then thrown away.
+
+    `ranks`: processes that trained together, on all nodes; `gpus`: of all of them.
+    """
 
     number: int
     study: str = ""
@@ -41,6 +44,7 @@ class Attempt(_Model):
     versions: dict[str, str] = {}
     processor: str = ""
     threads: int = 1
+    ranks: int = 1
     gpus: int = 0
     start: str
     end: str

@@ -11,13 +11,15 @@ from pathlib import Path
 
 from orchestrator.contract.events import End, Event, Placement, Progress, Start
 from orchestrator.contract.words import ExitCode
-from orchestrator.errors import ScalingStudyError
+from orchestrator.errors import ScalingStudyError, TaskRefused
+from trainer import launch
 
 EPILOG = """\
 Everything that decides a result is in the task's task.json; the flags below say only where and how it is worked out.
 
 examples:
   python -m trainer 3f6c... --store s3://studies/to-code --study to-code --gpus 1
+  python -m trainer 3f6c... --store s3://studies/to-code --gpus 8        eight processes, one a GPU
   python -m trainer 3f6c... --store ./store --input 9ab1...=corpus/web/*.jsonl.zst
   python -m trainer worker --store ./store      requests as JSON lines on stdin, events on stdout (orchestrator/contract/events.py)
 
@@ -46,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     placed.add_argument("--node", default=default.node, help="node of the Workflow; its later attempt may take over at once")
     placed.add_argument("--image", default=default.image, help="image that this runs in, for the record")
     placed.add_argument("--gpus", type=int, default=default.gpus, help="GPUs to use (default %(default)s: the CPU)")
+    placed.add_argument("--ranks", type=int, default=default.ranks, help="processes that train together here (default: one a GPU)")
+    placed.add_argument("--nodes", type=int, default=default.nodes, help="machines that train together, with as many processes each")
     placed.add_argument("--threads", type=int, default=default.threads, help="threads on the CPU; changes last bits (default %(default)s)")
     placed.add_argument("--micro-batch", type=int, default=default.micro_batch, help="sequences a forward pass; 0: the whole batch")
     placed.add_argument(
@@ -73,10 +77,12 @@ def main(arguments: list[str] | None = None) -> int:
     placement = _placement(given, parser)
     _limit_threads(placement.threads)
     try:
+        if launch.is_needed(placement):
+            return launch.launch(sys.argv[1:] if arguments is None else arguments, placement)
         return _work(given.task, given.store, placement)
     except ScalingStudyError as problem:
         print(f"trainer: {problem}", file=sys.stderr)
-        return int(ExitCode.FAILED)
+        return int(ExitCode.REFUSED if isinstance(problem, TaskRefused) else ExitCode.FAILED)
 
 
 def _placement(given: argparse.Namespace, parser: argparse.ArgumentParser) -> Placement:
@@ -104,8 +110,11 @@ def _work(task: str, url: str, placement: Placement) -> int:
     store = open_store(url)
     if task == "worker":
         return worker.serve(store, attempt.run_task, attempt.load)
-    stop = worker.StopRequest(with_parent=False)
+    rank = int(os.environ.get("RANK", "0"))
+    stop = worker.StopRequest(with_parent="RANK" in os.environ)
     stop.install()
+    if rank:
+        return int(attempt.follow_task(store, task, placement, stop))
     with PodLog(store) as log:
         return int(attempt.run_task(store, task, placement, _tell, stop, leased=log.attach))
 

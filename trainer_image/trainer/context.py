@@ -19,6 +19,10 @@ class Stopped(Exception):
     """The task left on request, with all that it wants to find again in the store. Ends the attempt with 75."""
 
 
+class PeerLost(Exception):
+    """Another rank of the task has gone, by a kill or an error of its own: nothing can be summed any more. Ends with 75: begin again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a finished task has found. It becomes the record.

@@ -46,3 +46,13 @@ class Curve:
         """Write the rows that are not written yet."""
         metrics.append(self._context.store, self._context.lease, self._rows)
         self._rows, self._flushed = [], monotonic()
+
+
+class Unheard:
+    """The curve of a rank that does not speak."""
+
+    def note(self, step: int, tokens: int, read: int, loss: float, grad_norm: float, rate: float) -> None:
+        """Nothing: rank 0 says the same."""
+
+    def flush(self) -> None:
+        """Nothing."""

@@ -103,7 +103,8 @@ class Journal:
             versions=versions(),
             processor=processor(placement.gpus),
             threads=placement.threads,
-            gpus=placement.gpus,
+            ranks=placement.world,
+            gpus=placement.gpus * placement.nodes,
             start=context.lease.body.start.isoformat(),
             end="",
         )

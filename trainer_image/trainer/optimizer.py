@@ -35,7 +35,7 @@ def clear(optimizer: AdamW) -> None:
 
 def grad_norm(optimizer: AdamW) -> Tensor:
     """Norm over all gradients together, on their device."""
-    each = torch._foreach_norm(_gradients(optimizer))
+    each = torch._foreach_norm(gradients_of(optimizer))
     norm: Tensor = torch.linalg.vector_norm(torch.stack(each))
     return norm
 
@@ -43,7 +43,7 @@ def grad_norm(optimizer: AdamW) -> Tensor:
 def update(optimizer: AdamW, rate: float, norm: float, clip: float) -> None:
     """One step at `rate` with gradients scaled down to a norm of at most `clip`. `norm` is theirs."""
     if norm > clip:
-        torch._foreach_mul_(_gradients(optimizer), clip / norm)
+        torch._foreach_mul_(gradients_of(optimizer), clip / norm)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
@@ -67,9 +67,20 @@ def load(model: Model, optimizer: AdamW, kept: Mapping[str, Tensor]) -> None:
             state[moment] = torch.empty_like(parameter, requires_grad=False).copy_(kept[f"{name}.{moment}"])
 
 
+def moments(optimizer: AdamW) -> list[Tensor]:
+    """The state of every parameter, in their order; zeros where there was none."""
+    for parameter in _parameters(optimizer):
+        state = optimizer.state[parameter]
+        if not state:
+            state[_STEP] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state |= {moment: torch.zeros_like(parameter, requires_grad=False) for moment in _MOMENTS}
+    return [optimizer.state[parameter][name] for parameter in _parameters(optimizer) for name in (_STEP, *_MOMENTS)]
+
+
 def _parameters(optimizer: AdamW) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _gradients(optimizer: AdamW) -> list[Tensor]:
+def gradients_of(optimizer: AdamW) -> list[Tensor]:
+    """The gradients that there are, in the order of the parameters."""
     return [parameter.grad for parameter in _parameters(optimizer) if parameter.grad is not None]

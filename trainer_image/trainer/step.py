@@ -8,7 +8,7 @@ Gradients are means over the whole step whatever `micro_batch` is; pieces change
 from dataclasses import replace
 from hashlib import sha256
 from math import isfinite
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
@@ -16,11 +16,11 @@ from torch import Tensor
 from orchestrator.contract.tasks import Trajectory
 from orchestrator.errors import TaskRefused
 from trainer.checkpoint import State
-from trainer.curve import Curve
 from trainer.data import Mixture
 from trainer.loss import head_loss
 from trainer.model import Model
-from trainer.optimizer import clear, grad_norm, update
+from trainer.optimizer import clear, grad_norm, gradients_of, update
+from trainer.ranks import ALONE, Group
 from trainer.schedule import learning_rate
 
 SKIPS_ALLOWED: Final = 10
@@ -29,15 +29,27 @@ SKIPS_ALLOWED: Final = 10
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def step(trajectory: Trajectory, mixture: Mixture, state: State, micro_batch: int, curve: Curve) -> None:
-    """Make the next step of `state`, or skip its update when its numbers are none, and note it. Raises TaskRefused, LeaseLost."""
+class Notes(Protocol):
+    """Who hears of a step: a curve, or nobody."""
+
+    def note(self, step: int, tokens: int, read: int, loss: float, grad_norm: float, rate: float) -> None: ...
+    def flush(self) -> None: ...
+
+
+def step(trajectory: Trajectory, mixture: Mixture, state: State, micro_batch: int, curve: Notes, group: Group = ALONE) -> None:
+    """Make the next step of `state`, or skip its update when its numbers are none, and note it.
+
+    Each rank of the group takes its part of the batch. Raises TaskRefused, LeaseLost, PeerLost.
+    """
     before = state.position
     ids = mixture.batch(before.step).ids
     read = trajectory.tokens_per_step
     settings = trajectory.optimizer
     clear(state.optimizer)
-    batch = torch.from_numpy(ids).to(state.model.embedding.device)
-    loss = gradients(state.model, batch, float(settings.z_loss), micro_batch, DTYPES[trajectory.precision]).item()
+    batch = torch.from_numpy(ids[group.part(len(ids))]).to(state.model.embedding.device)
+    nats = gradients(state.model, batch, float(settings.z_loss), micro_batch, DTYPES[trajectory.precision], read)
+    group.sum([*gradients_of(state.optimizer), nats])
+    loss = nats.item()
     norm, rate = grad_norm(state.optimizer).item(), learning_rate(trajectory.schedule, before.step, read)
     digest = sha256(bytes.fromhex(before.token_hash) + ids.tobytes()).hexdigest()
     after = replace(before, step=before.step + 1, tokens=before.tokens + read, token_hash=digest)
@@ -55,12 +67,13 @@ def step(trajectory: Trajectory, mixture: Mixture, state: State, micro_batch: in
         )
 
 
-def gradients(model: Model, batch: Tensor, z_loss: float, micro_batch: int, dtype: torch.dtype) -> Tensor:
+def gradients(model: Model, batch: Tensor, z_loss: float, micro_batch: int, dtype: torch.dtype, tokens: int = 0) -> Tensor:
     """Leave the gradients of the step's mean loss, z-loss included, in `model`, and return its mean cross-entropy in nats a token.
 
-    batch (sequences, T + 1) int64 on the model's device; `micro_batch` sequences at a time, 0 for all; `dtype` of products.
+    batch (sequences, T + 1) int64 on the model's device; `micro_batch` sequences at a time, 0 for all; `dtype` of products. `tokens` of
+    the whole step, where the batch is a part of it: then both are this part's share of the mean.
     """
-    tokens = batch.shape[0] * (batch.shape[1] - 1)
+    tokens = tokens or batch.shape[0] * (batch.shape[1] - 1)
     total = torch.zeros((), device=batch.device)
     for piece in torch.split(batch, micro_batch or batch.shape[0]):
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):

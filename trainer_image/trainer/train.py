@@ -4,8 +4,9 @@
 checkpoint of the trajectory and gives, on one CPU and with one number of threads, the same bits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
 from typing import Final
 
@@ -13,18 +14,20 @@ import torch
 
 from orchestrator.contract.events import Placement
 from orchestrator.contract.identity import NUMERICS
-from orchestrator.contract.tasks import FromInitialisation, TrainTask, Trajectory
+from orchestrator.contract.tasks import FromInitialisation, Shape, TrainTask, Trajectory
 from orchestrator.contract.words import LOSS, TaskKind
 from orchestrator.errors import TaskRefused
-from orchestrator.store import addresses, checkpoints, leases
+from orchestrator.store import Store, addresses, checkpoints, leases
 from orchestrator.store.checkpoints import Checkpoint
+from orchestrator.store.records import read_task
 from trainer import checkpoint, export
 from trainer.checkpoint import Position, State, Use
 from trainer.context import Context, Outcome, Stopped
-from trainer.curve import Curve
+from trainer.curve import Curve, Unheard
 from trainer.data import Mixture, open_mixture
 from trainer.model import Model, initialised
-from trainer.optimizer import adamw
+from trainer.optimizer import adamw, moments
+from trainer.ranks import Group, join
 from trainer.step import DTYPES, step
 
 _EXPORT_TOKENS: Final = 512
@@ -36,18 +39,50 @@ def run(context: Context) -> Outcome:
     task = context.task
     assert isinstance(task, TrainTask)
     _refuse_what_no_retry_mends(task)
-    device = torch.device("cuda" if context.placement.gpus else "cpu")
     with _processor(context.placement):
+        group = join(context.placement.gpus)
         mixture = open_mixture(context.store, task.trajectory, context.cache)
-        state = _take_up(context, task, device)
+        state = _take_up(context, task, group.device)
         _refuse_foreign_ids(mixture, state.model)
         start = state.position.tokens
         context.lease.start_from(start)
-        _train(context, task, mixture, state)
+        _share(group, state)
+        _train(context, task, mixture, state, group)
+        group.part_company()
         del state  # the check holds two more models
-        final, difference = _checked_export(context, task, mixture, device)
+        final, difference = _checked_export(context, task, mixture, group.device)
     results = _results(checkpoint.position_of(final.state), difference)
     return Outcome(results, dict(final.files), start, _tokens_lost(context, start))
+
+
+def follow(store: Store, digest: str, placement: Placement, cache: Path, stop: Callable[[], bool]) -> None:
+    """What every rank but rank 0 does for a train task: its part of each step. Raises PeerLost, TaskRefused, what the store raises."""
+    task = read_task(store, digest)
+    assert isinstance(task, TrainTask)
+    with _processor(placement):
+        group = join(placement.gpus)
+        told: tuple[Shape, Position] = group.tell()
+        shape, position = told
+        mixture = open_mixture(store, task.trajectory, cache)
+        model = Model(shape).to(group.device)
+        state = State(model, adamw(model, task.trajectory.optimizer), position)
+        _copy(group, state)
+        while state.position.tokens < task.tokens:
+            step(task.trajectory, mixture, state, placement.micro_batch, Unheard(), group)
+            if group.any(stop()):
+                break
+        group.part_company()
+
+
+def _share(group: Group, state: State) -> None:
+    """Give the other ranks the state that they all go on from."""
+    if group.world > 1:
+        group.tell((state.model.shape, state.position))
+        _copy(group, state)
+
+
+def _copy(group: Group, state: State) -> None:
+    group.copy([*state.model.parameters(), *moments(state.optimizer)])
 
 
 def _refuse_what_no_retry_mends(task: TrainTask) -> None:
@@ -111,13 +146,13 @@ def _start(context: Context, trajectory: Trajectory, device: torch.device) -> St
     return State(model, optimizer, Position())
 
 
-def _train(context: Context, task: TrainTask, mixture: Mixture, state: State) -> None:
+def _train(context: Context, task: TrainTask, mixture: Mixture, state: State, group: Group) -> None:
     """Steps until the end, each told and kept as often as the placement asks."""
     use = Use(task.trajectory.sequence_length, mixture.end_of_text)
     curve, kept_at = Curve(context, task.tokens), monotonic()
     while state.position.tokens < task.tokens:
-        step(task.trajectory, mixture, state, context.placement.micro_batch, curve)
-        ended, stopping = state.position.tokens >= task.tokens, context.stopping()
+        step(task.trajectory, mixture, state, context.placement.micro_batch, curve, group)
+        ended, stopping = state.position.tokens >= task.tokens, group.any(context.stopping())
         if ended or stopping or monotonic() - kept_at >= context.placement.checkpoint_seconds:
             curve.flush()
             checkpoint.publish(context.store, context.lease, state, use, context.cache)
