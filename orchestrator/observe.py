@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from orchestrator.contract.plan import Plan
-from orchestrator.contract.words import ANNOTATION_TASKS, DIGEST_LABEL_LENGTH, LABEL_DIGEST, LABEL_RUN, LABEL_STUDY, ExitCode
+from orchestrator.contract.words import ANNOTATION_TASKS, DIGEST_LABEL_LENGTH, LABEL_DIGEST, LABEL_RUN, LABEL_STORE, LABEL_STUDY, ExitCode
 
 Document = dict[str, Any]
 
@@ -69,6 +69,7 @@ class PodSeen:
     gone_by: datetime | None = None
     node_is_ready: bool = True
     preempted: str = ""
+    store: str = ""
 
     @property
     def is_over(self) -> bool:
@@ -79,7 +80,7 @@ class PodSeen:
 class WorkflowSeen:
     """A Workflow of ours. `reasons`: short digest -> what Argo says of that task. `was_stopped`: somebody asked it to shut down.
 
-    `failed`, `succeeded`: short digests of tasks that it does no more.
+    `failed`, `succeeded`: short digests of tasks that it does no more. `store`: the label of where its results go.
     """
 
     name: str
@@ -93,6 +94,7 @@ class WorkflowSeen:
     succeeded: frozenset[str] = frozenset()
     was_stopped: bool = False
     is_deleted: bool = False
+    store: str = ""
 
     @property
     def is_over(self) -> bool:
@@ -272,6 +274,7 @@ def workflow_seen(body: Document) -> WorkflowSeen:
         succeeded=frozenset(short for short, phase in ended.items() if phase == "Succeeded"),
         was_stopped=bool(body["spec"].get("shutdown")),
         is_deleted="deletionTimestamp" in metadata,
+        store=labels.get(LABEL_STORE, ""),
     )
 
 
@@ -303,6 +306,7 @@ def pod_seen(body: Document, ready_nodes: Mapping[str, bool]) -> PodSeen:
         gone_by=_time(gone_by) if gone_by else None,
         node_is_ready=ready_nodes.get(spec.get("nodeName", ""), True),
         preempted=_disruption(status),
+        store=labels.get(LABEL_STORE, ""),
     )
 
 

@@ -6,7 +6,7 @@
 from collections.abc import Iterator, Mapping
 
 from orchestrator.cluster import Document
-from orchestrator.contract.words import LABEL_DIGEST, LABEL_MANAGED_BY, MANAGED_BY
+from orchestrator.contract.words import LABEL_DIGEST, LABEL_MANAGED_BY, LABEL_STORE, MANAGED_BY
 from orchestrator.observe import LABEL_WORKFLOW
 
 # Argo writes on every Workflow how its pods are named; without it they are named like their nodes
@@ -22,7 +22,8 @@ def pods_of(workflow: Document) -> Iterator[Document]:
 
 
 def _pod(workflow: Document, node: Document) -> Document:
-    labels = {LABEL_MANAGED_BY: MANAGED_BY, LABEL_WORKFLOW: workflow["name"]}
+    store = (workflow.get("labels") or {}).get(LABEL_STORE, "")
+    labels = {LABEL_MANAGED_BY: MANAGED_BY, LABEL_WORKFLOW: workflow["name"], LABEL_STORE: store}
     if short := _short(node):
         labels[LABEL_DIGEST] = short
     return {

@@ -55,7 +55,7 @@ class Applier:
             return
         self._create_tasks(action.unit.tasks)
         body = build_workflow(action.unit, self._plan, self._settings)
-        name = workflow_name(action.unit, action.run_number)
+        name = workflow_name(action.unit, action.run_number, self._settings.store)
         try:
             created = self._cluster.create("workflows", body)
         except AlreadyExists:

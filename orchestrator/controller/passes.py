@@ -31,7 +31,7 @@ from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
 from orchestrator.store.upkeep import Look
 from orchestrator.study import inputs
-from orchestrator.workflow import PodSettings, fingerprint_workflow
+from orchestrator.workflow import PodSettings, fingerprint_workflow, store_label
 
 LOG: Final = logging.getLogger(__name__)
 Document: TypeAlias = dict[str, Any]
@@ -90,7 +90,7 @@ class Passes:
         known = self._known.get(name)
         if known is None or known.planned is None:
             return False
-        workflows, _ = snapshot.about(name, known.planned.plan.tasks)
+        workflows, _ = snapshot.about(name, known.planned.plan.tasks, store_label(known.planned.study.spec.store))
         return any(workflow.study != name and not workflow.is_over for workflow in workflows)
 
     def look_at(self, name: str, snapshot: Snapshot) -> float | None:
@@ -180,8 +180,8 @@ class Passes:
 
     def _run(self, known: _Known, planned: Planned, body: Document, snapshot: Snapshot) -> float | None:
         study, now = planned.study, self._clock()
-        ledger = self._ledger(study.spec.store)
-        depends_on, hot = _dependencies(planned.plan, snapshot, ledger.done)
+        ledger, store = self._ledger(study.spec.store), store_label(study.spec.store)
+        depends_on, hot = _dependencies(planned.plan, snapshot, ledger.done, store)
         ledger.read_leases({**dict.fromkeys(planned.roots, ()), **depends_on}, hot, now)
         status = body.get("status") or {}
         asked = (body["metadata"].get("annotations") or {}).get(ANNOTATION_RETRY, "")
@@ -192,11 +192,12 @@ class Passes:
             is_paused=study.spec.paused,
             plan_digest=planned.digest,
             plan_version=planned.version,
+            store=study.spec.store,
             status=status,
         )
         limits = self._limits(planned, ledger)
         spent = ledger.gpu_seconds(planned.roots, study.name)
-        workflows, pods = snapshot.about(study.name, planned.plan.tasks)
+        workflows, pods = snapshot.about(study.name, planned.plan.tasks, store)
         observed = Observed(
             done=ledger.done,
             workflows=workflows,
@@ -286,15 +287,15 @@ class Passes:
                     LOG.warning("study %s: event %s: %s", reference.name, event.reason, problem)
 
 
-def _dependencies(plan: Plan, snapshot: Snapshot, done: frozenset[str]) -> tuple[dict[str, Hashable], set[str]]:
+def _dependencies(plan: Plan, snapshot: Snapshot, done: frozenset[str], store: str) -> tuple[dict[str, Hashable], set[str]]:
     """Work root -> what its leases depend on; and the roots at which somebody is at work."""
     depends_on: dict[str, list[Hashable]] = {}
     hot: set[str] = set()
     for digest, task in plan.tasks.items():
         root = work_root(task.kind, task.work)
-        pods = snapshot.pods_at(digest)
+        pods = snapshot.pods_at(digest, store)
         # nobody takes a lease because a Workflow was submitted: a pod does
-        flights = [workflow.name for workflow in snapshot.flights(digest) if workflow.is_over or workflow.was_stopped]
+        flights = [workflow.name for workflow in snapshot.flights(digest, store) if workflow.is_over or workflow.was_stopped]
         seen = [(pod.name, pod.phase, pod.gone_by is None) for pod in pods]
         depends_on.setdefault(root, []).append((digest in done, *flights, *seen))
         if digest not in done and any(pod.phase == "Running" for pod in pods):

@@ -52,21 +52,23 @@ class Snapshot:
         """How many Workflows of other studies are not over."""
         return sum(not workflow.is_over for workflow in self.workflows.values() if workflow.digests and workflow.study != except_of)
 
-    def flights(self, digest: str) -> list[WorkflowSeen]:
-        """Every Workflow that has this task."""
-        return [self.workflows[name] for name in sorted(self._by_digest.get(digest, ())) if name in self.workflows]
+    def flights(self, digest: str, store: str) -> list[WorkflowSeen]:
+        """Every Workflow that has this task, for results in `store`, by its label."""
+        found = (self.workflows[name] for name in sorted(self._by_digest.get(digest, ())) if name in self.workflows)
+        return [workflow for workflow in found if workflow.store == store]
 
-    def pods_at(self, digest: str) -> list[PodSeen]:
-        """Every pod that works, or worked, on this task."""
-        return self._pods_of.get(digest[:DIGEST_LABEL_LENGTH], [])
+    def pods_at(self, digest: str, store: str) -> list[PodSeen]:
+        """Every pod that works, or worked, on this task, for results in `store`."""
+        return [pod for pod in self._pods_of.get(digest[:DIGEST_LABEL_LENGTH], ()) if pod.store == store]
 
-    def about(self, study: str, digests: Iterable[str]) -> tuple[tuple[WorkflowSeen, ...], tuple[PodSeen, ...]]:
-        """The study's own Workflows, those with any of these tasks, and the pods of both."""
+    def about(self, study: str, digests: Iterable[str], store: str) -> tuple[tuple[WorkflowSeen, ...], tuple[PodSeen, ...]]:
+        """The study's own Workflows, those with any of these tasks for results in `store`, and the pods of both."""
         wanted = list(digests)
         names = set(self._by_study.get(study, ())).union(*(self._by_digest.get(digest, ()) for digest in wanted))
-        found = tuple(self.workflows[name] for name in sorted(names) if name in self.workflows)
+        there = (self.workflows[name] for name in sorted(names) if name in self.workflows)
+        found = tuple(workflow for workflow in there if workflow.store == store or workflow.study == study)
         everything = {digest[:DIGEST_LABEL_LENGTH] for digest in (*wanted, *(digest for workflow in found for digest in workflow.digests))}
-        return found, tuple(pod for digest in everything for pod in self._pods_of.get(digest, ()))
+        return found, tuple(pod for digest in everything for pod in self._pods_of.get(digest, ()) if pod.store == store)
 
 
 def take_snapshot(cluster: Cluster, now: datetime) -> Snapshot:

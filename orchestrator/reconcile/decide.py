@@ -29,7 +29,7 @@ class Limits:
     budget_gpu_hours: float | None = None
     namespace_gpu_hours: float | None = None
     stall: timedelta = timedelta(minutes=30)
-    submit_at_once: int = 200
+    submit_at_once: int = 50
     workflows_at_once: int | None = None
 
 
@@ -43,6 +43,7 @@ class StudyFacts:
     is_paused: bool
     plan_digest: str
     plan_version: int
+    store: str = ""
     status: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -180,7 +181,7 @@ def _submissions(
         if held or not purse.admits(left):
             held.append(left)
             continue
-        standing = names.get(workflow_name(left, facts.run_number))
+        standing = names.get(workflow_name(left, facts.run_number, facts.store))
         if standing is None and submitted < room:
             submitted += 1
             yield Submit(left, facts.run_number)

@@ -2,7 +2,7 @@
 
 from orchestrator.workflow.build import EXECUTOR, TRAINER, PodSettings, build_workflow, short
 from orchestrator.workflow.fingerprint import fingerprint_workflow
-from orchestrator.workflow.units import Unit, remaining, units, workflow_name
+from orchestrator.workflow.units import Unit, remaining, store_label, units, workflow_name
 
 __all__ = [
     "EXECUTOR",
@@ -13,6 +13,7 @@ __all__ = [
     "fingerprint_workflow",
     "remaining",
     "short",
+    "store_label",
     "units",
     "workflow_name",
 ]

@@ -20,6 +20,7 @@ from orchestrator.contract.words import (
     LABEL_QUEUE,
     LABEL_RUN,
     LABEL_SIZE,
+    LABEL_STORE,
     LABEL_STUDY,
     MANAGED_BY,
     ExitCode,
@@ -28,7 +29,7 @@ from orchestrator.contract.words import (
 from orchestrator.spec import Execution
 from orchestrator.spec.execution import Resources
 from orchestrator.spec.numbers import written
-from orchestrator.workflow.units import Unit, workflow_name
+from orchestrator.workflow.units import Unit, store_label, workflow_name
 
 Document = dict[str, Any]
 
@@ -75,11 +76,11 @@ class PodSettings:
 
 
 def build_workflow(unit: Unit, plan: Plan, settings: PodSettings) -> Document:
-    """The Workflow that does a unit. Its name is `workflow_name(unit, settings.run_number)`."""
+    """The Workflow that does a unit. Its name is `workflow_name(unit, settings.run_number, settings.store)`."""
     labels = labels_of(settings, unit.kind, unit.size)
     annotations = {ANNOTATION_TASKS: json.dumps(unit.tasks), "scaling-study.dev/what": unit.label}
     templates = [_dag(unit, plan), *_templates(unit, plan, settings)]
-    return workflow_of(workflow_name(unit, settings.run_number), labels, annotations, "unit", templates, settings)
+    return workflow_of(workflow_name(unit, settings.run_number, settings.store), labels, annotations, "unit", templates, settings)
 
 
 def workflow_of(
@@ -124,6 +125,7 @@ def labels_of(settings: PodSettings, kind: TaskKind, size: str = "") -> Document
         LABEL_STUDY: settings.study,
         LABEL_KIND: str(kind),
         LABEL_RUN: str(settings.run_number),
+        LABEL_STORE: store_label(settings.store),
     }
     return {**labels, LABEL_SIZE: size} if size else labels
 

@@ -50,10 +50,18 @@ def remaining(plan: Plan, unit: Unit, excluded: Set[str]) -> Unit | None:
     return _unit(plan, left) if left else None
 
 
-def workflow_name(unit: Unit, run_number: int) -> str:
-    """Two units have one name only if they do the same tasks in the same run: a 409 then means that somebody submitted it before."""
-    text = "\n".join((*unit.tasks, str(run_number)))
+def workflow_name(unit: Unit, run_number: int, store: str = "") -> str:
+    """Two units have one name only if they do the same tasks in the same run and store: a 409 then means that somebody submitted it before.
+
+    `store`: its address.
+    """
+    text = "\n".join((*unit.tasks, str(run_number), *([store] if store else [])))
     return f"ss-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+
+
+def store_label(address: str) -> str:
+    """What a label can hold of a store's address; "" for none."""
+    return hashlib.sha256(address.encode()).hexdigest()[:12] if address else ""
 
 
 def _unit(plan: Plan, digests: Sequence[str]) -> Unit:

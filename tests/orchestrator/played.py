@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.cluster import Document
 from orchestrator.contract.identity import digest_of
 from orchestrator.contract.record import Record
-from orchestrator.contract.words import ANNOTATION_TASKS, LABEL_DIGEST, LABEL_MANAGED_BY, LABEL_STUDY, MANAGED_BY, ExitCode
+from orchestrator.contract.words import ANNOTATION_TASKS, LABEL_DIGEST, LABEL_MANAGED_BY, LABEL_STORE, LABEL_STUDY, MANAGED_BY, ExitCode
 from orchestrator.controller.loop import Loop
 from orchestrator.controller.metrics import Metrics
 from orchestrator.controller.passes import Passes
@@ -141,7 +141,7 @@ class Played:
         name = workflow["metadata"]["name"]
         labels = {
             LABEL_MANAGED_BY: MANAGED_BY, LABEL_WORKFLOW: name, LABEL_DIGEST: digest[:32],
-            LABEL_STUDY: workflow["metadata"]["labels"][LABEL_STUDY],
+            LABEL_STUDY: workflow["metadata"]["labels"][LABEL_STUDY], LABEL_STORE: workflow["metadata"]["labels"][LABEL_STORE],
         }  # fmt: skip
         owner = {"uid": workflow["metadata"]["uid"], "name": name, "kind": "Workflow", "apiVersion": "argoproj.io/v1alpha1"}
         metadata = {"name": f"{name}-{digest[:8]}", "labels": labels, "ownerReferences": [owner]}

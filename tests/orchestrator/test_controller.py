@@ -259,6 +259,16 @@ def test_two_studies_that_share_all_of_it_do_each_task_once() -> None:
     assert len(set(created(played))) == len(created(played))
 
 
+def test_the_same_tasks_for_another_store_are_other_work() -> None:
+    played = Played()
+    loop = played.controller()
+    played.apply("mine", **SMALL)
+    played.apply("yours", **SMALL | {"store": "memory://elsewhere"})
+    played.turn(loop, 2)
+    assert len(played.workflows()) == 2
+    assert [played.status(name)["counts"]["tasksQueued"] for name in ("mine", "yours")] == [1, 1]
+
+
 def test_a_cell_that_is_edited_away_stops_and_the_rest_goes_on() -> None:
     played = Played()
     loop = played.controller()
@@ -452,7 +462,6 @@ def test_a_workflow_deleted_by_hand_comes_again() -> None:
 def test_one_study_that_cannot_be_read_does_not_stop_the_others() -> None:
     played = Played()
     loop = played.controller()
-    played.apply("broken", store="memory://other")
     played.apply("mine")
     played.cluster.put("scalingstudies", {"metadata": {"name": "odd"}, "spec": "not a spec"})
     played.run_to_the_end(loop)
