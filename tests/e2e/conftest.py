@@ -4,6 +4,7 @@ The store is the bucket of STORE_TEST_S3, reached from here with AWS_ENDPOINT_UR
 the namespace and keeps it afterwards.
 """
 
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -13,9 +14,17 @@ import pytest
 from tests.e2e.installation import TRAINER_IMAGE, install, uninstall
 from tests.e2e.kubectl import Kubectl
 from tests.e2e.small_study import SmallStudy, make_study, open_root, write_corpus
+from tests.e2e.survival import Controller, Ground, run_reference
 
 NEEDED = ("KUBECONFIG", "STORE_TEST_S3", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 SEEDS = (1, 2, 3, 4)
+# A node that is silent gives its pods up at once: Kubernetes would wait for five minutes
+AT_ONCE = "operator: Exists, effect: NoExecute, tolerationSeconds: 5"
+POLICY = {
+    "checkpointSeconds": "1",
+    "workflowsAtOnce": "8",
+    "tolerations": f"[{{key: node.kubernetes.io/unreachable, {AT_ONCE}}}, {{key: node.kubernetes.io/not-ready, {AT_ONCE}}}]",
+}
 
 
 @pytest.fixture(scope="session")
@@ -80,3 +89,25 @@ def prepared(study: SmallStudy, kubectl: Kubectl) -> SmallStudy:
 def undisturbed(study: SmallStudy, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
     """Results of the same study as this machine has them, by digest."""
     return study.run_here(tmp_path_factory.mktemp("here"))
+
+
+@pytest.fixture(scope="session")
+def ground(environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:  # noqa: ARG001
+    """An installation for trials: checkpoints come every second, so that there is always one to go on from."""
+    namespace = f"e2e-survives-{uuid.uuid4().hex[:6]}"
+    kubectl = install(namespace, controller=False)
+    kubectl.run("patch", "configmap", "scaling-study-policy", "-p", json.dumps({"data": POLICY}))
+    root = f"{os.environ['STORE_TEST_S3'].rstrip('/')}/e2e/{uuid.uuid4().hex[:12]}"
+    write_corpus(open_root(root))
+    folder = tmp_path_factory.mktemp("survives")
+    nodes = sorted(kubectl.json("get", "nodes")["items"], key=lambda node: node["metadata"]["creationTimestamp"])
+    yield Ground(kubectl, root, folder, run_reference(folder, f"{root}/corpus"), nodes[0]["metadata"]["name"])
+    uninstall(namespace)
+
+
+@pytest.fixture(scope="session")
+def controller(ground: Ground) -> Iterator[Controller]:
+    """Of the trials' namespace; who kills it starts it again."""
+    controller = Controller(ground.kubectl.namespace, ground.folder / "controller.log").start()
+    yield controller
+    controller.stop()
