@@ -14,8 +14,9 @@ from orchestrator.cli.reach import ContextOption, NamespaceOption, StoreOption, 
 if TYPE_CHECKING:
     from orchestrator.cluster import Cluster
     from orchestrator.log_sources import Piece, Wanted
+    from orchestrator.lookout import Lookout
     from orchestrator.observe import PodSeen
-    from orchestrator.study_view import Lookout, StudyView
+    from orchestrator.study_view import StudyView
 
 LOOK_SECONDS: Final = 2.0
 EXIT_STOPPED: Final = 75
@@ -43,7 +44,7 @@ def logs(
     Pods go a minute after they end: their logs are in the store then, with each attempt, and are read from there. Exits 1 when there is
     no log, and says why.
     """
-    from orchestrator.cli.reach import lookout
+    from orchestrator.cli.lookouts import lookout
 
     with lookout(ctx, study, namespace, context, store) as looking:
         if follow:

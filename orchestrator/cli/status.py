@@ -30,7 +30,7 @@ def status(
     here, it shows what the cluster says too. Exits 1 when a task has failed for good or the study was refused.
     """
     from orchestrator.cli.grid import console, drawn, speaks_ascii
-    from orchestrator.cli.reach import lookout
+    from orchestrator.cli.lookouts import lookout
 
     with lookout(ctx, study, namespace, context, store) as looking:
         view = looking.look()

@@ -11,7 +11,8 @@ from orchestrator.cli.reach import ContextOption, NamespaceOption, StoreOption, 
 
 if TYPE_CHECKING:
     from orchestrator.grid_table import CellStanding
-    from orchestrator.study_view import Lookout, StudyView
+    from orchestrator.lookout import Lookout
+    from orchestrator.study_view import StudyView
 
 EXIT_STOPPED: Final = 75
 """Ctrl-C: see the command line's help."""
@@ -42,7 +43,7 @@ def watch(
     Ends with 0 when every cell is done, with 1 when some never will be or the study was refused. Ctrl-C ends the watching (75), not the
     study. A store or cluster that is away for a while is waited for.
     """
-    from orchestrator.cli.reach import lookout
+    from orchestrator.cli.lookouts import lookout
 
     with lookout(ctx, study, namespace, context, store) as looking, screen(plain) as shown_on:
         try:

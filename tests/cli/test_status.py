@@ -14,13 +14,14 @@ from orchestrator.contract.plan import PlannedTask
 from orchestrator.contract.tasks import TrainTask
 from orchestrator.contract.words import ExitCode, TaskKind
 from orchestrator.errors import PlanRefused
+from orchestrator.lookout import Lookout
 from orchestrator.store import Store, open_store
 from orchestrator.store.addresses import lease_key, work_root
 from orchestrator.store.leases import Holder, Lease, take, to_bytes
 from orchestrator.store.objects import utc_now
 from orchestrator.store.plans import freeze
 from orchestrator.store.records import publish_record
-from orchestrator.study_view import Lookout, StudyView
+from orchestrator.study_view import StudyView
 from tests.analysis.made_up import MadeUpRecipe, MadeUpStage, MadeUpStudy
 
 STAGES = (MadeUpStage("pretrain", "pretrain", 100), MadeUpStage("cooldown", "cooldown", 20, "20"))

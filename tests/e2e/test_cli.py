@@ -16,8 +16,8 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from orchestrator.lookout import Lookout
 from orchestrator.store.objects import utc_now
-from orchestrator.study_view import Lookout
 from tests.e2e.installation import install, uninstall
 from tests.e2e.kubectl import Kubectl, eventually
 from tests.e2e.small_study import SmallStudy, make_study
@@ -96,7 +96,7 @@ def test_submitted_watched_stopped_resumed_retried_and_deleted(here: Here, study
     assert f"kubectl sstudy watch {name} -n {here.kubectl.namespace}" in told
     here.run("submit", str(broken(study, tmp_path)))
 
-    pod = eventually(_training(here, study), "a pod trains and has made a step")
+    pod = eventually(_training(here, study), "a pod trains and has made a step", seconds=600)
     shown = here.run("status", file)
     assert "plain, % of code" in shown
     assert "▶ 0/1" in shown
