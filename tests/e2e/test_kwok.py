@@ -1,7 +1,8 @@
-"""A study of a thousand GPU tasks on nodes that kwok plays, through the real API server, scheduler, Argo and controller.
+"""A study of hundreds of GPU tasks on nodes that kwok plays, through the real API server, scheduler, Argo and controller.
 
 A played pod runs for five seconds and does nothing, so the test leaves what its trainer would: a lease and a record, as soon as the pod
-runs. KWOK_TASKS sets how many tasks at least; the run prints tasks a minute and who used the processor meanwhile.
+runs. KWOK_TASKS sets how many tasks on GPUs at least: 200 unless given, and `KWOK_TASKS=1000` for the whole thing, which wants a machine
+that nothing else uses. It prints tasks a minute and who used the processor meanwhile.
 """
 
 import os
@@ -37,12 +38,12 @@ from tests.e2e.small_study import open_root
 
 pytestmark = pytest.mark.cluster
 
-TASKS: Final = int(os.environ.get("KWOK_TASKS", "1000"))
+TASKS: Final = int(os.environ.get("KWOK_TASKS", "200"))
 NODES: Final = 16
 GPUS_A_NODE: Final = 8
 # A cell is a trunk, a leaf, and four evaluations: two suites over two sources each
 TASKS_A_CELL: Final = 6
-STUDY: Final = "thousand"
+STUDY: Final = "played"
 TIME_FOR_ALL: Final = 120 + 2 * TASKS  # seconds: half a task a second is slow
 # whose processor time says what the limit was; names as /proc has them, cut to 15 letters
 PROCESSES: Final = ("kube-apiserver", "etcd", "kube-scheduler", "kube-controller", "workflow-contro", "kwok")
@@ -203,7 +204,7 @@ def processor(pids: dict[str, int]) -> dict[str, float]:
     return found
 
 
-def test_a_thousand_gpu_tasks_run_to_the_end_each_once(
+def test_hundreds_of_gpu_tasks_run_to_the_end_each_once(
     played: tuple[Kubectl, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kubectl, pool = played
