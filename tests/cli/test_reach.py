@@ -136,3 +136,11 @@ def test_help_of_every_cluster_verb_teaches_and_imports_no_client(tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("HEAVY []\n")
     assert done.stdout.count("--namespace") == len(CLUSTER_VERBS)
+
+
+def test_to_look_makes_no_store(study: Path) -> None:
+    done = command("status", study, "--store", study.parent / "elsewhere")
+    assert done.returncode == 1
+    assert "has no study called kleine-studie" in done.stderr
+    assert not (study.parent / "elsewhere").exists()
+    assert not (study.parent / "store").exists()
