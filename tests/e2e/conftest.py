@@ -21,7 +21,7 @@ SEEDS = (1, 2, 3, 4)
 # A node that is silent gives its pods up at once: Kubernetes would wait for five minutes
 AT_ONCE = "operator: Exists, effect: NoExecute, tolerationSeconds: 5"
 POLICY = {
-    "checkpointSeconds": "1",
+    "checkpointSeconds": "3",
     "workflowsAtOnce": "8",
     "tolerations": f"[{{key: node.kubernetes.io/unreachable, {AT_ONCE}}}, {{key: node.kubernetes.io/not-ready, {AT_ONCE}}}]",
 }
@@ -93,7 +93,7 @@ def undisturbed(study: SmallStudy, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def ground(environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:  # noqa: ARG001
-    """An installation for trials: checkpoints come every second, so that there is always one to go on from."""
+    """An installation for trials: checkpoints come every three seconds, so that there is always one to go on from."""
     namespace = f"e2e-survives-{uuid.uuid4().hex[:6]}"
     kubectl = install(namespace, controller=False)
     kubectl.run("patch", "configmap", "scaling-study-policy", "-p", json.dumps({"data": POLICY}))

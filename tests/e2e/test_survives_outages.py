@@ -75,13 +75,11 @@ def a_node_that_loses_its_power_and_comes_back_costs_what_was_not_kept(ground: G
 @on(NODES)
 def a_node_that_is_gone_for_good_loses_its_pod_and_the_study_goes_on_elsewhere(ground: Ground, controller: Controller) -> None:  # noqa: ARG001
     """Kubernetes leaves the pod Terminating and Argo waits for ever: the controller deletes it after its grace and a minute."""
-    spread = {"nodeSelector": {"kubernetes.io/os": "linux"}}
-    ground.kubectl.run("cordon", ground.here)
-    try:
-        study = ground.applied("for-good", execution=spread)
-        study.is_under_way()
-    finally:
-        ground.kubectl.run("uncordon", ground.here)
+    label = f"scaling-study.dev/{ground.kubectl.namespace}"
+    ground.kubectl.run("label", "node", SECOND, f"{label}=yes", "--overwrite")
+    study = ground.applied("for-good", execution={"nodeSelector": {label: "yes"}})
+    study.is_under_way()
+    ground.kubectl.run("label", "node", ground.here, f"{label}=yes", "--overwrite")
     (pod,) = study.pods()
     assert pod["spec"]["nodeName"] == SECOND
     with disturbing(f"node {SECOND} is off"):

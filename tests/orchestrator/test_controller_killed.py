@@ -100,7 +100,7 @@ def test_the_story_has_every_kind_of_change_in_it() -> None:
 
 def boundaries() -> list[tuple[str, When, int]]:
     counts = {name: sum(found == name for found, _ in CALM.changes) for name, _ in CALM.changes}
-    return [(name, when, number) for name, count in counts.items() for when in ("before", "after") for number in range(count)]  # type: ignore[misc]
+    return [(name, when, number) for name, count in counts.items() for when in ("before", "after") for number in range(count)]
 
 
 def fault(name: str, when: When, number: int) -> ClusterFault | Fault:
