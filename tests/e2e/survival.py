@@ -36,6 +36,8 @@ from tests.e2e.kubectl import Failed, Kubectl, eventually
 # Long enough to be disturbed in its middle on two busy cores, and short enough to be done again
 LONG: Final = "256K"
 SHORT: Final = "32K"
+# Seconds; a trial takes half a minute where nobody else works, and ten times that where ten others do
+LONGEST: Final = 600
 
 # Others see here why something is away for a moment
 BUSY: Final = Path("/tmp/cluster-busy")
@@ -166,7 +168,7 @@ class Trial:
     def condition(self, kind: str) -> Document:
         return next((entry for entry in self.status().get("conditions") or () if entry["type"] == kind), {})
 
-    def reaches(self, *phases: str, seconds: float = 300) -> None:
+    def reaches(self, *phases: str, seconds: float = LONGEST) -> None:
         eventually(lambda: self.phase() in phases, f"{self.name} is {' or '.join(phases)}, not {self.phase()}", seconds)
 
     def events(self) -> dict[str, str]:
@@ -200,7 +202,7 @@ class Trial:
     def has_checkpoint(self, digest: str = "") -> bool:
         return bool(kept(self.store, self.root(digest or self.trains[0])))
 
-    def is_under_way(self, digest: str = "", seconds: float = 180) -> None:
+    def is_under_way(self, digest: str = "", seconds: float = LONGEST) -> None:
         """A task has written a checkpoint and is not done: its middle."""
         eventually(lambda: self.has_checkpoint(digest), f"{self.name} has a checkpoint", seconds)
         assert find_record(self.store, digest or self.trains[0]) is None, f"{self.name} was done before it could be disturbed"
@@ -213,7 +215,7 @@ class Trial:
             ends = [body.ended.code if body.ended else None for body in self.leases(digest)]
             assert ends.count(0) == 1, f"{self.plan.tasks[digest].label}: attempts ended with {ends}, and one result counts"
 
-    def succeeds(self, seconds: float = 300) -> None:
+    def succeeds(self, seconds: float = LONGEST) -> None:
         self.reaches("Succeeded", "Failed", "Refused", seconds=seconds)
         assert self.phase() == "Succeeded", self.status()["conditions"]
         self.is_exact()

@@ -16,7 +16,7 @@ from orchestrator.store import addresses
 from orchestrator.store.aside import move_record_aside
 from orchestrator.store.records import read_record
 from tests.e2e.kubectl import Document, eventually
-from tests.e2e.survival import BRANCHED, ONE, OTHERWISE, TINY, Controller, Ground, Trial, within
+from tests.e2e.survival import BRANCHED, LONGEST, ONE, OTHERWISE, TINY, Controller, Ground, Trial, within
 
 pytestmark = pytest.mark.cluster
 
@@ -234,7 +234,7 @@ def fifty_studies_at_once_all_succeed_and_do_what_they_share_once(ground: Ground
         items = ground.kubectl.json("get", "sstudy")["items"]
         return [item.get("status", {}).get("phase", "") for item in items if item["metadata"]["name"].startswith("fifty-")]
 
-    eventually(lambda: phases() == ["Succeeded"] * 50, "all fifty have succeeded", 300)
+    eventually(lambda: phases() == ["Succeeded"] * 50, "all fifty have succeeded", LONGEST)
     one.is_exact()
     assert len(one.leases()) == 1
 

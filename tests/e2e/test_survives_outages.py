@@ -85,7 +85,7 @@ def a_node_that_is_gone_for_good_loses_its_pod_and_the_study_goes_on_elsewhere(g
     with disturbing(f"node {SECOND} is off"):
         cluster("power-off", SECOND)
         try:
-            study.succeeds(seconds=420)
+            study.succeeds()
         finally:
             cluster("add-node", SECOND)
     first, second = study.leases()
