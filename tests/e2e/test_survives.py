@@ -134,6 +134,7 @@ def a_pod_that_admission_refuses_is_named_and_tried_again_when_a_person_says_so(
     assert not study.leases()
     study.edit(execution={"priorityClass": None})
     ground.kubectl.run("annotate", "sstudy", study.name, f"{ANNOTATION_RETRY}=2")
+    study.reaches("Running", "Succeeded")
     study.succeeds()
     assert study.condition("Degraded")["status"] == "False"
 
