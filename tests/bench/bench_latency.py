@@ -1,11 +1,14 @@
 """Prints what the controller adds to Argo's own delays: from `kubectl apply` to the first step, and from the end of a pod to the next one.
 
-    python tests/bench/bench_latency.py
+    python tests/bench/bench_latency.py [--played]
 
 Needs the cluster that KUBECONFIG names, a store and the trainer's image, as tests/e2e do. A study of three train tasks and four evaluations
 (one stable trajectory from which a leaf and a cooldown go on: three Workflows) and one Workflow with the same DAG of empty steps, same
 image, same pod, run in turns, so that both meet the same load. Seen from outside, by a watch of pods: a container starts when the API says
 so first. BENCH_ROUNDS sets how often (3 unless given).
+
+`--played`: the same on nodes that kwok plays, where a container starts half a second after its pod is bound and ends five seconds later,
+so that nothing but API server, scheduler, Argo and controller is measured, and a machine that is busy training does not matter as much.
 """
 
 import copy
@@ -35,6 +38,7 @@ from orchestrator.workflow import short  # noqa: E402
 from tests.e2e.installation import install, uninstall  # noqa: E402
 from tests.e2e.kubectl import Document, Kubectl, eventually  # noqa: E402
 from tests.e2e.small_study import STUDY, SmallStudy, open_root, write_corpus  # noqa: E402
+from tests.e2e.test_kwok import Trainers, at_work, node  # noqa: E402
 
 COOLDOWN = "    - {name: cooldown, tokens: 16K, mixture: {codePercent: 20, text: {english: 100}, code: {python: 100}}}\n"
 TIME_FOR_ONE = 900
@@ -105,12 +109,18 @@ def controller(namespace: str) -> Iterator[None]:
             process.wait()
 
 
-def study(folder: Path, name: str, root: str, seed: int) -> SmallStudy:
-    """Its plan is not frozen: that is the controller's to do. Files are declared, so that no pod must look at them."""
+def study(folder: Path, name: str, root: str, seed: int, pool: str) -> SmallStudy:
+    """Its plan is not frozen: that is the controller's to do. Files are declared, so that no pod must look at them.
+
+    `pool`: of played nodes, "" for real ones.
+    """
     text = STUDY.format(
         name=name, store=f"{root}/store", corpus=f"{root}/corpus", seeds=[seed], tokens="32K",
         image=os.environ.get("E2E_TRAINER_IMAGE", "localhost/trainer:dev"), secret="scaling-study-store",
     ).replace("  evaluation: {after: [pretrain]", f"{COOLDOWN}  evaluation: {{after: [pretrain, cooldown]")  # fmt: skip
+    if pool:
+        placed = f"nodeSelector: {{pool: {pool}}}, tolerations: [{{key: kwok.x-k8s.io/node, operator: Exists}}]"
+        text = text.replace("graceSeconds: 30", f"graceSeconds: 30, {placed}")
     file = folder / f"{name}.yaml"
     file.write_text(text)
     for source in open_study(file).plan.sources:
@@ -171,6 +181,28 @@ def steps_of(kubectl: Kubectl, pod: str) -> list[float]:
     return [datetime.fromisoformat(f"{stamp[:26]}+00:00").timestamp() for stamp, _, text in lines if " / " in text]
 
 
+def run_played(kubectl: Kubectl, watched: Watched, made: SmallStudy) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Records are left when pods are about to end, as trainers do."""
+    plan, name = made.opened.plan, made.opened.study.name
+    trainers = Trainers(made.store, plan, name, after=4.2)
+    with at_work(kubectl.namespace, trainers):
+        kubectl.run("apply", "-f", str(made.file))
+        applied = time.time()
+        eventually(
+            lambda: kubectl.json("get", "sstudy", name).get("status", {}).get("phase") == "Succeeded", f"{name} is done", TIME_FOR_ONE
+        )
+        over = time.time()
+    seen = of_workflows(watched, made, alone=False)
+    first = seen[next(short(digest) for digest, before in needs(plan).items() if not before)]
+    assert first.started is not None
+    steps = {
+        "apply -> Workflow": watched.workflows[first.workflow] - applied,
+        "apply -> container": first.started - applied,
+        "all": over - applied,
+    }
+    return steps, gaps(plan, seen)
+
+
 def run_ours(kubectl: Kubectl, watched: Watched, made: SmallStudy) -> tuple[dict[str, float], dict[str, list[float]]]:
     name = made.opened.study.name
     before = time.time()
@@ -223,16 +255,20 @@ def told(values: list[float]) -> str:
 def main() -> None:
     namespace = f"latency-{uuid.uuid4().hex[:6]}"
     root = f"{os.environ['STORE_TEST_S3'].rstrip('/')}/latency/{uuid.uuid4().hex[:8]}"
-    rounds = int(os.environ.get("BENCH_ROUNDS", "3"))
+    rounds, played = int(os.environ.get("BENCH_ROUNDS", "3")), "--played" in sys.argv[1:]
+    nodes = [node(f"{namespace}-{number}", namespace) for number in range(2)]
     write_corpus(open_root(root))
     kubectl = install(namespace, controller=False)
     times: dict[str, dict[str, list[float]]] = {"ours": {}, "Argo alone": {}}
     try:
+        if played:
+            kubectl.apply(*nodes)
+            kubectl.run("wait", "--for=condition=Ready", *(f"node/{body['metadata']['name']}" for body in nodes), "--timeout=60s")
         with tempfile.TemporaryDirectory() as folder, controller(namespace):
             watched = watching(namespace)
             for number in range(rounds + 1):
-                made = study(Path(folder), f"round-{number}", root, number + 1)
-                for who, run in (("ours", run_ours), ("Argo alone", run_alone)):
+                made = study(Path(folder), f"round-{number}", root, number + 1, namespace if played else "")
+                for who, run in (("ours", run_played if played else run_ours), ("Argo alone", run_alone)):
                     steps, between = run(kubectl, watched, made)
                     # in the first round the corpus is prepared before anything can be trained
                     counted = {step: [value] for step, value in steps.items()} if number else {}
@@ -241,6 +277,8 @@ def main() -> None:
                 tell(f"after round {number} of {rounds}, load {os.getloadavg()[0]:.1f}", times)
     finally:
         uninstall(namespace)
+        if played:
+            kubectl.run("delete", "node", *(body["metadata"]["name"] for body in nodes), "--wait=false")
 
 
 def tell(when: str, times: dict[str, dict[str, list[float]]]) -> None:

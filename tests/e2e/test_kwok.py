@@ -87,11 +87,16 @@ def study_object(store: str, pool: str) -> Document:
 
 
 class Trainers:
-    """What the trainers of played pods leave in the store, once a pod. `ran`: how often each task was worked on."""
+    """What the trainers of a study's played pods leave in the store, once a pod.
 
-    def __init__(self, store: Store, plan: Plan) -> None:
+    `after`: so many seconds after the pod runs. `ran`: how often each task was worked on.
+    """
+
+    def __init__(self, store: Store, plan: Plan, study: str, after: float = 0.0) -> None:
         self.ran: Counter[str] = Counter()
         self.most = 0
+        self.study = study
+        self._after = after
         self._store = store
         self._tasks = {short(digest): task for digest, task in plan.tasks.items()}
         self._seen: set[str] = set()
@@ -111,9 +116,10 @@ class Trainers:
             self._running.discard(name)
 
     def _work(self, label: str) -> None:
+        time.sleep(self._after)
         planned = self._tasks[label]
         self.ran[planned.digest] += 1
-        holder = Holder(study=STUDY, run_number=1, gpus=0 if planned.kind == TaskKind.PREPARE else 1)
+        holder = Holder(study=self.study, run_number=1, gpus=0 if planned.kind == TaskKind.PREPARE else 1)
         lease = take(self._store, work_root(planned.kind, planned.work), planned.digest, holder)
         identity = planned.task.identity()
         publish_record(
@@ -137,7 +143,7 @@ def at_work(namespace: str, trainers: Trainers) -> Iterator[None]:
         version = cluster.list("pods").resource_version
         while not stop.is_set():
             try:
-                for change, pod in cluster.watch("pods", version, {LABEL_STUDY: STUDY}, timeout_seconds=5):
+                for change, pod in cluster.watch("pods", version, {LABEL_STUDY: trainers.study}, timeout_seconds=5):
                     version = pod["metadata"]["resourceVersion"]
                     if change != "BOOKMARK":
                         trainers.see(change, pod)
@@ -213,7 +219,7 @@ def test_hundreds_of_gpu_tasks_run_to_the_end_each_once(
     plan, store = plan_of(body), open_root(url)
     on_gpus = [digest for digest, task in plan.tasks.items() if task.kind != TaskKind.PREPARE]
     assert len(on_gpus) >= TASKS
-    trainers = Trainers(store, plan)
+    trainers = Trainers(store, plan, STUDY)
     with controller(kubectl.namespace, tmp_path / "controller.log") as pid, at_work(kubectl.namespace, trainers):
         pids = {"our controller": pid, "this test": os.getpid()}
         before, start = processor(pids), time.monotonic()
