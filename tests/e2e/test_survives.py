@@ -64,7 +64,8 @@ def a_study_paused_in_its_middle_goes_on_from_its_checkpoint(ground: Ground) -> 
     study.edit(paused=False)
     study.succeeds()
     assert study.status()["runNumber"] == 2
-    assert study.leases()[1].from_tokens == study.leases()[0].tokens > 0
+    first, second = study.leases()
+    assert second.from_tokens >= first.tokens > 0, "not a step was lost"
 
 
 @trial
@@ -85,7 +86,7 @@ def a_cell_taken_out_stops_and_one_put_in_runs(ground: Ground) -> None:
 
 @trial
 def a_study_that_no_node_takes_waits_with_the_reason(ground: Ground) -> None:
-    study = ground.trial("homeless", execution={"nodeSelector": {"scaling-study.dev/test": ground.kubectl.namespace}})
+    study = ground.trial("homeless", TINY, execution={"nodeSelector": {"scaling-study.dev/test": ground.kubectl.namespace}})
     study.apply()
     told = eventually(lambda: waits_for(study, "Unschedulable"), "why its pod waits")
     assert "node" in told
@@ -209,7 +210,7 @@ def a_record_cut_by_hand_is_moved_aside_and_costs_no_training(ground: Ground) ->
     again = read_record(study.store, train)
     assert again is not None
     assert dict(again.results) == study.reference.results[train]
-    assert again.attempts[-1].from_tokens == study.leases()[0].tokens, "the checkpoint was there"
+    assert again.attempts[-1].from_tokens == again.results["tokens"], "its checkpoint was there"
 
 
 @trial
