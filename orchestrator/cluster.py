@@ -11,8 +11,8 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 Document: TypeAlias = dict[str, Any]
 
-Kind: TypeAlias = Literal["scalingstudies", "workflows", "pods", "nodes", "events"]
-KINDS: Final[tuple[Kind, ...]] = ("scalingstudies", "workflows", "pods", "nodes", "events")
+Kind: TypeAlias = Literal["scalingstudies", "workflows", "pods", "nodes", "events", "jobsets"]
+KINDS: Final[tuple[Kind, ...]] = ("scalingstudies", "workflows", "pods", "nodes", "events", "jobsets")
 """Everything that is asked for by kind. Nodes belong to no namespace and may be refused to us."""
 
 Change: TypeAlias = Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]

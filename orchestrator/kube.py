@@ -32,6 +32,7 @@ _GROUPS: Final[dict[str, str]] = {
     "nodes": "/api/v1",
     "events": "/api/v1",
     "configmaps": "/api/v1",
+    "jobsets": "/apis/jobset.x-k8s.io/v1alpha2",
     "leases": "/apis/coordination.k8s.io/v1",
 }
 _PAGE: Final = 100

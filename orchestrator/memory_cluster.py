@@ -173,10 +173,9 @@ class InMemoryCluster:
         with self._changed:
             body = self._there(kind, name)
             body["status"] = _merged(body.get("status") or {}, status)
+            self._keep(kind, body, "MODIFIED")
             if kind == "pods" and "deletionTimestamp" in body["metadata"] and body["status"].get("phase") != _RUNNING:
                 self._drop(kind, name)
-            else:
-                self._keep(kind, body, "MODIFIED")
 
     def remove(self, kind: Kind, name: str) -> None:
         """Take an object away as somebody else does, with what it owns."""

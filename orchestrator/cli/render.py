@@ -16,6 +16,7 @@ def render(
     store: Annotated[str | None, typer.Option(help="Where the store is, instead of what the file says.")] = None,
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the Workflows.")] = "default",
     run_number: Annotated[int, typer.Option(min=1, help="Number of the run: part of every name.")] = 1,
+    waiter_image: Annotated[str, typer.Option(help="Image of pods that wait for training over several nodes.")] = "controller",
     out: Annotated[Path | None, typer.Option(help="A folder: one file a Workflow. All on standard output unless given.")] = None,
 ) -> None:
     """Write the Workflows of a study, in an order in which none needs a later one.
@@ -36,6 +37,7 @@ def render(
         run_number=run_number,
         execution=opened.study.spec.execution,
         inputs=inputs(opened.study, opened.plan),
+        waiter_image=waiter_image,
     )
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

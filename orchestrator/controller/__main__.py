@@ -58,7 +58,7 @@ def run(cluster: Cluster, given: argparse.Namespace, stop: threading.Event) -> N
     """The controller until `stop`."""
     metrics = Metrics()
     election = Election(cluster, given.lease, given.identity, given.lease_seconds)
-    passes = Passes(cluster, open_store, utc_now, metrics, given.image)
+    passes = Passes(cluster, open_store, utc_now, metrics, given.image, given.waiter_image or _own_image(cluster))
     pace = Pace(given.relist_seconds, given.policy)
 
     def may_work() -> bool:
@@ -98,6 +98,16 @@ def _said(is_well: bool, trouble: str) -> tuple[int, bytes]:
     return (200, b"ok\n") if is_well else (503, f"{trouble}\n".encode())
 
 
+def _own_image(cluster: Cluster) -> str:
+    """What this pod runs in, "" outside of one."""
+    try:
+        pod = cluster.get("pods", name) if (name := os.environ.get("POD_NAME")) else None
+    except ClusterError as problem:
+        LOG.warning("this pod cannot be read: %s", problem)
+        pod = None
+    return str(pod["spec"]["containers"][0]["image"]) if pod else ""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.controller", description="Runs the scaling studies of one namespace.")
     parser.add_argument("--namespace", default="", help="the namespace; by default this pod's own, or the context's")
@@ -107,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--alone", action="store_true", help="no election: nobody else may run")
     parser.add_argument("--policy", default="scaling-study-policy", help="ConfigMap with what the namespace allows")
     parser.add_argument("--image", default=os.environ.get("IMAGE", ""), help="image of pods that read files; by default the study's")
+    parser.add_argument(
+        "--waiter-image", default="", help="image of pods that wait for training over several nodes; by default this pod's own"
+    )
     parser.add_argument("--relist-seconds", type=float, default=180.0, help="look at everything so often, whatever the watches say")
     parser.add_argument("--port", type=int, default=8080, help="of /metrics, /healthz and /readyz")
     parser.add_argument("--verbose", action="store_true", help="log more")

@@ -31,7 +31,7 @@ from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
 from orchestrator.store.upkeep import Look
 from orchestrator.study import inputs
-from orchestrator.workflow import PodSettings, fingerprint_workflow, store_label
+from orchestrator.workflow import WAITER_IMAGE, PodSettings, fingerprint_workflow, store_label
 
 LOG: Final = logging.getLogger(__name__)
 Document: TypeAlias = dict[str, Any]
@@ -58,11 +58,18 @@ class _Known:
 class Passes:
     """All studies of a namespace. Not shared between threads.
 
-    `open_store`: URL -> store. `image`: of the pods that look at files, "" for the study's own. `clock`: what time it is.
+    `open_store`: URL -> store. `image`: of the pods that look at files, "" for the study's own. `waiter_image`: of those that wait for
+    training over several nodes. `clock`: what time it is.
     """
 
     def __init__(
-        self, cluster: Cluster, open_store: Callable[[str], Store], clock: Callable[[], datetime], metrics: Metrics, image: str = ""
+        self,
+        cluster: Cluster,
+        open_store: Callable[[str], Store],
+        clock: Callable[[], datetime],
+        metrics: Metrics,
+        image: str = "",
+        waiter_image: str = "",
     ) -> None:
         self.policy = Policy()
         self.looked: Callable[[Planned, Decision], None] = lambda _planned, _decision: None
@@ -72,6 +79,7 @@ class Passes:
         self._clock = clock
         self._metrics = metrics
         self._image = image
+        self._waiter_image = waiter_image or WAITER_IMAGE
         self._known: dict[str, _Known] = {}
         self._ledgers: dict[str, Ledger] = {}
         self._fresh: set[str] = set()
@@ -242,6 +250,7 @@ class Passes:
             inputs=found,
             checkpoint_seconds=self.policy.checkpoint_seconds,
             defaults=self.policy.pod_defaults,
+            waiter_image=self._waiter_image,
         )
 
     # What is written

@@ -1,12 +1,13 @@
 """Tasks -> Argo Workflows. `units` cuts a plan into what one Workflow does, `build` writes it as a plain dict. All of it is pure."""
 
-from orchestrator.workflow.build import EXECUTOR, TRAINER, PodSettings, build_workflow, short
+from orchestrator.workflow.build import EXECUTOR, TRAINER, WAITER_IMAGE, PodSettings, build_workflow, short
 from orchestrator.workflow.fingerprint import fingerprint_workflow
 from orchestrator.workflow.units import Unit, remaining, store_label, units, workflow_name
 
 __all__ = [
     "EXECUTOR",
     "TRAINER",
+    "WAITER_IMAGE",
     "PodSettings",
     "Unit",
     "build_workflow",

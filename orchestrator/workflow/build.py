@@ -29,6 +29,7 @@ from orchestrator.contract.words import (
 from orchestrator.spec import Execution
 from orchestrator.spec.execution import Resources
 from orchestrator.spec.numbers import written
+from orchestrator.workflow.jobset import build_jobset, waiting_template
 from orchestrator.workflow.units import Unit, store_label, workflow_name
 
 Document = dict[str, Any]
@@ -54,13 +55,25 @@ BACKOFF: Final[Document] = {"duration": "2s", "factor": 2, "cap": "2m"}
 
 USER: Final = 65532
 """The user of both images: nobody in particular."""
+SECURITY: Final[Document] = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "fsGroup": USER,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
 KEEP_SECONDS: Final = 3600
 """How long a finished Workflow stays for people to look at; its record is in the store."""
+
+WAITER_IMAGE: Final = "controller"
+"""As the manifests name it until an installation says where it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class PodSettings:
-    """Where the pods of a study run. `inputs`: fingerprint -> paths. `defaults`: what the namespace's policy adds to every pod."""
+    """Where the pods of a study run. `inputs`: fingerprint -> paths. `defaults`: what the namespace's policy adds to every pod.
+
+    `waiter_image`: of the pods that wait for training over several nodes; the controller's own image has what they need.
+    """
 
     namespace: str
     study: str
@@ -73,6 +86,7 @@ class PodSettings:
     checkpoint_seconds: int = 600
     environment: Mapping[str, str] = field(default_factory=dict)
     defaults: Document = field(default_factory=dict)
+    waiter_image: str = WAITER_IMAGE
 
 
 def build_workflow(unit: Unit, plan: Plan, settings: PodSettings) -> Document:
@@ -105,12 +119,7 @@ def workflow_of(
             "podMetadata": {"labels": labels},
             "podGC": {"strategy": "OnPodCompletion", "deleteDelayDuration": "60s"},
             "ttlStrategy": {"secondsAfterCompletion": KEEP_SECONDS},
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER,
-                "fsGroup": USER,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": dict(SECURITY),
             "volumes": _volumes(),
             "templates": templates,
             **_placed(settings),
@@ -198,8 +207,8 @@ def _templates(unit: Unit, plan: Plan, settings: PodSettings) -> list[Document]:
 
 def _template(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) -> Document:
     labels = {LABEL_DIGEST: "{{inputs.parameters.short}}", LABEL_KIND: str(kind)}
-    queue = settings.execution.queue
-    if queue and kind == TaskKind.TRAIN:
+    queue, several = settings.execution.queue, _nodes(kind, unit, settings) > 1
+    if queue and kind == TaskKind.TRAIN and not several:
         labels[LABEL_QUEUE] = queue
     return {
         "name": str(kind),
@@ -211,14 +220,51 @@ def _template(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) -> 
             "expression": RETRY_EXPRESSION,
             "backoff": dict(BACKOFF),
         },
+        **(_over_nodes(unit, plan, settings, labels) if several else _in_one_pod(kind, unit, plan, settings)),
+    }
+
+
+def _nodes(kind: TaskKind, unit: Unit, settings: PodSettings) -> int:
+    return settings.execution.nodes.get(unit.size, 1) if kind == TaskKind.TRAIN else 1
+
+
+def _in_one_pod(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) -> Document:
+    return {
         "podSpecPatch": json.dumps({"terminationGracePeriodSeconds": settings.execution.grace_seconds}),
         "container": _container(kind, unit, plan, settings),
     }
 
 
+def _over_nodes(unit: Unit, plan: Plan, settings: PodSettings, labels: Document) -> Document:
+    """A waiter, and what it makes: a JobSet whose pods are what one pod would be."""
+    execution = settings.execution
+    placed = _placed(settings)
+    priority = placed.pop("podPriorityClassName", None)
+    pod: Document = {
+        "serviceAccountName": execution.service_account or TRAINER,
+        "securityContext": dict(SECURITY),
+        "terminationGracePeriodSeconds": execution.grace_seconds,
+        "volumes": _volumes(),
+        **placed,
+        **({"priorityClassName": priority} if priority else {}),
+    }
+    trainer = _container(TaskKind.TRAIN, unit, plan, settings)
+    every = {**labels_of(settings, TaskKind.TRAIN, unit.size), **labels}
+    jobset = build_jobset(_nodes(TaskKind.TRAIN, unit, settings), trainer, pod, every, execution.queue, settings.namespace)
+    waiter = container_of(settings.waiter_image, ["python", "-m", "orchestrator.jobset_waiter"], [], settings)
+    waiter.pop("envFrom", None)
+    return waiting_template(jobset, waiter, execution.grace_seconds)
+
+
+def _gpus(kind: TaskKind, unit: Unit, settings: PodSettings) -> int:
+    """What a pod asks for: training all that the study says, an evaluation one of them, since it is one process."""
+    of_training = settings.execution.gpus_per_pod.get(unit.size, 1)
+    return {TaskKind.PREPARE: 0, TaskKind.TRAIN: of_training, TaskKind.EVALUATE: min(1, of_training)}[kind]
+
+
 def _container(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) -> Document:
-    gpus = 0 if kind == TaskKind.PREPARE else settings.execution.gpus_per_pod.get(unit.size, 1)
-    image, arguments = settings.execution.image or "", _arguments(unit, plan, settings, gpus)
+    gpus, nodes = _gpus(kind, unit, settings), _nodes(kind, unit, settings)
+    image, arguments = settings.execution.image or "", _arguments(unit, plan, settings, gpus, nodes)
     container = container_of(image, ["python", "-m", "trainer"], arguments, settings)
     if resources := resources_of(settings.execution.resources.of(kind), gpus):
         container["resources"] = resources
@@ -262,7 +308,7 @@ def container_of(image: str, command: list[str], arguments: list[str], settings:
     return container
 
 
-def _arguments(unit: Unit, plan: Plan, settings: PodSettings, gpus: int) -> list[str]:
+def _arguments(unit: Unit, plan: Plan, settings: PodSettings, gpus: int, nodes: int) -> list[str]:
     execution = settings.execution
     micro_batch = execution.micro_batch
     size = micro_batch.get(unit.size, 0) if isinstance(micro_batch, Mapping) else micro_batch or 0
@@ -273,6 +319,7 @@ def _arguments(unit: Unit, plan: Plan, settings: PodSettings, gpus: int) -> list
         "node": "{{workflow.name}}/{{inputs.parameters.short}}({{retries}})",
         "image": execution.image or "",
         "gpus": gpus,
+        **({"nodes": nodes} if nodes > 1 else {}),
         "micro-batch": size,
         "checkpoint-seconds": settings.checkpoint_seconds,
         "lease-seconds": settings.lease_seconds,

@@ -12,6 +12,7 @@ ACCOUNTS = (
     "scaling-study-controller",
     "scaling-study-trainer",
     "scaling-study-executor",
+    "scaling-study-waiter",
     "scaling-study-mirror",
     "scaling-study-retention",
     "default",

@@ -124,9 +124,9 @@ def test_only_what_trains_or_evaluates_asks_for_gpus_and_only_training_queues() 
     train, evaluate = container(leaf, "train"), container(leaf, "evaluate")
     assert train["metadata"]["labels"][LABEL_QUEUE] == "research"
     assert LABEL_QUEUE not in json.dumps(evaluate)
-    for template in (train, evaluate):
+    for template, gpus in ((train, "2"), (evaluate, "1")):
         resources = template["container"]["resources"]
-        assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == "2"
+        assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == gpus
 
 
 def test_no_container_holds_a_token_or_more_rights_than_it_needs() -> None:
