@@ -7,6 +7,7 @@ would hide each other. A trajectory's tokens are put behind those of its ancesto
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import isfinite
 from statistics import fmean
 from typing import Final
 
@@ -94,7 +95,8 @@ def _read(store: Store, piece: _Wanted) -> Curve:
         # `verify` says so in its own words; a missing line is no reason to have no report
         return ()
     rows = zip(table["tokens"].to_pylist(), table["name"].to_pylist(), table["value"].to_pylist(), strict=True)
-    points = sorted((piece.offset + tokens, value) for tokens, name, value in rows if name == LOSS)
+    # a step that was skipped has a loss that is no number
+    points = sorted((piece.offset + tokens, value) for tokens, name, value in rows if name == LOSS and isfinite(value))
     return thinned([point for point in points if point[0] >= SKIPPED * piece.whole], piece.whole / POINTS)
 
 

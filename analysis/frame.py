@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from analysis.laws import flops_palm
-from orchestrator.contract.plan import Cell, CellStage, Plan
+from orchestrator.contract.plan import Cell, CellStage, Plan, PlannedTask
 from orchestrator.contract.record import Attempt, Record
 from orchestrator.contract.words import TaskKind
 
@@ -134,7 +134,7 @@ def _runs(plan: Plan, records: Records) -> Iterator[Row]:
         if record is None:
             continue
         place = places.get(task.digest, {})
-        facts = {**place, **_size_facts(plan, place.get("size") or task.size, place.get("chain_tokens")), **_work_facts(record)}
+        facts = {**place, **_size_facts(plan, task, place), **_work_facts(record)}
         for metric, value in record.results.items():
             if not isinstance(value, str):
                 yield {**facts, "digest": task.digest, "kind": str(task.kind), "metric": metric, "value": float(value)}
@@ -168,11 +168,12 @@ def _stage_facts(stage: CellStage) -> Row:
     }
 
 
-def _size_facts(plan: Plan, size: str, chain_tokens: int | None) -> Row:
+def _size_facts(plan: Plan, task: PlannedTask, place: Row) -> Row:
+    size, chain_tokens = place.get("size") or task.size, place.get("chain_tokens")
     shape = plan.shapes.get(size)
     if shape is None:
         return {}
-    flops = None if chain_tokens is None else float(flops_palm(shape, plan.sequence_length) * chain_tokens)
+    flops = None if chain_tokens is None else float(flops_palm(shape, plan.window_of(task)) * chain_tokens)
     return {"size": size, "n_body": shape.body, "n": shape.n, "n_total": shape.total, "flops_palm": flops}
 
 

@@ -141,7 +141,11 @@ def _strips(found: Sequence[Score], at: Sequence[Place], metric: _Metric, panel_
     axes = _Axes(
         sizes=dict(sorted({score.size: score.n for score in found}.items(), key=lambda pair: (pair[1], pair[0]))),
         code_percents=sorted({score.code_percent for score in found if score.code_percent is not None}),
-        limits={group: _limits([s.value for s in found if s.group == group], metric.chance) for group in GROUPS},
+        limits={
+            # of what is drawn here alone: an early stage's values would press the lines of the last one to the floor
+            group: _limits([s.value for here in by_place.values() for s in here if s.group == group], metric.chance)
+            for group in GROUPS
+        },
         grid=next((here for here in by_place.values() if any(s.code_percent is not None for s in here)), []),
     )
     strips = []

@@ -22,7 +22,8 @@ from analysis.plot import colours_of, panel_svg, write_figure
 from analysis.scores import chance, questions, scores
 from orchestrator.contract.plan import Plan, digest_of_plan
 from orchestrator.contract.record import Record
-from orchestrator.errors import Damaged, MissingExtra
+from orchestrator.contract.words import TaskKind
+from orchestrator.errors import Damaged, MissingExtra, ReportNotWritten
 from orchestrator.store import Store
 from orchestrator.store.records import read_record
 
@@ -50,7 +51,8 @@ class _PageFigure:
 def write_report(store: Store, plan: Plan, out: Path) -> Path:
     """Report of what the store holds of `plan`: report.html, figures/, runs.parquet, cells.parquet, cells.csv; the page's path.
 
-    A study without a single record has a report too. A damaged record counts as missing and is named. Raises MissingExtra.
+    A study without a single record has a report too. A damaged record counts as missing and is named. Raises MissingExtra,
+    ReportNotWritten.
     """
     records, damaged = read_records(store, plan)
     _ask_for_the_extra()
@@ -67,8 +69,17 @@ def read_records(store: Store, plan: Plan) -> tuple[dict[str, Record], list[str]
 
 
 def write_report_of(plan: Plan, records: Records, out: Path, *, damaged: Sequence[str] = (), more: Sequence[Figure] = ()) -> Path:
-    """`write_report` without a store. `more`: figures after the others."""
+    """`write_report` without a store. `more`: figures after the others. Raises MissingExtra, ReportNotWritten."""
     _ask_for_the_extra()
+    try:
+        return _write(plan, records, out, damaged, more)
+    except OSError as problem:
+        raise ReportNotWritten(
+            f"{out} cannot be written ({problem}); `scaling-study report FILE --out DIR` writes it elsewhere"
+        ) from problem
+
+
+def _write(plan: Plan, records: Records, out: Path, damaged: Sequence[str], more: Sequence[Figure]) -> Path:
     folder = out / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     runs, cells = runs_frame(plan, records), cells_frame(plan, records)
@@ -85,6 +96,7 @@ def write_report_of(plan: Plan, records: Records, out: Path, *, damaged: Sequenc
         {
             "plan": plan,
             "plan_digest": digest_of_plan(plan),
+            "windows": sorted({plan.window_of(task) for task in plan.tasks.values() if task.kind == TaskKind.TRAIN}),
             "facts": facts(plan, records),
             "states": cell_states(plan, records),
             "results": results,

@@ -20,6 +20,7 @@ ScalingStudyError                what went wrong, where, and what to do next; th
 |   `-- Refused                    not valid, or not allowed: schema, rights, quota, admission
 |-- TokenRefused                 a server no longer knows the token: nothing can be asked until a person gives another
 |-- TrackingUnavailable          MLflow is away; the mirror can be made later
+|-- ReportNotWritten             the folder of a report cannot be written
 |-- TaskRefused                  no retry can mend the task (exit code 78)
 `-- MissingExtra                 an optional package is not installed
 """
@@ -121,6 +122,10 @@ class TrackingUnavailable(ScalingStudyError):
     """MLflow is away, slow beyond its limit, or refuses us. The store has everything: the mirror can be made later."""
 
     retryable = True
+
+
+class ReportNotWritten(ScalingStudyError):
+    """The folder of a report is on a disk that is full or read-only. The store has everything: another folder will do."""
 
 
 class TaskRefused(ScalingStudyError):

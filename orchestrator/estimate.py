@@ -100,7 +100,8 @@ def _load(plan: Plan, planned: PlannedTask) -> _Load:
         return _Load(planned.size, task.tokens - planned.from_tokens, task.trajectory.sequence_length, True)
     if isinstance(task, EvaluateTask):
         # An upper bound: every scored document as long as a window; named benchmarks are priced like 2,000 of them
-        return _Load(planned.size, task.items.get("documents", 2000) * plan.sequence_length, plan.sequence_length, False)
+        window = plan.window_of(planned)
+        return _Load(planned.size, task.items.get("documents", 2000) * window, window, False)
     return _Load("", 0, 0, False)
 
 

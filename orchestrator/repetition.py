@@ -52,8 +52,9 @@ def readings(plan: Plan, sources: Iterable[Source], known: Mapping[str, SourceTo
     allowed = {source.name: Fraction(source.max_repetition) for source in sources}
     most: dict[str, tuple[int, str]] = {}
     for cell in plan.cells:
+        length = plan.window_of(plan.tasks[cell.stages[0].trains[0]])
         for digest, windows in cell.stages[-1].read:
-            most[digest] = max(most.get(digest, (0, "")), (windows * plan.sequence_length, cell.name), key=lambda found: found[0])
+            most[digest] = max(most.get(digest, (0, "")), (windows * length, cell.name), key=lambda found: found[0])
     return [
         Reading(source.name, most[source.digest][1], most[source.digest][0], known.get(source.digest), allowed[source.name])
         for source in plan.sources

@@ -6,7 +6,7 @@ Every command that needs a plan begins here, so that `plan`, `run`, `status` and
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.tasks import TrainTask
@@ -17,11 +17,8 @@ from orchestrator.plan import UNKNOWN, is_runnable, plan_study
 from orchestrator.repetition import SourceTokens
 from orchestrator.spec import Study, TokenizerFile, read_study
 from orchestrator.store import Store, open_store
-from orchestrator.store.plans import current, current_spec, freeze
+from orchestrator.store.plans import current, current_spec, freeze, planned_part
 from orchestrator.store.records import read_record
-
-# A spec that differs in these alone keeps its plan
-NOT_PLANNED: Final = ("paused", "budget", "execution")
 
 # A guess for byte-level BPE on English and code, used only until `prepare` has counted
 BYTES_A_TOKEN: Final = 4
@@ -59,16 +56,16 @@ def open_study(file: Path, store_url: str | None = None, *, replan: bool = False
     """
     fresh = preview_study(file, store_url)
     study, store = fresh.study, fresh.store
+    newest = None if replan else current(store, study.name)
+    if newest is not None:
+        _refuse_changed_files(newest[1], fresh.plan)
     frozen = None if replan else frozen_plan(store, study)
-    if frozen is None:
-        return fresh
-    _refuse_changed_files(frozen[1], fresh.plan)
-    return replace(fresh, plan=frozen[1], is_frozen=True)
+    return fresh if frozen is None else replace(fresh, plan=frozen[1], is_frozen=True)
 
 
 def frozen_plan(store: Store, study: Study) -> tuple[str, Plan] | None:
     """Digest and plan that the study has in the store, unless it now asks for another: then, or without one, None. Raises StoreError."""
-    if _planned_part(current_spec(store, study.name) or {}) != _planned_part(study.document):
+    if planned_part(current_spec(store, study.name) or {}) != planned_part(study.document):
         return None
     return current(store, study.name)
 
@@ -108,14 +105,20 @@ def known_tokens(opened: Opened, finished: set[str]) -> dict[str, SourceTokens]:
     """Prepare digest -> how many tokens it has: counted where `prepare` is done, else declared, else guessed from bytes."""
     known: dict[str, SourceTokens] = {}
     declared = {source.name: source.tokens for source in opened.study.spec.data.sources}
+    limits = {source.name: source.limit for source in opened.study.spec.data.sources}
     for source in opened.plan.sources:
         record = read_record(opened.store, source.digest) if source.digest in finished else None
-        guess = declared[source.name] or opened.bytes_of.get(source.name, 0) // BYTES_A_TOKEN
+        guess = _at_most(limits[source.name], declared[source.name] or opened.bytes_of.get(source.name, 0) // BYTES_A_TOKEN)
         if record is not None:
             known[source.digest] = SourceTokens(int(record.results["tokens"]), exact=True)
         elif guess:
             known[source.digest] = SourceTokens(guess, exact=False)
     return known
+
+
+def _at_most(limit: int | None, guess: int) -> int:
+    """What a source's `limit` leaves of it; all of the limit where nobody knows how much there is."""
+    return guess if limit is None else min(limit, guess or limit)
 
 
 def gpu_seconds_a_token(opened: Opened, finished: set[str]) -> dict[str, float]:
@@ -133,22 +136,21 @@ def gpu_seconds_a_token(opened: Opened, finished: set[str]) -> dict[str, float]:
     return measured
 
 
-def _planned_part(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in document.items() if key not in NOT_PLANNED}
-
-
 def _refuse_changed_files(frozen: Plan, fresh: Plan) -> None:
-    now = {source.name: source.fingerprint for source in fresh.sources}
-    changed = [
-        source.name
-        for source in frozen.sources
-        if not now.get(source.name, UNKNOWN).startswith(UNKNOWN) and now[source.name] != source.fingerprint
-    ]
+    """Also after an edit: cells that the edit does not touch would else be trained again without a word. Another path is another matter."""
+    now = {(source.name, source.path): source.fingerprint for source in fresh.sources}
+    before = {(source.name, source.path): source.fingerprint for source in frozen.sources}
+    changed = [name for name, path in before if not _is_same(before[name, path], now.get((name, path), UNKNOWN))]
     if changed:
         raise PlanRefused(
             f"the files of {', '.join(changed)} have changed since {frozen.study} was planned, and its plan is frozen.\n"
             "    Put the old files back, or make a new plan from the new ones with --replan; what is done stays in the store"
         )
+
+
+def _is_same(before: str, now: str) -> bool:
+    """Whether a content is known to have stayed, or not known at all."""
+    return UNKNOWN in (before[: len(UNKNOWN)], now[: len(UNKNOWN)]) or before == now
 
 
 def _absolute(path: str, base: Path) -> str:

@@ -33,7 +33,11 @@ def start_mirror(store: "Store", study: str, uri: str) -> "Beside | None":
         )
         return None
     log = local_folder(store, study) / "logs" / "tracking.log"
-    return Beside(store, study, tracking_uri(store, study, uri), log)
+    try:
+        return Beside(store, study, tracking_uri(store, study, uri), log)
+    except OSError as problem:
+        print(f"nothing is mirrored to MLflow: {problem}")
+        return None
 
 
 def tell_mirror(store: "Store", study: str, beside: "Beside", seconds: float) -> None:
@@ -48,14 +52,14 @@ def tell_mirror(store: "Store", study: str, beside: "Beside", seconds: float) ->
 
 
 def report(store: "Store", plan: "Plan", out: Path | None) -> None:
-    from orchestrator.errors import MissingExtra
+    from orchestrator.errors import MissingExtra, ReportNotWritten
     from orchestrator.tracking import local_folder
 
     try:
         from analysis.report import write_report
 
         page = write_report(store, plan, out or local_folder(store, plan.study) / "report")
-    except MissingExtra as problem:
+    except (MissingExtra, ReportNotWritten) as problem:
         print(f"no report: {problem}")
     else:
         print(f"report: {page.resolve().as_uri()}")

@@ -23,8 +23,8 @@ def report(
     from orchestrator.errors import PlanRefused
     from orchestrator.spec import read_study
     from orchestrator.store import open_store
-    from orchestrator.store.plans import current, current_spec
-    from orchestrator.study import NOT_PLANNED, store_address
+    from orchestrator.store.plans import current, current_spec, planned_part
+    from orchestrator.study import store_address
     from orchestrator.tracking import local_folder
 
     study = read_study(file)
@@ -35,8 +35,7 @@ def report(
             f"{file}: the store {opened.url} has no study called {study.name!r}, so there is nothing to report.\n"
             f"    `scaling-study run {file}` begins it; `--store` names another store"
         )
-    then = current_spec(opened, study.name) or {}
-    if any(then.get(key) != study.document.get(key) for key in (then.keys() | study.document.keys()) - set(NOT_PLANNED)):
+    if planned_part(current_spec(opened, study.name) or {}) != planned_part(study.document):
         typer.echo(f"{file} has changed since the study was last run; this report is of the study as it was run.", err=True)
     page = write_report(opened, frozen[1], out or local_folder(opened, study.name) / "report")
     typer.echo(f"report: {page.resolve().as_uri()}")

@@ -1,6 +1,7 @@
 """`scaling-study run FILE`: everything that a study asks for, on this machine or by an Argo Server, and a report at the end."""
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +30,7 @@ def run(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(help="The study file.")],
     workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0: one a core, or as many as there are GPUs for.")] = 0,
-    only: Annotated[list[str] | None, typer.Option(help="A cell's name or a pattern like '*-60M-*'; may be given again.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="A cell's name or a pattern like '*/60M/*'; may be given again.")] = None,
     store: Annotated[str | None, typer.Option(help="Where the store is, instead of what the file says.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the report; `report` beside the results unless given.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and write nothing.")] = False,
@@ -102,13 +103,17 @@ def run(
         if beside is not None:
             beside.last_look()
     if result.was_stopped:
-        again = ["scaling-study", "run", str(file), *(["--store", store] if store else []), *(f"--only={each}" for each in only or [])]
-        print(f"Stopped. What is done is kept; to go on: {shlex.join(again)}")
+        print(f"Stopped. What is done is kept; to go on: {shlex.join(_again())}")
     else:
         ending.report(opened.store, opened.plan, out)
     if beside is not None:
         ending.tell_mirror(opened.store, opened.plan.study, beside, ending.STOPPED_WAIT if result.was_stopped else ending.LAST_LOOK)
     ending.conclude(opened.plan, result)
+
+
+def _again() -> list[str]:
+    """The command as it was given, since threads and GPUs decide the last bits of results; the new plan that it asked for is there."""
+    return ["scaling-study", *(word for word in sys.argv[1:] if word != "--replan")]
 
 
 def _refuse_mixed_options(ctx: typer.Context, is_elsewhere: bool) -> None:

@@ -92,7 +92,7 @@ def submit_study(at: At, values: "Document", patience: Patience, say: Callable[[
 
 def told(at: At, submitted: "Submitted", *, dry_run: bool) -> str:
     """`to-code: changed in namespace studies (spec.grid.seeds); it is planned anew`."""
-    from orchestrator.study import NOT_PLANNED
+    from orchestrator.store.plans import NOT_PLANNED
 
     how = f"would be {submitted.what}" if dry_run else submitted.what
     line = f"{at.name}: {how} in namespace {at.cluster.namespace}"

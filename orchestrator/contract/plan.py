@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from orchestrator.contract.identity import digest_of
-from orchestrator.contract.tasks import Shape, Task, TrainTask, read_identity
+from orchestrator.contract.tasks import EvaluateTask, Shape, Task, TrainTask, read_identity
 from orchestrator.contract.words import TaskKind
 from orchestrator.errors import ContractError
 
@@ -105,7 +105,11 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that a study will do. `tasks`: each after all that it needs. `contrasts` are as the study file writes them."""
+    """Everything that a study will do.
+
+    `tasks`: each after all that it needs. `sequence_length`: of recipes that give none of their own. `contrasts` are as the study file
+    writes them.
+    """
 
     study: str
     sequence_length: int
@@ -115,6 +119,13 @@ class Plan:
     tasks: Mapping[str, PlannedTask]
     cells: tuple[Cell, ...]
     contrasts: tuple[Document, ...]
+
+    def window_of(self, planned: PlannedTask) -> int:
+        """Tokens of a window that a task trains on or scores a model of: a recipe may have a length of its own."""
+        task = planned.task
+        if isinstance(task, TrainTask):
+            return task.trajectory.sequence_length
+        return self.window_of(self.tasks[planned.needs[0]]) if isinstance(task, EvaluateTask) else self.sequence_length
 
     def cell(self, name: str) -> Cell:
         """The cell called `name`. Raises ContractError."""

@@ -103,7 +103,7 @@ class _Planner:
         self.tokenizer = self._tokenizer(tokenizer_sha256)
         self.sources = tuple(self._source(source) for source in self.spec.data.sources)
         self.prepared = {source.name: source.digest for source in self.sources}
-        self.groups = {source.digest: source.group for source in self.sources}
+        self.groups = _groups(self.sources)
         self.asked: dict[int, tuple[_Asked, ...]] = {}
         self.trajectories = Trajectories()
         self.reached: dict[str, dict[int, _Reached]] = {}
@@ -137,7 +137,9 @@ class _Planner:
             return f"file:{sha256}" if sha256 else UNKNOWN + tokenizer.file
         weights = coprime({name: Fraction(weight) for name, weight in tokenizer.weights.items()})
         by_name = {source.name: source for source in self.spec.data.sources}
-        parts = sorted((self.fingerprints[name], _reader(by_name[name]), weight) for name, weight in weights.items())
+        parts = [(self.fingerprints[name], _reader(by_name[name]), weight) for name, weight in weights.items()]
+        # one file may hold two sources, each in a column of its own
+        parts.sort(key=lambda part: (part[0], part[1].column, part[1].max_file_bytes, part[2]))
         task = TokenizerTask(tokenizer.vocabulary, tokenizer.bytes, held_out.one_in, tuple(parts))
         return self._add(task, TaskKind.PREPARE, (), label="tokenizer")
 
@@ -300,6 +302,19 @@ def source_items(suite: str, prepare: str, documents: int, window: int) -> dict[
 def benchmark_items(suite: str) -> dict[str, Any]:
     """What a suite of named benchmarks asks."""
     return {"benchmarks": list(BENCHMARK_SUITES[suite]), "version": 1}
+
+
+def _groups(sources: Iterable[PlannedSource]) -> dict[str, str]:
+    """Prepare digest -> group. Raises PlanRefused for a content that counts as text and as code."""
+    found: dict[str, PlannedSource] = {}
+    for source in sources:
+        other = found.setdefault(source.digest, source)
+        if other.group != source.group:
+            raise PlanRefused(
+                f"sources {other.name} ({other.group}) and {source.name} ({source.group}) hold the same files, read alike: what a model has"
+                " read of them would count as both. Give one of them other files or another column"
+            )
+    return {digest: source.group for digest, source in found.items()}
 
 
 def _part(point: Point, leg: Leg) -> str:

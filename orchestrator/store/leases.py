@@ -107,7 +107,11 @@ class Lease:
 
         A store that is away is forgiven until the lease would have expired; then its StoreUnavailable is raised.
         """
-        if tokens <= self.body.tokens or not self._is_due():
+        if tokens <= self.body.tokens:
+            return
+        if not self._is_due():
+            # told at the end if not before
+            self.body = self.body.model_copy(update={"tokens": tokens})
             return
         try:
             self._write(tokens=tokens, renewed=self._store.clock())
@@ -262,6 +266,11 @@ def _ended_silently(body: LeaseBody, bodies: list[LeaseBody]) -> bool:
         return False
     went_on = any(later.number > body.number and later.from_attempt == body.number for later in bodies)
     return body.checkpoint is None and not went_on
+
+
+def tokens_lost(before: LeaseBody, start: int) -> int:
+    """What attempt `before` had trained past `start`, where the next one went on: it is trained a second time."""
+    return max(0, before.tokens - start)
 
 
 def seconds(body: LeaseBody) -> float:

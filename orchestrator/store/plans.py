@@ -6,7 +6,7 @@ Command line and controller freeze; run, status, tracking and report read. A pla
 import json
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.contract.identity import digest_of_text, dumps
 from orchestrator.contract.plan import Plan, from_document, to_document
@@ -14,11 +14,19 @@ from orchestrator.errors import Damaged, KeyMissing
 from orchestrator.store.addresses import PLANS, plan_key, study_key, study_prefix
 from orchestrator.store.objects import Store, create_once
 
+# A spec that differs in these alone keeps its plan
+NOT_PLANNED: Final = ("paused", "budget", "execution")
+
+
+def planned_part(spec_document: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a spec decides about its plan."""
+    return {key: value for key, value in spec_document.items() if key not in NOT_PLANNED}
+
 
 def freeze(store: Store, plan: Plan, spec_document: Mapping[str, Any]) -> tuple[str, int]:
     """Keep the plan for good and make it its study's newest version; its digest and the version's number.
 
-    Nothing is written when the newest version has this very plan already.
+    Nothing is written when the newest version has this very plan for the same spec already.
     """
     text = dumps(to_document(plan))
     digest = digest_of_text(text)
@@ -27,7 +35,8 @@ def freeze(store: Store, plan: Plan, spec_document: Mapping[str, Any]) -> tuple[
     body = json.dumps({"plan": digest, "spec": spec_document, "at": store.clock().isoformat(), "nonce": nonce}, indent=1).encode()
     while True:
         number = _newest(store, plan.study)
-        if number and _version(store, plan.study, number)["plan"] == digest:
+        newest: dict[str, Any] = _version(store, plan.study, number) if number else {"plan": "", "spec": {}}
+        if newest["plan"] == digest and planned_part(newest["spec"]) == planned_part(spec_document):
             return digest, number
         if create_once(store.objects, study_key(plan.study, number + 1), body) == body:
             return digest, number + 1

@@ -4,8 +4,12 @@ A server that is away is asked again later, for ever; the store has everything m
 share this loop; they differ in when it ends.
 """
 
-from collections.abc import Callable
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final
 
 from orchestrator.errors import KeyMissing, StoreUnavailable, TrackingUnavailable
 from orchestrator.store import Store
@@ -13,10 +17,39 @@ from orchestrator.store.addresses import study_prefix
 from orchestrator.store.plans import current
 from orchestrator.tracking.mirror import Mirror, Pass
 
+_SQLITE: Final = "sqlite:///"
+
+
+@contextmanager
+def sole_writer(uri: str) -> Iterator[None]:
+    """While it lasts nobody else mirrors into this sqlite file: two would both begin runs that neither sees of the other.
+
+    Raises TrackingUnavailable while another does. A server's own database is the server's affair.
+    """
+    if not uri.startswith(_SQLITE):
+        yield
+        return
+    lock = Path(uri.removeprefix(_SQLITE) + ".lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as problem:
+        raise TrackingUnavailable(f"{uri} cannot be written: {problem}") from problem
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        os.close(descriptor)
+        raise TrackingUnavailable(f"another process mirrors to {uri}") from problem
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
 
 def mirror_once(store: Store, study: str, uri: str, artifacts: Path | None) -> Pass:
     """Makes or repairs the whole mirror of the study's newest version. Raises TrackingUnavailable, KeyMissing, MissingExtra."""
-    return _open(store, study, uri, artifacts).bring_up_to_date()
+    with sole_writer(uri):
+        return _open(store, study, uri, artifacts).bring_up_to_date()
 
 
 def follow(
@@ -27,9 +60,20 @@ def follow(
     `wait` sleeps until the next look and says whether it is to be the last one; while MLflow is away, a last look is repeated.
     `until_done`: end by oneself when every task of the plan is done and mirrored.
     """
-    mirror, version, last = None, -1, False
+    with ExitStack() as lock:
+        return _follow(store, study, uri, artifacts, wait, say, until_done, lock)
+
+
+def _follow(
+    store: Store, study: str, uri: str, artifacts: Path | None, wait: Callable[[], bool], say: Callable[[str], None],
+    until_done: bool, lock: ExitStack,
+) -> bool:  # fmt: skip
+    mirror, version, last, is_ours = None, -1, False, False
     while True:
         try:
+            if not is_ours:
+                lock.enter_context(sole_writer(uri))
+                is_ours = True
             newest = sum(1 for _ in store.objects.list(study_prefix(study)))
             if mirror is None or newest != version:
                 mirror, version = _open(store, study, uri, artifacts), newest

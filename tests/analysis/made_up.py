@@ -241,7 +241,17 @@ def _record(plan: Plan, planned: PlannedTask, code_percent: float, group: str) -
     return Record(digest=planned.digest, identity=identity, results=results, artifacts={}, attempts=[attempt], nonce="")
 
 
-def keep(store: Store, plan: Plan, records: Mapping[str, Record]) -> None:
+def _falling(start: FromInitialisation | FromState, step: int) -> float:
+    """A little faster behind another trajectory, as it does when the rate falls."""
+    before = start.tokens // STEP if isinstance(start, FromState) else 0
+    loss: float = 2.0 + 5.0 * (before + step) ** -0.3 - (0.001 * step if before else 0.0)
+    return loss
+
+
+Loss = Callable[[FromInitialisation | FromState, int], float]
+
+
+def keep(store: Store, plan: Plan, records: Mapping[str, Record], loss: Loss = _falling) -> None:
     """Put the records into a store, and a loss a step for every trajectory that one of them stands behind."""
     reached: dict[str, int] = {}
     starts: dict[str, FromInitialisation | FromState] = {}
@@ -254,15 +264,8 @@ def keep(store: Store, plan: Plan, records: Mapping[str, Record]) -> None:
     for work, tokens in reached.items():
         lease = take(store, work_root(TaskKind.TRAIN, work), work, Holder(study=plan.study))
         lease.start_from(0)
-        append(store, lease, [(step, step * STEP, LOSS, _loss(starts[work], step)) for step in range(1, tokens // STEP + 1)])
+        append(store, lease, [(step, step * STEP, LOSS, loss(starts[work], step)) for step in range(1, tokens // STEP + 1)])
         lease.end("done", 0)
-
-
-def _loss(start: FromInitialisation | FromState, step: int) -> float:
-    """Falls with the steps, a little faster behind another trajectory, as it does when the rate falls."""
-    before = start.tokens // STEP if isinstance(start, FromState) else 0
-    loss: float = 2.0 + 5.0 * (before + step) ** -0.3 - (0.001 * step if before else 0.0)
-    return loss
 
 
 def lacking(plan: Plan, cells: Sequence[str]) -> Callable[[PlannedTask], bool]:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +55,16 @@ def test_a_damaged_table_of_metrics_costs_its_line_and_no_more() -> None:
     figure = loss_figure(store, plan, records)
     assert figure is not None
     assert len(figure.strips[0].panels[0].lines) == 2
+
+
+def test_steps_that_were_skipped_leave_no_hole_and_no_error() -> None:
+    study = MadeUpStudy(sizes=("0.03M",), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,))
+    store, plan = in_memory_store(), study.plan()
+    records = study.records(plan)
+    keep(store, plan, records, loss=lambda _, step: math.nan if step % 3 == 1 else 2.0)
+    figure = loss_figure(store, plan, records)
+    assert figure is not None
+    assert {y for line in figure.strips[0].panels[0].lines for _, y in line.curve} == {2.0}
 
 
 @given(st.integers(0, 1000), st.floats(0.5, 200))

@@ -4,6 +4,7 @@ from analysis.frame import Records, cells_frame, runs_frame
 from analysis.panels import Figure, figures
 from analysis.scores import chance, questions, scores
 from orchestrator.contract.plan import Plan
+from orchestrator.contract.record import Record
 from tests.analysis.made_up import BALANCED_TO_TEXT, FROM_SCRATCH, MadeUpStudy, lacking, shape
 
 STUDY = MadeUpStudy(sizes=("0.24M", "0.03M", "0.09M"), code_percents=("50", "0"))
@@ -84,6 +85,24 @@ def test_accuracy_shows_what_a_blind_guess_gets_even_when_all_are_better() -> No
 def test_stages_before_the_last_have_figures_of_their_own() -> None:
     assert [strip.title for strip in drawn(STUDY)["earlier-bits-per-byte-by-size"].strips] == ["from-scratch, after pretrain"]
     assert "earlier-bits-per-byte-by-size" not in drawn(MadeUpStudy(sizes=("0.03M",), recipes=(BALANCED_TO_TEXT,)))
+
+
+def test_heights_are_those_of_what_is_drawn_and_not_of_earlier_stages() -> None:
+    """Of the same models with the earlier stages a hundred times worse the figure of the last stage is the same."""
+    plan = STUDY.plan()
+    records = STUDY.records(plan)
+    last = {each.digest for cell in plan.cells for each in cell.stages[-1].evaluations}
+
+    def worse(record: Record) -> Record:
+        if "bits_per_byte" not in record.results or record.digest in last:
+            return record
+        return record.model_copy(update={"results": {**record.results, "bits_per_byte": 100.0}})
+
+    changed = {digest: worse(record) for digest, record in records.items()}
+    before, after = (figures_of(plan, each)["bits-per-byte-by-size"] for each in (records, changed))
+    assert [panel.y_limits for strip in before.strips for panel in strip.panels] == [
+        panel.y_limits for strip in after.strips for panel in strip.panels
+    ]
 
 
 def test_every_dot_names_its_cell_and_digests() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from analysis.report import write_report, write_report_of
+from orchestrator.errors import ReportNotWritten
 from orchestrator.store.memory import in_memory_store
 from tests.analysis.made_up import BALANCED_TO_TEXT, FROM_SCRATCH, MadeUpRecipe, MadeUpStudy, keep, lacking
 
@@ -106,6 +107,13 @@ def test_equal_records_give_equal_bytes_from_another_process_too(written: Path, 
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], check=True, env={"PYTHONHASHSEED": "7"})
     for path in sorted(path for path in written.parent.rglob("*") if path.is_file()):
         assert path.read_bytes() == (tmp_path / path.relative_to(written.parent)).read_bytes(), path.name
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_what_to_do(tmp_path: Path) -> None:
+    store, plan = in_memory_store(), STUDY.plan()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ReportNotWritten, match="--out DIR"):
+        write_report(store, plan, tmp_path / "file" / "report")
 
 
 def test_slopes_come_with_their_seeds(written: Path) -> None:

@@ -15,6 +15,7 @@ from orchestrator.contract.tasks import FromInitialisation, FromState, TrainTask
 from orchestrator.contract.words import TaskKind
 from orchestrator.errors import PlanRefused
 from orchestrator.plan import is_runnable, plan_study
+from orchestrator.repetition import readings
 from orchestrator.spec import Study, StudySpec
 
 Document = dict[str, Any]
@@ -56,6 +57,8 @@ BASE: Document = {
     ],
     "evaluation": {"after": ["pretrain", "cooldown"], "suites": ["bpb"]},
 }  # fmt: skip
+
+SOURCES = StudySpec.model_validate(BASE).data.sources
 
 Change = Callable[[Document], object]
 
@@ -219,6 +222,36 @@ def test_every_task_stands_after_all_that_it_needs(change: Change | None) -> Non
     for digest, task in planned(change).tasks.items():
         assert placed.issuperset(task.needs)
         placed.add(digest)
+
+
+def test_two_columns_of_one_file_are_two_sources() -> None:
+    def two_columns(document: Document) -> None:
+        document["data"]["sources"][0].update(path="both.parquet")
+        document["data"]["sources"][1].update(path="both.parquet", column="code")
+
+    plan = planned(two_columns, {**PRINTS, "stack": PRINTS["web"]})
+    assert len({source.digest for source in plan.sources}) == 3
+
+
+def test_one_content_is_not_text_and_code() -> None:
+    with pytest.raises(PlanRefused, match=r"web \(text\) and stack \(code\) hold the same files"):
+        planned(prints={**PRINTS, "stack": PRINTS["web"]})
+
+
+@pytest.mark.parametrize("own", [None, 256])
+def test_windows_are_counted_in_the_recipes_own_length(own: int | None) -> None:
+    def one_recipe(document: Document) -> None:
+        del document["recipes"][1]
+        document["recipes"][0]["training"] = {"sequenceLength": own} if own else {}
+
+    plan = planned(one_recipe)
+    cell = cell_of(plan, "scratch/0.03M/c100/s1")
+    first = cell.stages[0]
+    curated = next(source.digest for source in plan.sources if source.name == "curated")
+    (found,) = (each for each in readings(plan, SOURCES, {}) if each.source == "curated")
+    assert plan.window_of(plan.tasks[first.trains[0]]) == plan.window_of(plan.tasks[first.evaluations[0].digest]) == (own or 128)
+    assert found.tokens == dict(cell.stages[-1].read)[curated] * (own or 128)
+    assert sum(windows for _, windows in cell.stages[-1].read) * (own or 128) == cell.stages[-1].chain_tokens
 
 
 def test_a_frozen_plan_reads_back_as_it_was() -> None:

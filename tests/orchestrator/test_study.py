@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import PlanRefused
+from orchestrator.repetition import SourceTokens
 from orchestrator.store.plans import current
-from orchestrator.study import inputs, keep, open_study, store_address
+from orchestrator.study import inputs, keep, known_tokens, open_study, store_address
 
 STUDY = """\
 apiVersion: scaling-study.dev/v1alpha1
@@ -80,6 +81,35 @@ def test_files_that_changed_under_a_frozen_plan_are_refused_until_somebody_repla
     assert not set(after.plan.tasks) & set(before.plan.tasks) or after.plan != before.plan
     keep(after)
     assert open_study(file).plan == after.plan
+
+
+@pytest.mark.parametrize("edit", [("seeds: [1]", "seeds: [1, 2]"), ("path: text}", "path: text, maxRepetition: 5}")])
+def test_an_edit_of_the_study_does_not_let_changed_files_pass(file: Path, edit: tuple[str, str]) -> None:
+    keep(open_study(file))
+    file.write_text(STUDY.replace(*edit))
+    keep(open_study(file))
+    (file.parent / "text" / "a.txt").write_text("something else\n" * 50)
+    with pytest.raises(PlanRefused, match="the files of text have changed"):
+        open_study(file)
+    file.write_text(file.read_text().replace("codePercent: [0, 50]", "codePercent: [0, 25, 50]"))
+    with pytest.raises(PlanRefused, match="the files of text have changed"):
+        open_study(file)
+
+
+def test_an_edit_that_changes_no_task_is_frozen_too(file: Path) -> None:
+    digest = keep(open_study(file))
+    file.write_text(STUDY.replace("path: text}", "path: text, maxRepetition: 5}"))
+    assert not open_study(file).is_frozen
+    assert keep(open_study(file)) == digest
+    assert open_study(file).is_frozen
+
+
+@pytest.mark.parametrize(("given", "known"), [("", 275), (", limit: 50", 50), (", tokens: 2000, limit: 700", 700), (", tokens: 40", 40)])
+def test_a_limit_bounds_what_is_guessed_of_a_source(file: Path, given: str, known: int) -> None:
+    file.write_text(STUDY.replace("path: text}", f"path: text{given}}}"))
+    opened = open_study(file)
+    (text,) = (source.digest for source in opened.plan.sources if source.name == "text")
+    assert known_tokens(opened, set())[text] == SourceTokens(known, exact=False)
 
 
 def test_files_that_moved_unchanged_are_the_same_study(file: Path) -> None:

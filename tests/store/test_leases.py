@@ -299,3 +299,12 @@ def test_liveness_is_asked_for_any_host() -> None:
     body = foreign(boot="boot of node 7", pid=NO_PROCESS)
     assert is_live(body, T0, Host("node-7", "another boot"))
     assert not is_live(body, T0, Host("node-7", "boot of node 7"))
+
+
+def test_the_end_tells_the_last_progress_also_when_no_renewal_was_due(store: Store, clock: Clock) -> None:
+    lease = take(store, ROOT, "d", HOLDER)
+    lease.renew(100)
+    clock.advance(1)
+    lease.renew(200)
+    lease.end("stopped", 75)
+    assert history(store, ROOT)[0].tokens == 200

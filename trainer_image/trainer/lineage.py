@@ -138,17 +138,18 @@ def _tokens(outcome: Outcome) -> dict[str, int]:
 def attempts(store: Store, work_root: str, own: Attempt) -> list[Attempt]:
     """Everybody who worked here up to now, `own` last: what they said of themselves, and what their leases say."""
     before = [body for body in leases.history(store, work_root) if body.number < own.number]
-    return [*(_attempt(store, work_root, body) for body in before), own]
+    return [*(_attempt(store, work_root, body, earlier) for body, earlier in zip(before, [None, *before], strict=False)), own]
 
 
-def _attempt(store: Store, work_root: str, body: LeaseBody) -> Attempt:
-    """The lease knows best when and how it ended; a killed attempt has said nothing of that."""
+def _attempt(store: Store, work_root: str, body: LeaseBody, earlier: LeaseBody | None) -> Attempt:
+    """The lease knows best when and how it ended; a killed attempt has said nothing of that, nor of what it found lost."""
     return _said(store, work_root, body).model_copy(
         update={
             "end": (body.ended.at if body.ended else body.renewed).isoformat(),
             "how": body.ended.how if body.ended else "no word",
             "gpu_seconds": round(leases.seconds(body) * body.gpus, 3),
             "from_tokens": body.from_tokens,
+            "tokens_lost": leases.tokens_lost(earlier, body.from_tokens) if earlier is not None and body.took_up else 0,
         }
     )
 

@@ -183,6 +183,6 @@ def _results(position: Position, difference: float) -> dict[str, float | int | s
 
 def _tokens_lost(context: Context, start: int) -> int:
     """What the attempt before this one had trained past the point where this one went on. Earlier ones have counted theirs."""
-    before = [body.tokens for body in leases.history(context.store, context.lease.work_root) if body.number < context.lease.number]
+    before = [body for body in leases.history(context.store, context.lease.work_root) if body.number < context.lease.number]
     assert isinstance(context.task, TrainTask)
-    return max(0, min(before[-1], context.task.tokens) - start) if before else 0
+    return min(leases.tokens_lost(before[-1], start), max(0, context.task.tokens - start)) if before else 0
