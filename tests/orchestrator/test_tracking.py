@@ -22,7 +22,7 @@ from orchestrator.store.metrics import append
 from orchestrator.store.plans import freeze
 from orchestrator.store.records import publish_record
 from orchestrator.tracking import Beside, repair_command, tracking_uri, ui_command
-from orchestrator.tracking.follow import follow
+from orchestrator.tracking.follow import follow, mirror_once, sole_writer
 from orchestrator.tracking.mirror import Mirror
 from orchestrator.tracking.view import CURVE_POINTS, curve, parameters_of, tags_of
 from tests.analysis.made_up import MadeUpRecipe, MadeUpStage, MadeUpStudy
@@ -326,6 +326,14 @@ def test_a_server_that_is_away_is_asked_again_and_then_nothing_is_missing(finish
     assert follow(finished_store, "made-up", blocked, None, wait, said.append, until_done=True)
     assert any("asking again" in line for line in said)
     assert set(contents(blocked)) == set(PLAN.tasks)
+
+
+def test_two_mirrors_never_write_one_sqlite_file_at_once(finished_store: Store, uri: str) -> None:
+    with sole_writer(uri), pytest.raises(TrackingUnavailable, match="another process mirrors"):
+        mirror_once(finished_store, PLAN.study, uri, None)
+    assert mirror_once(finished_store, PLAN.study, uri, None).runs
+    with sole_writer("http://mlflow:5000"), sole_writer("http://mlflow:5000"):
+        """A server's database is its own affair."""
 
 
 def test_nothing_listening_is_told_as_unavailable() -> None:
