@@ -63,6 +63,12 @@ def waiting_template(jobset: Document, container: Document, grace_seconds: int) 
     return {
         "serviceAccountName": WAITER,
         "automountServiceAccountToken": True,
-        "podSpecPatch": json.dumps({"terminationGracePeriodSeconds": grace_seconds + MORE_GRACE_SECONDS}),
+        "podSpecPatch": json.dumps(
+            {
+                "terminationGracePeriodSeconds": grace_seconds + MORE_GRACE_SECONDS,
+                # Argo leaves a yes to the account, which says no
+                "automountServiceAccountToken": True,
+            }
+        ),
         "container": {**container, "env": [*container["env"], *told], "resources": resources},
     }
