@@ -58,7 +58,7 @@ def run(cluster: Cluster, given: argparse.Namespace, stop: threading.Event) -> N
     """The controller until `stop`."""
     metrics = Metrics()
     election = Election(cluster, given.lease, given.identity, given.lease_seconds)
-    passes = Passes(cluster, open_store, utc_now, metrics, given.image, given.waiter_image or _own_image(cluster))
+    passes = Passes(cluster, open_store, utc_now, metrics, given.image, given.waiter_image or own_image(cluster))
     pace = Pace(given.relist_seconds, given.policy)
 
     def may_work() -> bool:
@@ -98,7 +98,7 @@ def _said(is_well: bool, trouble: str) -> tuple[int, bytes]:
     return (200, b"ok\n") if is_well else (503, f"{trouble}\n".encode())
 
 
-def _own_image(cluster: Cluster) -> str:
+def own_image(cluster: Cluster) -> str:
     """What this pod runs in, "" outside of one."""
     try:
         pod = cluster.get("pods", name) if (name := os.environ.get("POD_NAME")) else None

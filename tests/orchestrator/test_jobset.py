@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.cluster import Document
 from orchestrator.contract.words import LABEL_DIGEST, LABEL_KIND, LABEL_MANAGED_BY, LABEL_QUEUE, ExitCode
+from orchestrator.controller.__main__ import own_image
 from orchestrator.errors import ClusterError, ClusterUnavailable, NotThere, Refused
 from orchestrator.jobset_waiter import LABEL_INDEX, LABEL_JOBSET, Waiter, show
 from orchestrator.memory_cluster import ClusterFault, InMemoryCluster
@@ -132,6 +133,16 @@ def test_a_workflow_over_nodes_has_golden_bytes() -> None:
     if os.environ.get("GOLDEN") == "write":
         GOLDEN.write_text(text)
     assert text == GOLDEN.read_text(), "GOLDEN=write rewrites the golden files"
+
+
+def test_a_controller_in_a_pod_gives_the_waiter_its_own_image(cluster: InMemoryCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("POD_NAME", raising=False)
+    assert own_image(cluster) == "", "a process on somebody's machine has none"
+    cluster.put("pods", {"metadata": {"name": "controller-1"}, "spec": {"containers": [{"image": "registry.example.com/controller:1"}]}})
+    monkeypatch.setenv("POD_NAME", "controller-1")
+    assert own_image(cluster) == "registry.example.com/controller:1"
+    cluster.faults.append(ClusterFault("get", "pods/*"))
+    assert own_image(cluster) == "", "it works without, but for training over several nodes"
 
 
 # The waiter
