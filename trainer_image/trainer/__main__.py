@@ -6,6 +6,7 @@ A pod's command is the first form, `orchestrator.local` starts the second.
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -142,4 +143,7 @@ def _tell_argo(event: Progress) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    # what was said stands: a signal that comes while Python leaves must not make another code of it
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(code)
