@@ -14,12 +14,10 @@ from orchestrator.errors import KeyMissing, NotThere, PlanRefused, Refused
 from orchestrator.explain import find_cell
 from orchestrator.observe import PodSeen, TaskState
 from orchestrator.store import Store
-from orchestrator.store.addresses import attempt_key, work_root
+from orchestrator.store.addresses import LOG, attempt_key, work_root
 from orchestrator.store.leases import LeaseBody, history
 from orchestrator.study_view import StudyView
 
-# trainer.pod_log writes it into the attempt's folder
-LOG_FILE: Final = "log.txt"
 # Fewer digits of a digest could be a cell's name
 SHORTEST_DIGEST: Final = 6
 
@@ -101,7 +99,7 @@ def _of_pod(cluster: Cluster, pod: PodSeen, task: str) -> Piece:
 def _in_store(store: Store, task: PlannedTask) -> Piece | None:
     """The log of the task's last attempt that left one."""
     for lease in reversed(attempts_at(store, task)):
-        key = attempt_key(work_root(task.kind, task.work), lease.number, LOG_FILE)
+        key = attempt_key(work_root(task.kind, task.work), lease.number, LOG)
         try:
             text = store.objects.get(key).decode(errors="replace")
         except KeyMissing:

@@ -16,7 +16,9 @@ from orchestrator.errors import ContractError
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """What a later version says beyond this is passed over: a record that an older installation calls damaged would be moved aside."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Artifact(_Model):

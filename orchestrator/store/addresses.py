@@ -11,6 +11,8 @@ PLANS: Final = "plans"
 TRAJECTORIES: Final = "trajectories"
 STUDIES: Final = "studies"
 FINGERPRINTS: Final = "fingerprints"
+LOG: Final = "log.txt"
+"""In an attempt's folder: what its pod printed."""
 RETENTION: Final = "upkeep/gc.json"
 """What the last clearing found."""
 

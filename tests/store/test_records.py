@@ -160,3 +160,16 @@ def test_a_failure_leaves_its_reason(store: Store) -> None:
     assert reason is not None
     assert (reason["code"], reason["message"], reason["details"]["step"]) == (78, "NaN beyond the rule", 7)
     assert read_failure(store, attempt_key(root_of(TASK), 2, "failure.json")) is None
+
+
+def test_what_a_later_version_says_beyond_ours_is_passed_over(store: Store) -> None:
+    task = train(1024)
+    create_task(store, task)
+    publish_record(store, record(task))
+    key = record_key(digest_of_task(task))
+    body = json.loads(store.objects.get(key))
+    body["attempts"][0]["weather"] = "fine"
+    store.objects.put(key, json.dumps({**body, "mood": "good"}).encode())
+    found = read_record(store, digest_of_task(task))
+    assert found is not None
+    assert found.results == record(task).results

@@ -27,7 +27,7 @@ examples:
 exit codes:
    0  the record is there (also when it was there before)
    1  a failure that a retry may mend; the reason is in failure.json of the attempt
-  69  another attempt works on this task: ask again later
+  69  another attempt works on this task, or what it reads is being made again: ask again later
   75  stopped on request (SIGTERM) after writing a checkpoint: run it again
   78  no retry can mend it; the reason is in failure.json of the attempt
 """

@@ -11,9 +11,9 @@ from typing import Final
 
 from orchestrator.errors import StoreError
 from orchestrator.store import Store
+from orchestrator.store.addresses import LOG
 from orchestrator.store.leases import Lease
 
-LOG_FILE: Final = "log.txt"
 KEEP_SECONDS: Final = 30.0
 """Between two writes while it grows: what a process that is killed has said may be lost for so long."""
 FIRST_BYTES: Final = 64 * 1024
@@ -57,7 +57,7 @@ class PodLog:
 
     def attach(self, lease: Lease) -> None:
         """From now on keep it in the attempt's folder."""
-        self._key = lease.key(LOG_FILE)
+        self._key = lease.key(LOG)
         threading.Thread(target=self._keep_now_and_then, name="log to store", daemon=True).start()
 
     def _pass_on(self, descriptor: int) -> None:
