@@ -279,10 +279,13 @@ def workflow_seen(body: Document) -> WorkflowSeen:
 
 
 def _node_reasons(nodes: Mapping[str, Document]) -> tuple[dict[str, str], dict[str, str]]:
-    """Short digest -> the last thing Argo said of it; and -> how it ended for good, of those that did."""
+    """Short digest -> the last thing Argo said of it; and -> how it ended for good, of those that did.
+
+    What is said of an attempt comes before what is said of all of them together, which is only that there will be no other.
+    """
     reasons: dict[str, str] = {}
     ended: dict[str, str] = {}
-    for node in sorted(nodes.values(), key=lambda node: node.get("startedAt") or ""):
+    for node in sorted(nodes.values(), key=lambda node: (node.get("type") != "Retry", node.get("startedAt") or "")):
         parameters = (node.get("inputs") or {}).get("parameters") or []
         short = next((entry.get("value", "") for entry in parameters if entry.get("name") == "short"), "")
         if short and node.get("message"):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.words import DIGEST_LABEL_LENGTH, TaskKind
 from orchestrator.estimate import Price, cost
-from orchestrator.observe import LeaseSeen, Observed, PodSeen, TaskState, WorkflowSeen, task_states
+from orchestrator.observe import LeaseSeen, Observed, PodSeen, TaskState, WorkflowSeen, task_states, workflow_seen
 from orchestrator.plan import plan_study
 from orchestrator.reconcile import Decision, Delete, ForceDelete, Limits, Restart, Stop, StudyFacts, Submit, reconcile
 from orchestrator.spec import Study, StudySpec
@@ -420,3 +420,19 @@ def test_a_pod_that_somebody_takes_away_is_told() -> None:
     assert (event.reason, "higher priority" in event.message, event.is_warning) == ("Preempted", True, False)
     others = decided(Observed(PREPARED, (flight(unit, study="theirs"),), (leaving,))).events
     assert "Preempted" not in [event.reason for event in others]
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_what_ended_an_attempt_is_told_and_not_that_there_will_be_no_other(names: tuple[str, str]) -> None:
+    """Both nodes may have begun in the same second, and come in any order."""
+    digest = trunk().tasks[0]
+    parameters = {"parameters": [{"name": "short", "value": digest[:DIGEST_LABEL_LENGTH]}]}
+    at = {"startedAt": "2030-01-01T00:00:00Z", "phase": "Failed", "inputs": parameters}
+    nodes = {
+        names[0]: {**at, "type": "Retry", "message": "retryStrategy.expression evaluated to false"},
+        names[1]: {**at, "type": "Pod", "message": "main: OOMKilled (exit code 137)"},
+    }
+    body = {"metadata": {"name": "w"}, "spec": {}, "status": {"phase": "Failed", "nodes": dict(sorted(nodes.items()))}}
+    seen = workflow_seen(body)
+    assert seen.reasons == {digest[:DIGEST_LABEL_LENGTH]: "main: OOMKilled (exit code 137)"}
+    assert seen.failed == {digest[:DIGEST_LABEL_LENGTH]}
