@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,7 +104,7 @@ def run(
         if beside is not None:
             beside.last_look()
     if result.was_stopped:
-        print(f"Stopped. What is done is kept; to go on: {shlex.join(_again())}")
+        print(f"Stopped. What is done is kept; to go on: {shlex.join(_again(sys.argv[1:]))}")
     else:
         ending.report(opened.store, opened.plan, out)
     if beside is not None:
@@ -111,9 +112,9 @@ def run(
     ending.conclude(opened.plan, result)
 
 
-def _again() -> list[str]:
+def _again(given: Sequence[str]) -> list[str]:
     """The command as it was given, since threads and GPUs decide the last bits of results; the new plan that it asked for is there."""
-    return ["scaling-study", *(word for word in sys.argv[1:] if word != "--replan")]
+    return ["scaling-study", *(word for word in given if word != "--replan")]
 
 
 def _refuse_mixed_options(ctx: typer.Context, is_elsewhere: bool) -> None:

@@ -180,3 +180,10 @@ def test_a_mirror_of_a_study_that_is_not_there_is_a_clear_word(tmp_path: Path, w
     assert said.returncode == 1
     assert "nobody" in said.stderr
     assert "Traceback" not in said.stderr
+
+
+def test_to_go_on_names_every_option_that_decides_results_and_does_not_plan_anew() -> None:
+    from orchestrator.cli.run import _again
+
+    given = ["run", "a b.yaml", "--gpus", "1", "--threads", "4", "--replan", "--only", "*/60M/*"]
+    assert _again(given) == ["scaling-study", "run", "a b.yaml", "--gpus", "1", "--threads", "4", "--only", "*/60M/*"]

@@ -81,7 +81,8 @@ def queue(kubectl: Kubectl) -> Iterator[Queue]:
 class Counted:
     """What a watch of the queue's pods has seen. `most`: GPUs of pods that were admitted, at any time.
 
-    A pod that is being stopped no longer counts: Kueue gives its quota away at once, and the GPU itself is the scheduler's to guard.
+    A pod that is being stopped does not count. Beside it a third was seen to be admitted: while a preempted pod writes its checkpoint,
+    the GPU itself is the scheduler's to guard.
     """
 
     most: int = 0
