@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -58,6 +59,12 @@ def test_an_evaluation_carries_the_facts_of_its_model_and_stage(plan: Plan, reco
     assert (row.stage_code_percent, row.chain_code_percent) == (20.0, 45.0)
     assert row.flops_palm == (6 * small.n + 12 * 3 * 48 * 128) * 1200 * 512
     assert (row.bytes, row.attempts, row.seconds, row.cpu_seconds) == (200_000, 1, 10.0, 9.5)
+
+
+def test_operations_are_counted_with_the_window_that_a_recipe_trains_on(plan: Plan, records: dict[str, Record]) -> None:
+    """A study's own length says nothing of a recipe that has another."""
+    elsewhere = replace(plan, sequence_length=plan.sequence_length // 2)
+    assert runs_frame(elsewhere, records).flops_palm.equals(runs_frame(plan, records).flops_palm)
 
 
 def test_a_prepared_source_is_a_run_and_belongs_to_no_cell(plan: Plan, records: dict[str, Record]) -> None:

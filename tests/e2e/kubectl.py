@@ -13,6 +13,9 @@ T = TypeVar("T")
 
 # A pod starts within seconds; on two cores that others use as well it may take a minute
 PATIENCE = 240
+# The longest that a trial keeps the API server away, and what kubectl says meanwhile when it never reached it
+AWAY = 60
+UNREACHABLE = ("Unable to connect to the server", "was refused")
 
 
 class Failed(AssertionError):
@@ -26,11 +29,16 @@ class Kubectl:
     namespace: str
 
     def run(self, *arguments: str, given: str | None = None) -> str:
+        """What kubectl prints. An API server that cannot be reached, because of a trial beside this one, is asked again."""
         command = ["kubectl", "--namespace", self.namespace, *arguments]
-        done = subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=300)
-        if done.returncode:
-            raise Failed(f"{' '.join(arguments[:4])}: {done.stderr.strip()}")
-        return done.stdout
+        end = time.monotonic() + AWAY
+        while True:
+            done = subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=300)
+            if done.returncode == 0:
+                return done.stdout
+            if time.monotonic() > end or not any(word in done.stderr for word in UNREACHABLE):
+                raise Failed(f"{' '.join(arguments[:4])}: {done.stderr.strip()}")
+            time.sleep(1)
 
     def json(self, *arguments: str) -> Document:
         found: Document = json.loads(self.run(*arguments, "-o", "json"))

@@ -38,8 +38,6 @@ LONG: Final = "256K"
 SHORT: Final = "32K"
 # Seconds; a trial takes half a minute where nobody else works, and ten times that where ten others do
 LONGEST: Final = 600
-# A look at an API server that hangs gives up after ten seconds or more
-AWAY_TRIES: Final = 6
 
 # Others see here why something is away for a moment
 BUSY: Final = Path("/tmp/cluster-busy")
@@ -160,16 +158,8 @@ class Trial:
 
     # What is seen
 
-    def _get(self, *what: str) -> Document:
-        """An API server that is away for a moment, because of the trial beside this one, is asked again."""
-        for _ in range(AWAY_TRIES):
-            with suppress(Failed):
-                return self.kubectl.json("get", *what)
-            time.sleep(1)
-        return self.kubectl.json("get", *what)
-
     def status(self) -> Document:
-        found: Document = self._get("sstudy", self.name).get("status") or {}
+        found: Document = self.kubectl.json("get", "sstudy", self.name).get("status") or {}
         return found
 
     def phase(self) -> str:
@@ -183,15 +173,15 @@ class Trial:
 
     def events(self) -> dict[str, str]:
         """Reason -> the last message."""
-        found = self._get("events", "--field-selector", f"involvedObject.name={self.name}")["items"]
+        found = self.kubectl.json("get", "events", "--field-selector", f"involvedObject.name={self.name}")["items"]
         return {event["reason"]: event["message"] for event in found}
 
     def workflows(self) -> list[Document]:
-        found: list[Document] = self._get("workflows", "-l", f"{LABEL_STUDY}={self.name}")["items"]
+        found: list[Document] = self.kubectl.json("get", "workflows", "-l", f"{LABEL_STUDY}={self.name}")["items"]
         return found
 
     def pods(self) -> list[Document]:
-        found: list[Document] = self._get("pods", "-l", f"{LABEL_STUDY}={self.name}")["items"]
+        found: list[Document] = self.kubectl.json("get", "pods", "-l", f"{LABEL_STUDY}={self.name}")["items"]
         return [pod for pod in found if LABEL_DIGEST in pod["metadata"]["labels"]]
 
     # What the store says

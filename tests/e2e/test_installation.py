@@ -75,9 +75,16 @@ def test_a_pod_reaches_this_and_no_more(
     asked = [STORE, ELSEWHERE]
     kubectl.create(probe(kubectl, f"probe-{name}", labels, asked, trainer_image))
     eventually(lambda: phase(kubectl, f"probe-{name}") == "Succeeded", "the probe is over")
-    told = dict(line.split() for line in kubectl.run("logs", f"probe-{name}").splitlines())
+    told = eventually(lambda: answers(kubectl, f"probe-{name}", len(asked)), "the kubelet finds its log")
     kubectl.run("delete", "pod", f"probe-{name}", "--wait=false")
     assert told == {address: "yes" if address in open_ones else "no" for address in asked}
+
+
+def answers(kubectl: Kubectl, pod: str, number: int) -> dict[str, str] | None:
+    """Of a probe: address -> yes or no. A kubelet that is about to move the log prints a sentence about that in its place."""
+    lines = [line.split() for line in kubectl.run("logs", pod).splitlines()]
+    told = {words[0]: words[1] for words in lines if len(words) == 2}
+    return told if len(told) == number else None
 
 
 def phase(kubectl: Kubectl, pod: str) -> str:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.cluster
 SEED = 21
 NODES = 2
 # A second of training between two checkpoints is in the middle of it
-TOKENS = "96K"
+TOKENS = "192K"
 
 
 @pytest.fixture(scope="module")

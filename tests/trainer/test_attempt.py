@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from trainer import lineage
 from trainer.attempt import run_task
 from trainer.context import Context, Outcome, Stopped
 
 from orchestrator.contract.events import End, Event, Placement, Progress, Start
 from orchestrator.contract.identity import NUMERICS, canonical
-from orchestrator.contract.record import Record
+from orchestrator.contract.record import Attempt, Record
 from orchestrator.contract.tasks import EvaluateTask, FromInitialisation, Optimizer, Schedule, Shape, TokenizerTask, TrainTask, Trajectory
 from orchestrator.contract.tasks import digest_of_task as digest_of
 from orchestrator.contract.words import ExitCode
@@ -405,3 +406,15 @@ def test_failure_json_is_json_that_people_can_read(store: Store, placement: Plac
 
     key = addresses.attempt_key(addresses.work_root("prepare", DIGEST), 1, "failure.json")
     assert json.loads(store.objects.get(key))["message"] == "the held-out set is empty"
+
+
+def test_what_every_attempt_lost_of_the_one_before_it_is_in_the_record(store: Store) -> None:
+    """The last attempt is not the only one that went on behind where another had been."""
+    root = addresses.work_root("train", "0" * 64)
+    for start, end in ((0, 100), (60, 90), (80, 200)):
+        lease = leases.take(store, root, DIGEST, leases.Holder(study="small"))
+        lease.start_from(start)
+        lease.renew(end)
+        lease.end("stopped", ExitCode.STOPPED)
+    own = Attempt(number=4, study="small", start=lease.body.start.isoformat(), end="", from_tokens=150, tokens_lost=50)
+    assert [entry.tokens_lost for entry in lineage.attempts(store, root, own)] == [0, 40, 10, 50]
