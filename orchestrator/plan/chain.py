@@ -140,6 +140,11 @@ def code_windows(read: Windows, groups: Mapping[str, str]) -> int:
 def _leg(arm: Arm, index: int, seed: Seed, before: Leg | None, wants_stable: bool, wants_result: bool, trajectories: Trajectories) -> Leg:
     stage, size, asked_rates, length = arm.recipe.stages[index], arm.size, arm.rates[index], arm.lengths[index]
     tokens = length.steps * size.tokens_per_step
+    if wants_result and asked_rates.shape == "wsd" and length.decay == 0:
+        raise PlanRefused(
+            f"recipe {arm.recipe.name}, stage {stage.name}, size {size.name}: a decay of {asked_rates.decay} % is none of its"
+            f" {length.steps} steps, so its rate would never fall; give more tokens, a longer `decay` or a smaller `training.batch`"
+        )
     start, read = _start(arm, stage, index, seed, before)
     trajectory = Trajectory(
         start=start,

@@ -161,7 +161,8 @@ def _mend(values: Any, path: Path, reading: Reading, mended: set[Path]) -> Any: 
         return stand_in
     holder, last = value_at(values, path[:-1]), path[-1]
     if isinstance(holder, list) and isinstance(last, int):
-        holder[last] = stand_in
+        if last < len(holder):  # a mistake of this round may have had the list replaced by a shorter one
+            holder[last] = stand_in
     elif isinstance(holder, dict) and last in holder and _may_be_left_out(path):
         del holder[last]
     elif isinstance(holder, dict):

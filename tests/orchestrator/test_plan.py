@@ -334,6 +334,11 @@ def test_tokens_of_less_than_a_batch_are_refused() -> None:
         planned(lambda d: stage(d, 0, 0).update(tokens=511))
 
 
+def test_a_stage_that_is_too_short_for_its_decay_is_refused_where_its_result_is_wanted() -> None:
+    with pytest.raises(PlanRefused, match="a decay of 10 % is none of its 4 steps, so its rate would never fall"):
+        planned(lambda d: stage(d, 0, 0).update(tokens=4 * 512, schedule={"shape": "wsd", "warmup": 512}))
+
+
 def test_a_source_without_fingerprint_makes_the_plan_not_runnable() -> None:
     assert is_runnable(planned())
     assert not is_runnable(planned(prints={name: value for name, value in PRINTS.items() if name != "curated"}))

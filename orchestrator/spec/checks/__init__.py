@@ -10,7 +10,7 @@ from orchestrator.spec.checks.addresses import check_addresses
 from orchestrator.spec.checks.contrasts import check_contrasts, check_evaluation
 from orchestrator.spec.checks.grid import check_grid, check_narrowing
 from orchestrator.spec.checks.lengths import check_lengths
-from orchestrator.spec.checks.mixtures import check_mixtures, check_sources
+from orchestrator.spec.checks.mixtures import check_limits, check_mixtures, check_sources
 from orchestrator.spec.checks.shapes import check_maps_by_size, check_models, check_tolerations
 from orchestrator.spec.checks.stages import check_stages
 from orchestrator.spec.messages import Finding
@@ -24,6 +24,7 @@ CHECKS = (
     check_maps_by_size,
     check_sources,
     check_mixtures,
+    check_limits,
     check_stages,
     check_lengths,
     check_evaluation,

@@ -52,6 +52,20 @@ def check_mixtures(spec: StudySpec) -> Iterator[Finding]:
             yield Finding((*path, "tokens", "text"), wrong, advice, reads=reads)
 
 
+def check_limits(spec: StudySpec) -> Iterator[Finding]:
+    """Sources of which fewer tokens are prepared than the windows take that are made of them: a window has one token more than targets."""
+    longest: dict[str, int] = {}
+    for _, recipe, _, stage, _ in stages_of(spec):
+        for name in (*stage.mixture.code, *stage.mixture.text):
+            longest[name] = max(longest.get(name, 0), spec.training_of(recipe).sequence_length)
+    for index, source in enumerate(spec.data.sources):
+        targets = longest.get(source.name, 0)
+        if source.limit is not None and source.limit <= targets:
+            wrong = f"{source.limit:,} tokens are less than one window, which takes {targets + 1:,}."
+            reads: tuple[Path, ...] = (("training", "sequenceLength"), ("recipes", "*", "training", "sequenceLength"))
+            yield Finding(("data", "sources", index, "limit"), wrong, "Give a larger limit, or none.", reads=reads)
+
+
 def _unknown_source(spec: StudySpec, path: Path, name: str, group: Group | None) -> Iterator[Finding]:
     sources = {source.name: source.group for source in spec.data.sources}
     if name not in sources:
