@@ -61,6 +61,13 @@ SECURITY: Final[Document] = {
     "fsGroup": USER,
     "seccompProfile": {"type": "RuntimeDefault"},
 }
+QUEUED_ALONE: Final[Document] = {
+    "labels": {"kueue.x-k8s.io/pod-group-name": "{{workflow.name}}-{{=inputs.parameters.short[:8]}}-{{retries}}"},
+    "annotations": {"kueue.x-k8s.io/pod-group-total-count": "1", "kueue.x-k8s.io/retriable-in-group": "false"},
+}
+"""Every attempt is a group of its own for Kueue: it gives the quota of a single pod away when that is asked to stop, and of a group when
+its last pod has ended, which may be a checkpoint later."""
+
 KEEP_SECONDS: Final = 3600
 """How long a finished Workflow stays for people to look at; its record is in the store."""
 
@@ -208,12 +215,13 @@ def _templates(unit: Unit, plan: Plan, settings: PodSettings) -> list[Document]:
 def _template(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) -> Document:
     labels = {LABEL_DIGEST: "{{inputs.parameters.short}}", LABEL_KIND: str(kind)}
     queue, several = settings.execution.queue, _nodes(kind, unit, settings) > 1
+    metadata: Document = {"labels": labels}
     if queue and kind == TaskKind.TRAIN and not several:
-        labels[LABEL_QUEUE] = queue
+        metadata = {**QUEUED_ALONE, "labels": {**labels, LABEL_QUEUE: queue, **QUEUED_ALONE["labels"]}}
     return {
         "name": str(kind),
         "inputs": {"parameters": [{"name": "digest"}, {"name": "short"}]},
-        "metadata": {"labels": labels},
+        "metadata": metadata,
         "retryStrategy": {
             "limit": str(RETRY_LIMIT),
             "retryPolicy": "Always",

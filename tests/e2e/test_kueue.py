@@ -79,11 +79,7 @@ def queue(kubectl: Kubectl) -> Iterator[Queue]:
 
 @dataclass
 class Counted:
-    """What a watch of the queue's pods has seen. `most`: GPUs of pods that were admitted, at any time.
-
-    A pod that is being stopped does not count. Beside it a third was seen to be admitted: while a preempted pod writes its checkpoint,
-    the GPU itself is the scheduler's to guard.
-    """
+    """What a watch of the queue's pods has seen. `most`: GPUs of pods that were admitted and had not ended, at any time."""
 
     most: int = 0
     gated: set[str] = field(default_factory=set)
@@ -98,8 +94,7 @@ class Counted:
             self.gated.add(name)
         if "deletionTimestamp" in pod["metadata"] and pod["status"].get("phase") == "Running" and name not in self.stopped:
             self.stopped.append(name)
-        is_stopping = change == "DELETED" or "deletionTimestamp" in pod["metadata"]
-        is_at_work = not is_stopping and not pod["spec"].get("schedulingGates") and pod["status"].get("phase") not in TERMINAL
+        is_at_work = change != "DELETED" and not pod["spec"].get("schedulingGates") and pod["status"].get("phase") not in TERMINAL
         self._gpus[name] = gpus(pod) if is_at_work else 0
         self.most = max(self.most, sum(self._gpus.values()))
 

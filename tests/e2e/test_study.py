@@ -6,6 +6,7 @@
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ pytestmark = pytest.mark.cluster
 EXAMPLE = ROOT / "manifests/examples/cluster.yaml"
 # Seconds; a pod imports torch and shares two cores with the others
 TIME_FOR_ALL = 1800
+SOME = 5
+AWAY_SECONDS = 60
 DEPLOYMENTS = ("scaling-study-controller", "mlflow", "mlflow-mirror")
 
 
@@ -50,12 +53,23 @@ def example(root: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(example: Path, whole: Kubectl) -> SmallStudy:
-    """The study when the controller says that it has succeeded."""
+    """The study when the controller says that it has succeeded. MLflow was away for a minute in its middle, and came back empty."""
     whole.run("apply", "-f", str(example))
+    eventually(lambda: tasks_done(whole) >= SOME, "some tasks are done", TIME_FOR_ALL)
+    whole.run("scale", "deployment/mlflow", "--replicas=0")
+    before = tasks_done(whole)
+    time.sleep(AWAY_SECONDS)
+    assert tasks_done(whole) > before, "no task waits for MLflow"
+    whole.run("scale", "deployment/mlflow", "--replicas=1")
     eventually(lambda: state(whole, "cluster") in ("Succeeded", "Failed", "Refused"), "the study is over", TIME_FOR_ALL)
     found = whole.json("get", "sstudy", "cluster")
     assert found["status"]["phase"] == "Succeeded", found["status"]["conditions"]
     return SmallStudy(example, open_study(example))
+
+
+def tasks_done(kubectl: Kubectl) -> int:
+    counts = kubectl.json("get", "sstudy", "cluster").get("status", {}).get("counts") or {}
+    return int(counts.get("tasksDone", 0))
 
 
 def state(kubectl: Kubectl, study: str) -> str:
@@ -76,7 +90,7 @@ def test_kubectl_shows_it_in_columns(done: SmallStudy, whole: Kubectl) -> None:
     assert line.split()[:4] == ["cluster", "Succeeded", f"{cells}/{cells}", "0"]
 
 
-def test_mlflow_returns_its_runs(done: SmallStudy, whole: Kubectl) -> None:
+def test_mlflow_returns_its_runs_although_it_was_away(done: SmallStudy, whole: Kubectl) -> None:
     results = done.results()
     with forwarded(whole, "mlflow", 5000) as address:
         eventually(lambda: finished_runs(address, "cluster").keys() == results.keys(), "every task has a finished run")

@@ -123,6 +123,11 @@ def test_only_what_trains_or_evaluates_asks_for_gpus_and_only_training_queues() 
     leaf = next(workflow for workflow in workflows if any(entry["name"] == "evaluate" for entry in workflow["spec"]["templates"]))
     train, evaluate = container(leaf, "train"), container(leaf, "evaluate")
     assert train["metadata"]["labels"][LABEL_QUEUE] == "research"
+    assert train["metadata"]["annotations"] == {
+        "kueue.x-k8s.io/pod-group-total-count": "1",
+        "kueue.x-k8s.io/retriable-in-group": "false",
+    }
+    assert "{{retries}}" in train["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"], "another attempt is another group"
     assert LABEL_QUEUE not in json.dumps(evaluate)
     for template, gpus in ((train, "2"), (evaluate, "1")):
         resources = template["container"]["resources"]
