@@ -103,7 +103,10 @@ class WorkflowSeen:
 
 @dataclass(frozen=True, slots=True)
 class LeaseSeen:
-    """The last lease on a task, and what all of its attempts have cost. `code`: how the last one ended, None while it works."""
+    """The last lease on a task, and what all of its attempts have cost. `code`: how the last one ended, None while it works.
+
+    `seconds`: from start to end or last renewal, of all attempts; `trained`: tokens that they brought it on.
+    """
 
     study: str
     run_number: int
@@ -112,6 +115,8 @@ class LeaseSeen:
     code: int | None
     message: str
     gpu_seconds: float
+    seconds: float = 0.0
+    trained: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ class _Attempt:
     code: int | None
     message: str
     gpu_seconds: float
+    seconds: float
+    trained: int
 
 
 @dataclass(slots=True)
@@ -137,6 +139,8 @@ def _attempt(body: LeaseBody) -> _Attempt:
         code=body.ended.code if body.ended else None,
         message=body.ended.message if body.ended else "",
         gpu_seconds=seconds(body) * body.gpus,
+        seconds=seconds(body),
+        trained=max(0, body.tokens - body.from_tokens),
     )
 
 
@@ -150,6 +154,8 @@ def _seen(attempts: list[_Attempt], now: datetime) -> LeaseSeen:
         code=last.code,
         message=last.message,
         gpu_seconds=sum(attempt.gpu_seconds for attempt in attempts),
+        seconds=sum(attempt.seconds for attempt in attempts),
+        trained=sum(attempt.trained for attempt in attempts),
     )
 
 

@@ -10,6 +10,7 @@ from orchestrator.contract.plan import Plan
 from orchestrator.estimate import Price, cost
 from orchestrator.observe import IN_FLIGHT, Observed, TaskSeen, TaskState, WorkflowSeen, task_states
 from orchestrator.reconcile.actions import Action, Decision, Delete, ForceDelete, Restart, Stop, StudyEvent, Submit
+from orchestrator.reconcile.pace import seconds_left
 from orchestrator.reconcile.status import Standing, status_of
 from orchestrator.workflow import Unit, remaining, short, workflow_name
 
@@ -67,7 +68,7 @@ def reconcile(facts: StudyFacts, plan: Plan, units: Sequence[Unit], observed: Ob
         held=tuple(held),
         used=purse.used,
         cap=purse.cap,
-        price=limits.price,
+        seconds_left=seconds_left(plan, tasks, observed.leases, limits.price),
         overrun=purse.overrun,
         is_overdrawn=purse.is_overdrawn,
         queued=len(queued),
@@ -201,6 +202,8 @@ def _events(
     purse: _Purse,
 ) -> Iterator[StudyEvent]:
     before = facts.status.get("counts") or {}
+    if facts.status.get("planDigest") != facts.plan_digest:
+        yield StudyEvent("Planned", f"{len(plan.cells)} cells, {len(plan.tasks)} tasks, plan {facts.plan_digest[:12]}")
     reused = _reused(facts, plan, tasks)
     if reused:
         yield StudyEvent("TaskReused", f"{reused} of {len(plan.tasks)} tasks were done before this study asked for them")
@@ -218,8 +221,13 @@ def _events(
     for pod in observed.pods:
         if pod.preempted and pod.workflow in own:
             yield StudyEvent("Preempted", f"pod {pod.name}, whose task goes on in another: {pod.preempted}")
-    if status["phase"] == "Succeeded" and facts.status.get("phase") != "Succeeded":
+    if status["phase"] == facts.status.get("phase"):
+        return
+    if status["phase"] == "Succeeded":
         yield StudyEvent("Succeeded", f"all {len(plan.cells)} cells are done")
+    elif status["phase"] == "Failed":
+        counts = status["counts"]
+        yield StudyEvent("Failed", f"{counts['cellsFailed']} of {counts['cells']} cells failed and nothing else is left", is_warning=True)
 
 
 def _reused(facts: StudyFacts, plan: Plan, tasks: Mapping[str, TaskSeen]) -> int:

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.contract.plan import Cell, Plan
-from orchestrator.estimate import Price, cost
 from orchestrator.observe import CELL_LETTERS, IN_FLIGHT, MOST_CELL_LETTERS, TaskSeen, TaskState
 from orchestrator.workflow import Unit
 
@@ -26,6 +26,8 @@ NAMED: Final = 5
 class Standing:
     """What a decision found: everything that the status tells. `used` and `cap`, the study's own, in GPU-seconds.
 
+    `seconds_left`: of all tasks that are left, one after the other; None while nobody can know.
+
     `is_overdrawn`: more was spent than the study's budget or the namespace's cap allows. `queued`: Workflows that could start, but no more
     than `at_once` are in flight.
     """
@@ -35,7 +37,7 @@ class Standing:
     held: tuple[Unit, ...]
     used: float
     cap: float | None
-    price: Price
+    seconds_left: float | None
     overrun: Sequence[str]
     is_overdrawn: bool = False
     queued: int = 0
@@ -74,7 +76,7 @@ def status_of(facts: "StudyFacts", plan: Plan, standing: Standing, now: datetime
         "cellsDone": f"{of_cells[TaskState.DONE]}/{len(plan.cells)}",
         "cellStates": "".join(CELL_LETTERS[state] for _, state in cells) if len(cells) <= MOST_CELL_LETTERS else "",
         "gpuHours": _gpu_hours(standing),
-        "eta": _eta(plan, standing, counts),
+        "eta": _eta(standing.seconds_left, counts[TaskState.RUNNING]),
         "failedCells": [{"name": cell.name, "reason": reason[:1024]} for cell, reason in failed[:FAILED_CELLS]],
         "conditions": conditions,
     }
@@ -133,7 +135,7 @@ def _conditions(
         reasons = "; ".join(dict.fromkeys(reason for _, reason in failed[:NAMED]))
         yield "Degraded", True, "CellsFailed" if failed else "Stalled", reasons[:1024] or "a task makes no step"
     else:
-        yield "Degraded", False, "Healthy", ""
+        yield "Degraded", False, "Healthy", "no cell has failed and nothing stalls"
     done = of_cells[TaskState.DONE]
     yield "Succeeded", phase == "Succeeded", "AllCellsDone" if phase == "Succeeded" else "NotYet", f"{done} of {len(plan.cells)} cells done"
 
@@ -182,15 +184,9 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.2f}"
 
 
-def _eta(plan: Plan, standing: Standing, counts: Mapping[TaskState, int]) -> str:
-    """GPU-seconds left over the tasks that run side by side: a guess, told in hours and minutes; "" while nothing runs."""
-    running = counts[TaskState.RUNNING]
-    if not running:
+def _eta(seconds_left: float | None, running: int) -> str:
+    """In hours and minutes, if as many tasks go on side by side as run now; "" while nothing runs or nobody can know."""
+    if not running or seconds_left is None:
         return ""
-    left = sum(
-        cost(plan, plan.tasks[digest], standing.price).gpu_seconds
-        for digest, seen in standing.tasks.items()
-        if seen.state != TaskState.DONE
-    )
-    minutes = round(left / running / 60)
+    minutes = ceil(seconds_left / running / 60)
     return f"{minutes // 60}h{minutes % 60:02d}m"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from math import ceil
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.contract.plan import Plan
+from orchestrator.contract.tasks import TrainTask
 from orchestrator.contract.words import DIGEST_LABEL_LENGTH, TaskKind
 from orchestrator.estimate import Price, cost
 from orchestrator.observe import LeaseSeen, Observed, PodSeen, TaskState, WorkflowSeen, task_states, workflow_seen
 from orchestrator.plan import plan_study
 from orchestrator.reconcile import Decision, Delete, ForceDelete, Limits, Restart, Stop, StudyFacts, Submit, reconcile
+from orchestrator.reconcile.pace import seconds_left
 from orchestrator.spec import Study, StudySpec
 from orchestrator.workflow import Unit, remaining, units, workflow_name
 
@@ -299,11 +302,43 @@ def test_an_overrun_of_an_estimate_is_told() -> None:
     assert "Overrun" in [event.reason for event in decided(observed).events]
 
 
+def test_what_is_left_takes_as_long_as_it_goes_now_whatever_it_runs_on() -> None:
+    """Half of the trunk took a minute, on no GPU: its other half takes another, its leaf and cooldown as long a token."""
+    cell = PLAN.cell("scratch/0.09M/c50/s1")
+    plan = replace(PLAN, cells=(cell,), tasks={digest: PLAN.tasks[digest] for digest in (*PREPARED, *cell.tasks)})
+    first, *rest = [digest for digest in cell.tasks if PLAN.tasks[digest].kind == TaskKind.TRAIN]
+    unit = trunk(cell.name)
+    half = whole(first) // 2
+    at_work = replace(lease(), seconds=60.0, trained=half)
+    observed = Observed(PREPARED, (flight(unit),), (pod(unit),), {first: at_work})
+    minutes = (whole(first) - half + sum(map(whole, rest))) / half
+    assert decided(observed, plan=plan).status["eta"] == f"0h{ceil(minutes):02d}m"
+    unmeasured = replace(observed, leases={first: replace(at_work, trained=0)})
+    assert decided(unmeasured, plan=plan).status["eta"] == "", "nobody knows how fast it goes"
+
+
+def test_a_size_that_nobody_has_trained_goes_as_fast_in_flops_as_the_others() -> None:
+    unit = trunk("scratch/0.03M/c50/s1")
+    (first,) = unit.tasks
+    leases = {first: replace(lease(), seconds=1.0, trained=whole(first))}
+    tasks = task_states(PLAN, "mine", 1, Observed(PREPARED | {first}, leases=leases), NOW, timedelta(hours=1))
+    found = seconds_left(PLAN, tasks, leases, PRICE)
+    flops = {digest: cost(PLAN, PLAN.tasks[digest], PRICE).flops for digest, task in PLAN.tasks.items() if task.kind == TaskKind.TRAIN}
+    assert found == pytest.approx((sum(flops.values()) - flops[first]) / flops[first])
+
+
+def whole(digest: str) -> int:
+    """Tokens that a train task brings its trajectory on."""
+    planned = PLAN.tasks[digest]
+    assert isinstance(planned.task, TrainTask)
+    return planned.task.tokens - planned.from_tokens
+
+
 def test_a_finished_study_says_so_once() -> None:
     done = Observed(frozenset(PLAN.tasks))
     first = decided(done)
     assert (first.status["phase"], first.status["cellsDone"], first.actions) == ("Succeeded", "4/4", ())
-    assert [event.reason for event in first.events] == ["TaskReused", "Succeeded"]
+    assert [event.reason for event in first.events] == ["Planned", "TaskReused", "Succeeded"]
     assert not decided(done, replace(FACTS, status=first.status)).events
 
 
