@@ -3,6 +3,7 @@
 GPUs of the test cluster are only counted and there is none inside: the pods ask Kubernetes for them, and the trainer is told to use none.
 """
 
+import json
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from orchestrator.store.leases import history
 from orchestrator.store.records import read_record
 from tests.e2e.kubectl import Document, Kubectl, attempts, eventually, exit_code
 from tests.e2e.small_study import SmallStudy, make_study
+from tests.e2e.test_nodes import on_the_oldest_node, over_nodes, training_pods
 
 pytestmark = pytest.mark.cluster
 
@@ -139,14 +141,14 @@ def queued(study: SmallStudy, kubectl: Kubectl, index: int) -> Document:
     return body
 
 
-def urgent_pod(kubectl: Kubectl, queue: Queue, image: str) -> Document:
+def urgent_pod(kubectl: Kubectl, queue: Queue, image: str, *, name: str = "urgent", seconds: int = 3) -> Document:
     """Somebody else's work of a higher priority: one GPU for a moment."""
     labels = {LABEL_QUEUE: QUEUE, "kueue.x-k8s.io/priority-class": queue.urgent}
     rights = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     container = {
         "name": "main",
         "image": image,
-        "command": ["sleep", "3"],
+        "command": ["sleep", str(seconds)],
         "resources": {"requests": {"nvidia.com/gpu": "1"}, "limits": {"nvidia.com/gpu": "1"}},
         "securityContext": rights,
     }
@@ -155,7 +157,7 @@ def urgent_pod(kubectl: Kubectl, queue: Queue, image: str) -> Document:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": "urgent", "namespace": kubectl.namespace, "labels": labels},
+        "metadata": {"name": name, "namespace": kubectl.namespace, "labels": labels},
         "spec": spec,
     }
 
@@ -209,3 +211,36 @@ def test_a_pod_without_the_label_waits_for_nobody(prepared: SmallStudy, queue: Q
     over = kubectl.finished(body["metadata"]["name"])
     assert over["status"]["phase"] == "Succeeded"
     assert not [load for load in kubectl.json("get", "workloads")["items"] if body["metadata"]["name"] in load["metadata"]["name"]]
+
+
+def test_training_over_nodes_waits_until_there_is_room_for_all_of_it(
+    prepared: SmallStudy, root: str, queue: Queue, kubectl: Kubectl, trainer_image: str, tmp_path: Path
+) -> None:
+    """Two pods of one GPU each, while somebody holds one of two: none of them starts before both can."""
+    if "jobsets.jobset.x-k8s.io" not in kubectl.run("get", "crd", "-o", "name"):
+        pytest.skip("JobSet is not installed on this cluster")
+    assert prepared.results()
+    study = make_study(tmp_path, "gang", root, seeds=(14,), tokens="64K", image=trainer_image)
+    execution = on_the_oldest_node(study.execution, kubectl).model_copy(update={"queue": QUEUE, "gpus_per_pod": {"0.01M": 1}})
+    told = json.dumps(over_nodes(study, kubectl.namespace, execution))
+    assert "--gpus=1" in told
+    body: Document = json.loads(told.replace("--gpus=1", "--gpus=0"))
+    kubectl.create(urgent_pod(kubectl, queue, trainer_image, name="holder", seconds=600))
+    eventually(lambda: kubectl.json("get", "pod", "holder")["status"].get("phase") == "Running", "one GPU is taken")
+    kubectl.create(body)
+    (jobset,) = eventually(lambda: kubectl.json("get", "jobsets")["items"], "the waiter has asked for its pods")
+    eventually(lambda: waits(kubectl, jobset["metadata"]["name"]), "Kueue has looked at it")
+    assert not training_pods(kubectl, body["metadata"]["name"])
+    kubectl.run("delete", "pod", "holder", "--wait=false", "--grace-period=1")
+    over = kubectl.finished(body["metadata"]["name"], TIME_FOR_ALL)
+    assert over["status"]["phase"] == "Succeeded", over["status"].get("message")
+    assert set(study.train_units()[0].tasks) <= study.results().keys()
+
+
+def waits(kubectl: Kubectl, jobset: str) -> bool:
+    """Whether Kueue says of a JobSet that its quota is not there."""
+    for load in kubectl.json("get", "workloads")["items"]:
+        if any(owner["name"] == jobset for owner in load["metadata"].get("ownerReferences") or ()):
+            conditions = load.get("status", {}).get("conditions") or ()
+            return any(entry["type"] == "QuotaReserved" and entry["status"] == "False" for entry in conditions)
+    return False
