@@ -85,6 +85,13 @@ def cost(plan: Plan, task: PlannedTask, price: Price) -> Cost:
     return _cost_of(plan, _load(plan, task), price)
 
 
+def costs(plan: Plan, price: Price) -> dict[str, Cost]:
+    """The cost of every task, by digest: many cost the same."""
+    loads = {digest: _load(plan, task) for digest, task in plan.tasks.items()}
+    known = {load: _cost_of(plan, load, price) for load in set(loads.values())}
+    return {digest: known[load] for digest, load in loads.items()}
+
+
 class _Load(NamedTuple):
     """What a task's cost depends on, which thousands of tasks have in common. `tokens`: trained, or only scored."""
 
@@ -119,16 +126,16 @@ def estimate(plan: Plan, price: Price, done: Iterable[str] = ()) -> Estimate:
     """The price of a plan, less the tasks in `done`. Raises PlanRefused for a GPU or a utilisation that cannot be."""
     finished = set(done)
     loads = {digest: _load(plan, task) for digest, task in plan.tasks.items()}
-    costs = {load: _cost_of(plan, load, price) for load in set(loads.values())}
+    each = {load: _cost_of(plan, load, price) for load in set(loads.values())}
     left = Counter(load for digest, load in loads.items() if digest not in finished)
     spent = Counter(load for digest, load in loads.items() if digest in finished)
     by_size: dict[str, Cost] = {}
     for load, number in left.items():
-        by_size[load.size] = by_size.get(load.size, NOTHING) + costs[load] * number
-    seconds = {digest: 0.0 if digest in finished else costs[load].gpu_seconds for digest, load in loads.items()}
+        by_size[load.size] = by_size.get(load.size, NOTHING) + each[load] * number
+    seconds = {digest: 0.0 if digest in finished else each[load].gpu_seconds for digest, load in loads.items()}
     path, longest = _longest_path(plan, seconds)
     unshared = sum(tokens_alone(plan, stage) for cell in plan.cells for stage in cell.stages)
-    done_so_far = sum((costs[load] * number for load, number in spent.items()), NOTHING)
+    done_so_far = sum((each[load] * number for load, number in spent.items()), NOTHING)
     return Estimate(by_size, sum(by_size.values(), NOTHING), done_so_far, unshared, path, longest)
 
 

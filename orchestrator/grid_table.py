@@ -9,8 +9,9 @@ from typing import Final
 
 from orchestrator.contract.plan import Cell, Plan, PlannedTask
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.estimate import DEFAULT_MFU, Price, cost
+from orchestrator.estimate import DEFAULT_MFU, Price, costs
 from orchestrator.observe import TaskSeen, TaskState
+from orchestrator.reconcile.pace import speeds
 from orchestrator.reconcile.status import cell_state
 
 FIXED: Final = ""
@@ -123,13 +124,13 @@ class Reckoning:
         price = Price("h100", DEFAULT_MFU, None, {})
         self._plan = plan
         self._tasks = tasks
-        self._flops = {digest: cost(plan, task, price).flops for digest, task in plan.tasks.items()}
+        self._flops = {digest: found.flops for digest, found in costs(plan, price).items()}
         self._left = {
             digest: 0.0 if tasks[digest].state == TaskState.DONE else self._flops[digest] * (1 - share_of(task, works.get(digest)))
             for digest, task in plan.tasks.items()
         }
         self._live = [digest for digest, work in works.items() if work.is_live and plan.tasks[digest].kind == "train"]
-        self._speeds = _speeds(plan, self._flops, works)
+        self._speeds = speeds(plan, self._flops, ((digest, work.made, work.seconds) for digest, work in works.items()))
 
     def cells(self) -> list[CellStanding]:
         """Every cell, in the order of the plan."""
@@ -156,19 +157,3 @@ def share_of(task: PlannedTask, work: Work | None) -> float:
         return 0.0
     whole = task.task.tokens - task.from_tokens
     return min(1.0, max(0.0, (work.tokens - task.from_tokens) / whole)) if whole > 0 else 0.0
-
-
-def _speeds(plan: Plan, flops: Mapping[str, float], works: Mapping[str, Work]) -> dict[str, float]:
-    """FLOPs a second of an attempt by size, also of those that have ended; a size that nobody has measured goes by all that were."""
-    made: dict[str, float] = {}
-    seconds: dict[str, float] = {}
-    for digest, work in works.items():
-        planned = plan.tasks[digest]
-        if work.made > 0 and work.seconds > 0 and isinstance(planned.task, TrainTask):
-            a_token = flops[digest] / (planned.task.tokens - planned.from_tokens)
-            made[planned.size] = made.get(planned.size, 0.0) + a_token * work.made
-            seconds[planned.size] = seconds.get(planned.size, 0.0) + work.seconds
-    if not made:
-        return {}
-    mean = sum(made.values()) / sum(seconds.values())
-    return {size: made[size] / seconds[size] if size in made else mean for size in plan.shapes}

@@ -68,7 +68,7 @@ def reconcile(facts: StudyFacts, plan: Plan, units: Sequence[Unit], observed: Ob
         held=tuple(held),
         used=purse.used,
         cap=purse.cap,
-        seconds_left=seconds_left(plan, tasks, observed.leases, limits.price),
+        seconds_left=seconds_left(plan, tasks, observed.leases, limits.price) if _some_run(tasks) else None,
         overrun=purse.overrun,
         is_overdrawn=purse.is_overdrawn,
         queued=len(queued),
@@ -76,6 +76,10 @@ def reconcile(facts: StudyFacts, plan: Plan, units: Sequence[Unit], observed: Ob
     )
     status = status_of(facts, plan, standing, now)
     return Decision(tuple(actions), status, tuple(_events(facts, plan, observed, tasks, held, status, purse)), tasks)
+
+
+def _some_run(tasks: Mapping[str, TaskSeen]) -> bool:
+    return any(seen.state == TaskState.RUNNING for seen in tasks.values())
 
 
 class _Purse:

@@ -1,52 +1,61 @@
-"""How long what is left takes as it goes now, told from the leases of what is done and at work."""
+"""How fast training goes and how long what is left takes, told from the attempts at what is done and at work.
+
+Work is counted in FLOPs, so that a token of a large model counts for more.
+"""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.tasks import TrainTask
 from orchestrator.contract.words import TaskKind
-from orchestrator.estimate import Price, cost
+from orchestrator.estimate import Price, costs
 from orchestrator.observe import LeaseSeen, TaskSeen, TaskState
 
-_NEVER_COMES = (TaskState.DONE, TaskState.FAILED, TaskState.BLOCKED)
+_NOTHING_LEFT = (TaskState.DONE, TaskState.FAILED, TaskState.BLOCKED)
+
+
+def speeds(plan: Plan, flops: Mapping[str, float], attempts: Iterable[tuple[str, int, float]]) -> dict[str, float]:
+    """FLOPs a second of an attempt by size, also of those that have ended; a size that nobody has measured goes by all that were.
+
+    `flops`: of each whole task. `attempts`: digest, the tokens that were trained, in how many seconds.
+    """
+    made: dict[str, float] = defaultdict(float)
+    seconds: dict[str, float] = defaultdict(float)
+    for digest, tokens, took in attempts:
+        planned = plan.tasks[digest]
+        if tokens > 0 and took > 0 and isinstance(planned.task, TrainTask):
+            made[planned.size] += flops[digest] / (planned.task.tokens - planned.from_tokens) * tokens
+            seconds[planned.size] += took
+    if not made:
+        return {}
+    mean = sum(made.values()) / sum(seconds.values())
+    return {size: made[size] / seconds[size] if size in made else mean for size in plan.shapes}
 
 
 def seconds_left(plan: Plan, tasks: Mapping[str, TaskSeen], leases: Mapping[str, LeaseSeen], price: Price) -> float | None:
-    """Seconds that the tasks left take one after the other, None while none has trained a token yet.
+    """Seconds that the tasks left take one after the other, None while none has trained a token.
 
-    A size that nobody has trained goes as fast in FLOPs as all others together; other kinds take as long as those of their kind did.
+    Other kinds take as long as those of their kind did, nothing while none is done.
     """
-    seconds: dict[str, float] = defaultdict(float)
-    tokens: dict[str, int] = defaultdict(int)
-    flops = 0.0
-    others: dict[TaskKind, list[float]] = defaultdict(list)
-    for digest, lease in leases.items():
-        task = plan.tasks[digest]
-        if isinstance(task.task, TrainTask) and lease.trained > 0:
-            seconds[task.size] += lease.seconds
-            tokens[task.size] += lease.trained
-            flops += _flops_a_token(plan, digest, price) * lease.trained
-        elif tasks[digest].state == TaskState.DONE:
-            others[task.kind].append(lease.seconds)
-    if not flops:
+    if not any(lease.trained for lease in leases.values()):
         return None
-    a_flop = sum(seconds.values()) / flops
+    flops = {digest: found.flops for digest, found in costs(plan, price).items()}
+    speed = speeds(plan, flops, ((digest, lease.trained, lease.seconds) for digest, lease in leases.items()))
+    if not speed:
+        return None
+    took: dict[TaskKind, list[float]] = defaultdict(list)
+    for digest, lease in leases.items():
+        if tasks[digest].state == TaskState.DONE:
+            took[plan.tasks[digest].kind].append(lease.seconds)
+    mean = {kind: sum(each) / len(each) for kind, each in took.items()}
     left = 0.0
-    for digest, seen in tasks.items():
-        task = plan.tasks[digest]
-        if seen.state in _NEVER_COMES:
+    for digest, planned in plan.tasks.items():
+        if tasks[digest].state in _NOTHING_LEFT:
             continue
-        if isinstance(task.task, TrainTask):
+        if isinstance(planned.task, TrainTask):
             trained = leases[digest].trained if digest in leases else 0
-            size = task.size
-            a_token = seconds[size] / tokens[size] if size in tokens else a_flop * _flops_a_token(plan, digest, price)
-            left += max(0, task.task.tokens - task.from_tokens - trained) * a_token
-        elif known := others[task.kind]:
-            left += sum(known) / len(known)
+            left += flops[digest] * max(0.0, 1 - trained / (planned.task.tokens - planned.from_tokens)) / speed[planned.size]
+        else:
+            left += mean.get(planned.kind, 0.0)
     return left
-
-
-def _flops_a_token(plan: Plan, digest: str, price: Price) -> float:
-    found = cost(plan, plan.tasks[digest], price)
-    return found.flops / found.tokens if found.tokens else 0.0

@@ -107,7 +107,7 @@ def observed(over: tuple[Unit, ...], at_work: tuple[Unit, ...]) -> Observed:
     now = T0 - timedelta(seconds=5)
     done = frozenset(digest for unit in over for digest in unit.tasks)
     lease = {
-        digest: LeaseSeen("large", 1, digest not in done, now, 0 if digest in done else None, "", 60.0)
+        digest: LeaseSeen("large", 1, digest not in done, now, 0 if digest in done else None, "", 60.0, 60.0, 1000)
         for unit in (*over, *at_work)
         for digest in (unit.tasks if unit in over else unit.tasks[:1])
     }
