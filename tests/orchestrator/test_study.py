@@ -104,7 +104,7 @@ def test_an_edit_that_changes_no_task_is_frozen_too(file: Path) -> None:
     assert open_study(file).is_frozen
 
 
-@pytest.mark.parametrize(("given", "known"), [("", 275), (", limit: 50", 50), (", tokens: 2000, limit: 700", 700), (", tokens: 40", 40)])
+@pytest.mark.parametrize(("given", "known"), [("", 275), (", limit: 150", 150), (", tokens: 2000, limit: 700", 700), (", tokens: 40", 40)])
 def test_a_limit_bounds_what_is_guessed_of_a_source(file: Path, given: str, known: int) -> None:
     file.write_text(STUDY.replace("path: text}", f"path: text{given}}}"))
     opened = open_study(file)
