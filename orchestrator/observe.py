@@ -124,7 +124,8 @@ class Observed:
     """Everything that a decision may rest on.
 
     `workflows` and `pods`: of the whole namespace. `leases`: by digest, of tasks of the plan that were ever worked on. `spent`:
-    GPU-seconds that this study's leases account for. `others`: GPU-seconds that the namespace's other studies spent or have admitted.
+    GPU-seconds that this study's leases account for. `others`: GPU-seconds that the namespace's other studies have spent.
+    `others_promised`: what their tasks in flight are still estimated to cost.
     `others_in_flight`: their Workflows that are not over.
     """
 
@@ -134,6 +135,7 @@ class Observed:
     leases: Mapping[str, LeaseSeen] = field(default_factory=dict)
     spent: float = 0.0
     others: float = 0.0
+    others_promised: float = 0.0
     others_in_flight: int = 0
 
 
@@ -178,6 +180,10 @@ def _unfinished(
     if flight is not None and not flight.is_over and not flight.was_stopped:
         if flight.study != study:
             return TaskSeen(TaskState.AWAITED, f"study {flight.study} works on it", flight.name, pod_name)
+        if digest[:DIGEST_LABEL_LENGTH] in flight.failed and not at_work:
+            # Argo does it no more, while the Workflow goes on with others
+            why = flight.reasons.get(digest[:DIGEST_LABEL_LENGTH], "Argo has given it up")
+            return TaskSeen(TaskState.FAILED, why, flight.name) if flight.run_number >= run_number else TaskSeen(TaskState.WAITING)
         return _in_workflow(digest, flight, pod, lease, now, stall)
     if flight is not None and not at_work and (why := _given_up(digest, flight, run_number)):
         # a process that was killed could not give its lease back: nobody waits for that
@@ -190,7 +196,9 @@ def _unfinished(
 def _given_up(digest: str, flight: WorkflowSeen, run_number: int) -> str:
     """Why Argo tries the task no more in this run, "" where it has not given up."""
     short = digest[:DIGEST_LABEL_LENGTH]
-    is_final = flight.is_over and not flight.was_stopped and flight.run_number >= run_number and short in flight.failed
+    # a Workflow that Argo refuses as a whole has no failed task
+    has_failed = short in flight.failed or (not flight.failed and flight.phase != "Succeeded" and bool(flight.message))
+    is_final = flight.is_over and not flight.was_stopped and flight.run_number >= run_number and has_failed
     return (flight.reasons.get(short) or flight.message or "its Workflow has failed") if is_final else ""
 
 

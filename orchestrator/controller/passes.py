@@ -51,8 +51,9 @@ class _Known:
     study: Study | Unplanned
     planned: Planned | None = None
     told: dict[StudyEvent, datetime] = field(default_factory=dict)
-    gpu_seconds: float = 0.0
-    """Spent and admitted, at the last look."""
+    spent: float = 0.0
+    promised: float = 0.0
+    """GPU-seconds at the last look: of its attempts, and what its tasks in flight are still estimated to cost."""
 
 
 class Passes:
@@ -121,7 +122,10 @@ class Passes:
         spec_of = metadata["uid"], metadata.get("generation", 1)
         known = self._known.get(name)
         if known is None or known.spec_of != spec_of:
+            before = known if known is not None and known.spec_of[0] == metadata["uid"] else None
             known = self._known[name] = _Known(spec_of, accept(body))
+            if before is not None:  # an edit undoes nothing that was spent
+                known.spent, known.promised = before.spent, before.promised
         return known
 
     def _planned(self, known: _Known, body: Document) -> Planned | Unplanned:
@@ -212,14 +216,15 @@ class Passes:
             pods=pods,
             leases=ledger.leases(planned.plan, now),
             spent=spent,
-            others=sum(other.gpu_seconds for name, other in self._known.items() if name != study.name),
+            others=sum(other.spent for name, other in self._known.items() if name != study.name),
+            others_promised=sum(other.promised for name, other in self._known.items() if name != study.name),
             others_in_flight=snapshot.in_flight(study.name),
         )
         decision = reconcile(facts, planned.plan, planned.units, observed, limits, now)
         settings = self._settings(study, body, facts.run_number, inputs(study, planned.plan))
         applier = Applier(self._cluster, ledger, snapshot, planned.plan, settings)
         applier.apply(decision.actions)
-        known.gpu_seconds = spent + _admitted(planned.plan, study.name, snapshot, ledger.done, limits.price)
+        known.spent, known.promised = spent, _promised(planned.plan, study.name, snapshot, ledger, limits.price)
         ledger.read_retention(now)
         told = {**_with_refusal(decision.status, applier.refused, facts, now), **_retention(ledger.retention)}
         self._write(body, told)
@@ -325,16 +330,18 @@ def _measured(plan: Plan, ledger: Ledger) -> dict[str, float]:
     return {size: seconds[size] / tokens[size] for size in seconds if tokens[size] > 0}
 
 
-def _admitted(plan: Plan, study: str, snapshot: Snapshot, done: frozenset[str], price: Price) -> float:
-    """Estimated GPU-seconds of what the study has in flight."""
+def _promised(plan: Plan, study: str, snapshot: Snapshot, ledger: Ledger, price: Price) -> float:
+    """GPU-seconds that what the study has in flight is still estimated to cost."""
     digests = {
         digest
         for workflow in snapshot.workflows.values()
         if workflow.study == study and not workflow.is_over
         for digest in workflow.digests
-        if digest in plan.tasks and digest not in done
+        if digest in plan.tasks and digest not in ledger.done
     }
-    return sum(cost(plan, plan.tasks[digest], price).gpu_seconds for digest in digests)
+    tasks = [plan.tasks[digest] for digest in digests]
+    spent = {task.digest: ledger.gpu_seconds_of_task(work_root(task.kind, task.work), task.digest) for task in tasks}
+    return sum(max(0.0, cost(plan, task, price).gpu_seconds - spent[task.digest]) for task in tasks)
 
 
 def _early_status(body: Document, why: Unplanned, now: datetime) -> Document:

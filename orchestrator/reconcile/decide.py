@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from orchestrator.observe import IN_FLIGHT, Observed, TaskSeen, TaskState, Workf
 from orchestrator.reconcile.actions import Action, Decision, Delete, ForceDelete, Restart, Stop, StudyEvent, Submit
 from orchestrator.reconcile.pace import seconds_left
 from orchestrator.reconcile.status import Standing, status_of
-from orchestrator.workflow import Unit, remaining, short, workflow_name
+from orchestrator.workflow import Unit, remaining, short, store_label, workflow_name
 
 # A pod that is Terminating so long after its grace period on a node that does not answer will not end by itself
 FORCE_AFTER: Final = timedelta(seconds=60)
@@ -53,7 +53,8 @@ def reconcile(facts: StudyFacts, plan: Plan, units: Sequence[Unit], observed: Ob
 
     `units`: of the plan, from `workflow.units`, which is worth keeping between calls.
     """
-    tasks = task_states(plan, facts.name, facts.run_number, observed, now, limits.stall)
+    here = replace(observed, workflows=tuple(flight for flight in observed.workflows if not _is_elsewhere(flight, facts)))
+    tasks = task_states(plan, facts.name, facts.run_number, here, now, limits.stall)
     own = [workflow for workflow in observed.workflows if workflow.study == facts.name and not workflow.is_deleted]
     purse = _Purse(facts, plan, observed, limits, tasks)
     actions: list[Action] = [*_stops(facts, plan, own, observed, purse), *_restarts(tasks), *_forced(facts, observed, now)]
@@ -78,6 +79,11 @@ def reconcile(facts: StudyFacts, plan: Plan, units: Sequence[Unit], observed: Ob
     return Decision(tuple(actions), status, tuple(_events(facts, plan, observed, tasks, held, status, purse)), tasks)
 
 
+def _is_elsewhere(workflow: WorkflowSeen, facts: StudyFacts) -> bool:
+    """Whether its results go to another store than the study names now."""
+    return bool(workflow.store and facts.store) and workflow.store != store_label(facts.store)
+
+
 def _some_run(tasks: Mapping[str, TaskSeen]) -> bool:
     return any(seen.state == TaskState.RUNNING for seen in tasks.values())
 
@@ -92,18 +98,19 @@ class _Purse:
         self._namespace_cap = None if limits.namespace_gpu_hours is None else limits.namespace_gpu_hours * 3600
         self._others = observed.others
         self._promised = 0.0
+        self._others_promised = observed.others_promised
+        self._spent = {digest: lease.gpu_seconds for digest, lease in observed.leases.items() if lease.study == facts.name}
         self.overrun: list[str] = []
         for digest, seen in tasks.items():
             if seen.state in IN_FLIGHT and seen.state != TaskState.AWAITED:
-                lease = observed.leases.get(digest)
-                spent = lease.gpu_seconds if lease is not None and lease.study == facts.name else 0.0
-                estimate = self.estimate(digest)
-                self._promised += max(0.0, estimate - spent)
-                if spent > estimate:
+                left = self._left(digest)
+                self._promised += max(0.0, left)
+                if left < 0:
                     self.overrun.append(digest)
 
-    def estimate(self, digest: str) -> float:
-        return cost(self.plan, self.plan.tasks[digest], self.price).gpu_seconds
+    def _left(self, digest: str) -> float:
+        """What a task is still estimated to cost: what was spent on it is spent, also when it was stopped; below 0 when it overran."""
+        return cost(self.plan, self.plan.tasks[digest], self.price).gpu_seconds - self._spent.get(digest, 0.0)
 
     @property
     def is_overdrawn(self) -> bool:
@@ -113,11 +120,11 @@ class _Purse:
 
     def admits(self, unit: Unit) -> bool:
         """Whether the unit fits beside all that is spent and promised; if so, its estimate is promised too."""
-        wanted = sum(self.estimate(digest) for digest in unit.tasks)
+        wanted = sum(max(0.0, self._left(digest)) for digest in unit.tasks)
         total = self.used + self._promised + wanted
         if self.cap is not None and total > self.cap:
             return False
-        if self._namespace_cap is not None and total + self._others > self._namespace_cap:
+        if self._namespace_cap is not None and total + self._others + self._others_promised > self._namespace_cap:
             return False
         self._promised += wanted
         return True
@@ -140,6 +147,8 @@ def _stops(facts: StudyFacts, plan: Plan, own: Sequence[WorkflowSeen], observed:
             yield Stop(workflow.name, "the study is paused")
         elif purse.is_overdrawn:
             yield Stop(workflow.name, "the budget is spent")
+        elif _is_elsewhere(workflow, facts):
+            yield Stop(workflow.name, "the study was edited: another store")
         elif any(digest not in plan.tasks and digest not in observed.done for digest in workflow.digests):
             yield Stop(workflow.name, "the study was edited and asks for other tasks")
         elif lost := [digest for digest in workflow.digests if digest not in observed.done and short(digest) in workflow.succeeded]:

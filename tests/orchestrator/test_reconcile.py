@@ -21,7 +21,7 @@ from orchestrator.plan import plan_study
 from orchestrator.reconcile import Decision, Delete, ForceDelete, Limits, Restart, Stop, StudyFacts, Submit, reconcile
 from orchestrator.reconcile.pace import seconds_left
 from orchestrator.spec import Study, StudySpec
-from orchestrator.workflow import Unit, remaining, units, workflow_name
+from orchestrator.workflow import Unit, remaining, store_label, units, workflow_name
 
 NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 PRICE = Price("h100", 0.5, None, {})
@@ -332,6 +332,49 @@ def whole(digest: str) -> int:
     planned = PLAN.tasks[digest]
     assert isinstance(planned.task, TrainTask)
     return planned.task.tokens - planned.from_tokens
+
+
+def test_what_was_spent_before_a_stop_is_not_charged_again() -> None:
+    unit = trunk()
+    price = sum(cost(PLAN, PLAN.tasks[digest], PRICE).gpu_seconds for digest in unit.tasks)
+    stopped = Observed(PREPARED, leases={unit.tasks[0]: lease(75, seconds=0.8 * price)}, spent=0.8 * price)
+    decision = reconcile(FACTS, PLAN, (unit,), stopped, Limits(PRICE, budget_gpu_hours=1.1 * price / 3600), NOW)
+    assert submitted(decision) == [unit]
+
+
+def test_a_task_that_argo_gave_up_is_failed_while_its_workflow_goes_on_with_another() -> None:
+    unit = trunk()
+    given_up = frozenset({unit.tasks[0][:DIGEST_LABEL_LENGTH]})
+    observed = Observed(PREPARED, (flight(unit, failed=given_up, reasons={next(iter(given_up)): "OOMKilled"}),))
+    states = task_states(PLAN, "mine", 1, observed, NOW, timedelta(hours=1))
+    assert (states[unit.tasks[0]].state, states[unit.tasks[0]].reason) == (TaskState.FAILED, "OOMKilled")
+    again = task_states(PLAN, "mine", 2, observed, NOW, timedelta(hours=1))
+    assert again[unit.tasks[0]].state == TaskState.READY, "a person asked for another run, which that Workflow will not make"
+
+
+def test_a_workflow_that_argo_refuses_as_a_whole_is_not_made_again_and_again() -> None:
+    unit = trunk()
+    refused = flight(unit, phase="Error", message="invalid spec")
+    decision = decided(Observed(PREPARED, (refused,)))
+    assert not any(isinstance(action, Delete) or (isinstance(action, Submit) and action.unit == unit) for action in decision.actions)
+    assert decision.tasks[unit.tasks[0]].reason == "invalid spec"
+
+
+def test_a_workflow_for_another_store_is_stopped_and_stands_for_nothing() -> None:
+    unit = trunk()
+    facts = replace(FACTS, store="s3://new/place")
+    decision = decided(Observed(PREPARED, (flight(unit, store=store_label("s3://old/place")),)), facts)
+    assert Stop(workflow_name(unit, 1), "the study was edited: another store") in decision.actions
+    assert decision.tasks[unit.tasks[0]].state == TaskState.READY
+
+
+def test_what_others_may_still_spend_holds_back_and_stops_nothing() -> None:
+    unit = trunk()
+    price = sum(cost(PLAN, PLAN.tasks[digest], PRICE).gpu_seconds for digest in unit.tasks)
+    capped = Limits(PRICE, namespace_gpu_hours=price / 3600)
+    running = Observed(PREPARED, (flight(unit),), (pod(unit),), others_promised=2 * price)
+    assert not decided(running, limits=capped).actions
+    assert not submitted(decided(Observed(PREPARED, others_promised=price), limits=capped))
 
 
 def test_a_finished_study_says_so_once() -> None:
