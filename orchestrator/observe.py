@@ -50,6 +50,9 @@ CELL_LETTERS: Final[dict[TaskState, str]] = {
 MOST_CELL_LETTERS: Final = 16_384
 """Of a larger grid the status has counts alone."""
 
+CLOCK_MARGIN: Final = timedelta(seconds=60)
+"""How far the clocks of the API server and of a pod may be apart."""
+
 IN_FLIGHT: Final = frozenset({TaskState.RUNNING, TaskState.QUEUED, TaskState.STOPPING, TaskState.STALLED, TaskState.AWAITED})
 
 
@@ -70,6 +73,7 @@ class PodSeen:
     node_is_ready: bool = True
     preempted: str = ""
     store: str = ""
+    created: datetime | None = None
 
     @property
     def is_over(self) -> bool:
@@ -105,7 +109,8 @@ class WorkflowSeen:
 class LeaseSeen:
     """The last lease on a task, and what all of its attempts have cost. `code`: how the last one ended, None while it works.
 
-    `seconds`: from start to end or last renewal, of all attempts; `trained`: tokens that they brought it on.
+    `seconds`: from start to end or last renewal, of all attempts; `trained`: tokens that they trained, again after a loss included;
+    `reached`: where the last one stands on the trajectory; `start`: when it began.
     """
 
     study: str
@@ -117,6 +122,8 @@ class LeaseSeen:
     gpu_seconds: float
     seconds: float = 0.0
     trained: int = 0
+    reached: int = 0
+    start: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,9 +225,14 @@ def _in_workflow(
         return TaskSeen(TaskState.QUEUED, reason, flight.name, pod.name if pod else "")
     if pod.gone_by is not None:
         return TaskSeen(TaskState.STOPPING, "its pod is being stopped", flight.name, pod.name)
-    if lease is not None and lease.code is None and now - lease.renewed > stall:
+    if lease is not None and lease.code is None and now - lease.renewed > stall and _is_of(lease, pod):
         return TaskSeen(TaskState.STALLED, f"no step since {lease.renewed:%Y-%m-%d %H:%M:%S} UTC", flight.name, pod.name)
     return TaskSeen(TaskState.RUNNING, "", flight.name, pod.name)
+
+
+def _is_of(lease: LeaseSeen, pod: PodSeen) -> bool:
+    """Whether the pod, or one that it waits for, took the lease: it may be of an attempt before, which was killed."""
+    return pod.created is None or lease.start is None or lease.start >= pod.created - CLOCK_MARGIN
 
 
 def _with_needs(plan: Plan, found: dict[str, TaskSeen]) -> dict[str, TaskSeen]:
@@ -323,6 +335,7 @@ def pod_seen(body: Document, ready_nodes: Mapping[str, bool]) -> PodSeen:
         node_is_ready=ready_nodes.get(spec.get("nodeName", ""), True),
         preempted=_disruption(status),
         store=labels.get(LABEL_STORE, ""),
+        created=_time(metadata["creationTimestamp"]) if "creationTimestamp" in metadata else None,
     )
 
 

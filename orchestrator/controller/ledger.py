@@ -44,6 +44,8 @@ class _Attempt:
     gpu_seconds: float
     seconds: float
     trained: int
+    reached: int
+    start: datetime
 
 
 @dataclass(slots=True)
@@ -141,6 +143,8 @@ def _attempt(body: LeaseBody) -> _Attempt:
         gpu_seconds=seconds(body) * body.gpus,
         seconds=seconds(body),
         trained=max(0, body.tokens - body.from_tokens),
+        reached=body.tokens,
+        start=body.start,
     )
 
 
@@ -156,6 +160,8 @@ def _seen(attempts: list[_Attempt], now: datetime) -> LeaseSeen:
         gpu_seconds=sum(attempt.gpu_seconds for attempt in attempts),
         seconds=sum(attempt.seconds for attempt in attempts),
         trained=sum(attempt.trained for attempt in attempts),
+        reached=last.reached,
+        start=last.start,
     )
 
 

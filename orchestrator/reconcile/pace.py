@@ -54,8 +54,9 @@ def seconds_left(plan: Plan, tasks: Mapping[str, TaskSeen], leases: Mapping[str,
         if tasks[digest].state in _NOTHING_LEFT:
             continue
         if isinstance(planned.task, TrainTask):
-            trained = leases[digest].trained if digest in leases else 0
-            left += flops[digest] * max(0.0, 1 - trained / (planned.task.tokens - planned.from_tokens)) / speed[planned.size]
+            whole, lease_of = planned.task.tokens - planned.from_tokens, leases.get(digest)
+            missing = whole if lease_of is None else min(whole, max(0, planned.task.tokens - lease_of.reached))
+            left += flops[digest] * missing / whole / speed[planned.size]
         else:
             left += mean.get(planned.kind, 0.0)
     return left

@@ -309,7 +309,7 @@ def test_what_is_left_takes_as_long_as_it_goes_now_whatever_it_runs_on() -> None
     first, *rest = [digest for digest in cell.tasks if PLAN.tasks[digest].kind == TaskKind.TRAIN]
     unit = trunk(cell.name)
     half = whole(first) // 2
-    at_work = replace(lease(), seconds=60.0, trained=half)
+    at_work = replace(lease(), seconds=60.0, trained=half, reached=half)
     observed = Observed(PREPARED, (flight(unit),), (pod(unit),), {first: at_work})
     minutes = (whole(first) - half + sum(map(whole, rest))) / half
     assert decided(observed, plan=plan).status["eta"] == f"0h{ceil(minutes):02d}m"
@@ -366,6 +366,15 @@ def test_a_workflow_for_another_store_is_stopped_and_stands_for_nothing() -> Non
     decision = decided(Observed(PREPARED, (flight(unit, store=store_label("s3://old/place")),)), facts)
     assert Stop(workflow_name(unit, 1), "the study was edited: another store") in decision.actions
     assert decision.tasks[unit.tasks[0]].state == TaskState.READY
+
+
+def test_a_new_pod_is_not_stalled_by_the_lease_of_the_one_before_it() -> None:
+    unit = trunk()
+    hung = replace(lease(minutes=90), start=NOW - timedelta(hours=2))
+    waiting = Observed(PREPARED, (flight(unit),), (pod(unit, created=NOW - timedelta(minutes=1)),), {unit.tasks[0]: hung})
+    assert not any(isinstance(action, Restart) for action in decided(waiting).actions)
+    itself = replace(waiting, pods=(pod(unit, created=NOW - timedelta(hours=2)),))
+    assert any(isinstance(action, Restart) for action in decided(itself).actions)
 
 
 def test_what_others_may_still_spend_holds_back_and_stops_nothing() -> None:
