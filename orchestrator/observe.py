@@ -290,8 +290,8 @@ def workflow_seen(body: Document) -> WorkflowSeen:
     return WorkflowSeen(
         name=metadata["name"],
         study=labels.get(LABEL_STUDY, ""),
-        run_number=int(labels.get(LABEL_RUN, "0")),
-        digests=tuple(json.loads((metadata.get("annotations") or {}).get(ANNOTATION_TASKS, "[]"))),
+        run_number=_run_number(labels.get(LABEL_RUN, "")),
+        digests=_digests((metadata.get("annotations") or {}).get(ANNOTATION_TASKS, "")),
         phase=status.get("phase") or "Pending",
         message=status.get("message") or "",
         reasons=reasons,
@@ -301,6 +301,20 @@ def workflow_seen(body: Document) -> WorkflowSeen:
         is_deleted="deletionTimestamp" in metadata,
         store=labels.get(LABEL_STORE, ""),
     )
+
+
+def _run_number(text: str) -> int:
+    """0 where somebody wrote a label of ours by hand."""
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _digests(text: str) -> tuple[str, ...]:
+    """None where somebody wrote the annotation by hand."""
+    try:
+        found = json.loads(text or "[]")
+    except ValueError:
+        return ()
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def _node_reasons(nodes: Mapping[str, Document]) -> tuple[dict[str, str], dict[str, str]]:

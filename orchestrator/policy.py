@@ -93,6 +93,12 @@ def read_policy(data: Mapping[str, str] | None) -> Policy:
     )
 
 
+OWN: Final = "scaling-study-"
+"""How the service accounts of an installation begin."""
+TOKEN: Final = ".service-account-token"
+"""How Argo wants the Secret called that holds the token of its own containers."""
+
+
 def broken_rules(study: Study, policy: Policy) -> tuple[Broken, ...]:
     """Every rule of a cluster, and of this namespace, that the study breaks."""
     return (*_of_any_cluster(study), *_of_this_namespace(study, policy))
@@ -101,8 +107,13 @@ def broken_rules(study: Study, policy: Policy) -> tuple[Broken, ...]:
 def _of_any_cluster(study: Study) -> Iterator[Broken]:
     if study.spec.execution.image is None:
         yield Broken("ImageMissing", "spec.execution.image: a cluster needs the trainer's image; write its name, best by digest")
-    if "://" not in study.spec.store:
+    if "://" not in study.spec.store or study.spec.store.startswith("file://"):
         yield Broken("StoreNotShared", f"spec.store: {study.spec.store!r} is a folder of one machine; write s3://, gs:// or az://")
+    account, secret = study.spec.execution.service_account or "", study.spec.execution.store_secret or ""
+    if account.startswith(OWN) and account != f"{OWN}trainer":
+        yield Broken("AccountNotAllowed", f"spec.execution.serviceAccount: {account!r} is the system's own; name one of yours, or none")
+    if secret.endswith(TOKEN):
+        yield Broken("SecretNotAllowed", f"spec.execution.storeSecret: {secret!r} holds a token of the cluster, which no training pod gets")
     for number, source in enumerate(study.spec.data.sources):
         if "://" not in source.path and not source.path.startswith("/"):
             told = f"{source.path!r} is relative to a file, which a cluster does not have; write s3://, gs://, az:// or an absolute path"

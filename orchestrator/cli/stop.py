@@ -28,7 +28,8 @@ def stop_study(at: At) -> str:
     again = f"To go on: {at.line('resume')}"
     if body["spec"].get("paused"):
         return f"{at.name} is stopped already ({phase_of(body) or 'not seen yet'}). {again}"
-    if phase_of(body) in OVER:
+    # what a refused study had begun before it was edited, or the policy was, may still run
+    if phase_of(body) in OVER and phase_of(body) != "Refused":
         return f"{at.name} is over ({phase_of(body)}): nothing of it runs."
     at.cluster.patch("scalingstudies", at.name, {"spec": {"paused": True}})
     return (

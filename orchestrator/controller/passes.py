@@ -160,6 +160,8 @@ class Passes:
     # A study that has no plan yet
 
     def _wait(self, known: _Known, why: Unplanned, body: Document, snapshot: Snapshot) -> float | None:
+        if isinstance(body["spec"], dict) and body["spec"].get("paused"):
+            self._stop_what_runs(body["metadata"]["name"], snapshot)
         if why.files is not None and why.study is not None:
             self._send_to_look(why, body, snapshot)
         status = _early_status(body, why, self._clock())
@@ -168,6 +170,12 @@ class Passes:
             self._tell(known, body, [StudyEvent(why.reason, why.message.partition("\n")[0][:512], is_warning=True)])
             return None
         return AT_WORK_SECONDS
+
+    def _stop_what_runs(self, name: str, snapshot: Snapshot) -> None:
+        """What it began under an earlier plan."""
+        for workflow in snapshot.workflows.values():
+            if workflow.study == name and workflow.digests and not workflow.is_over and not workflow.was_stopped:
+                self._cluster.stop_workflow(workflow.name)
 
     def _send_to_look(self, why: Unplanned, body: Document, snapshot: Snapshot) -> None:
         assert why.study is not None

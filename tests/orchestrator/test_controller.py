@@ -182,6 +182,19 @@ def test_what_the_policy_does_not_allow_is_refused_by_the_rules_name_until_it_do
     played.run_to_the_end(loop)
 
 
+def test_a_study_that_is_refused_while_it_runs_can_be_paused() -> None:
+    played = Played()
+    loop = played.controller()
+    played.apply()
+    played.turn(loop)
+    played.start_pods()
+    played.cluster.configs["scaling-study-policy"] = {"images": "registry.example.com/*"}
+    played.edit(paused=True)
+    played.turn(loop, 2)
+    assert played.status()["phase"] == "Refused"
+    assert all(workflow["spec"].get("shutdown") == "Stop" for workflow in played.workflows())
+
+
 def test_files_without_a_fingerprint_are_looked_at_by_a_pod_first() -> None:
     played = Played()
     loop = played.controller()

@@ -237,6 +237,9 @@ def test_leases_are_read_again_only_while_they_may_change() -> None:
 BROKEN: list[tuple[dict[str, Any], dict[str, str], str]] = [
     ({"execution": {}}, {}, "ImageMissing"),
     ({"store": "folder"}, {}, "StoreNotShared"),
+    ({"store": "file:///data/studies"}, {}, "StoreNotShared"),
+    ({"execution": {"image": "trainer:1", "serviceAccount": "scaling-study-controller"}}, {}, "AccountNotAllowed"),
+    ({"execution": {"image": "trainer:1", "storeSecret": "scaling-study-executor.service-account-token"}}, {}, "SecretNotAllowed"),
     ({}, {"images": "registry.example.com/*"}, "ImageNotAllowed"),
     ({}, {"queues": "research"}, "QueueNotAllowed"),
     ({"execution": {"image": "trainer:1", "queue": "other"}}, {"queues": "research\nmore"}, "QueueNotAllowed"),

@@ -377,6 +377,12 @@ def test_a_new_pod_is_not_stalled_by_the_lease_of_the_one_before_it() -> None:
     assert any(isinstance(action, Restart) for action in decided(itself).actions)
 
 
+def test_a_workflow_whose_labels_somebody_wrote_by_hand_stops_nobody() -> None:
+    metadata = {"name": "odd", "labels": {"scaling-study.dev/run": "two"}, "annotations": {"scaling-study.dev/tasks": "[half"}}
+    found = workflow_seen({"metadata": metadata, "spec": {}})
+    assert (found.run_number, found.digests) == (0, ())
+
+
 def test_what_others_may_still_spend_holds_back_and_stops_nothing() -> None:
     unit = trunk()
     price = sum(cost(PLAN, PLAN.tasks[digest], PRICE).gpu_seconds for digest in unit.tasks)
