@@ -180,7 +180,7 @@ def _unfinished(
     now: datetime,
     stall: timedelta,
 ) -> TaskSeen:
-    if lease is not None and lease.code == ExitCode.REFUSED and lease.run_number >= run_number:
+    if lease is not None and lease.code == ExitCode.REFUSED and lease.study == study and lease.run_number >= run_number:
         return TaskSeen(TaskState.FAILED, lease.message, flight.name if flight else "")
     pod_name = pod.name if pod else ""
     at_work = pod is not None and not pod.is_over

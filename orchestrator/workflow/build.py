@@ -69,7 +69,9 @@ QUEUED_ALONE: Final[Document] = {
 its last pod has ended, which may be a checkpoint later."""
 
 KEEP_SECONDS: Final = 3600
-"""How long a finished Workflow stays for people to look at; its record is in the store."""
+"""How long a Workflow that succeeded stays for people to look at; its record is in the store."""
+KEEP_FAILED_SECONDS: Final = 7 * 24 * 3600
+"""And one that failed: it alone says that Argo gave a task up that left no word in its lease, as one that ran out of memory."""
 
 WAITER_IMAGE: Final = "controller"
 """As the manifests name it until an installation says where it is."""
@@ -125,7 +127,7 @@ def workflow_of(
             "executor": {"serviceAccountName": EXECUTOR},
             "podMetadata": {"labels": labels},
             "podGC": {"strategy": "OnPodCompletion", "deleteDelayDuration": "60s"},
-            "ttlStrategy": {"secondsAfterCompletion": KEEP_SECONDS},
+            "ttlStrategy": {"secondsAfterSuccess": KEEP_SECONDS, "secondsAfterFailure": KEEP_FAILED_SECONDS},
             "securityContext": dict(SECURITY),
             "volumes": _volumes(),
             "templates": templates,
