@@ -74,6 +74,7 @@ def reconcile(facts: StudyFacts, plan: Plan, units: Sequence[Unit], observed: Ob
         is_overdrawn=purse.is_overdrawn,
         queued=len(queued),
         at_once=limits.workflows_at_once,
+        begins=any(isinstance(action, Submit) for action in actions),
     )
     status = status_of(facts, plan, standing, now)
     return Decision(tuple(actions), status, tuple(_events(facts, plan, observed, tasks, held, status, purse)), tasks)

@@ -29,7 +29,7 @@ class Standing:
     `seconds_left`: of all tasks that are left, one after the other; None while nobody can know.
 
     `is_overdrawn`: more was spent than the study's budget or the namespace's cap allows. `queued`: Workflows that could start, but no more
-    than `at_once` are in flight.
+    than `at_once` are in flight. `begins`: whether this decision submits something.
     """
 
     is_paused: bool
@@ -42,6 +42,7 @@ class Standing:
     is_overdrawn: bool = False
     queued: int = 0
     at_once: int | None = None
+    begins: bool = False
 
 
 def status_of(facts: "StudyFacts", plan: Plan, standing: Standing, now: datetime) -> Document:
@@ -105,7 +106,7 @@ def _phase(standing: Standing, counts: Mapping[TaskState, int], cells: int, of_c
         return "Succeeded"
     if standing.is_paused:
         return "Stopping" if any(counts[state] for state in (TaskState.RUNNING, TaskState.STOPPING, TaskState.STALLED)) else "Paused"
-    if any(counts[state] for state in IN_FLIGHT):
+    if standing.begins or any(counts[state] for state in IN_FLIGHT):
         return "Running"
     if standing.held or standing.is_overdrawn:
         return "Held"

@@ -267,6 +267,7 @@ def test_what_does_not_fit_the_budget_is_held_in_the_order_of_the_plan_and_named
     two = estimate_of(trunks[0]) + estimate_of(trunks[1])
     decision = decided(Observed(PREPARED), limits=budget(two * 1.0001))
     assert submitted(decision) == trunks[:2]
+    assert decision.status["phase"] == "Running", "what is submitted with this decision is under way"
     exhausted = condition(decision, "BudgetExhausted")
     assert exhausted["status"] == "True"
     assert trunks[2].label in exhausted["message"]
