@@ -94,14 +94,23 @@ def token_source(server: Server) -> Callable[[], str]:
     """Gives the token, with or without `Bearer` in front of it where it comes from. Raises ClusterError when there is none."""
     from orchestrator.errors import ClusterError
 
-    file = server.token_file
+    file, last = server.token_file, ""
 
     def read() -> str:
+        nonlocal last
         try:
             text = server.token if file is None else file.read_text()
         except OSError as problem:
             raise ClusterError(f"the token cannot be read from {file}: {problem.strerror}") from problem
-        return text.strip().removeprefix("Bearer ").strip()
+        except UnicodeDecodeError:
+            text = "\0"
+        token = text.strip().removeprefix("Bearer ").strip()
+        if not all("!" <= letter <= "~" for letter in token):
+            # without its text, which goes to logs
+            raise ClusterError(f"what {file or 'ARGO_TOKEN'} holds is no token: it has blanks, line breaks or letters that no token has")
+        # whoever renews the file empties it for a moment
+        last = token or last
+        return last
 
     if not read():
         raise ClusterError(

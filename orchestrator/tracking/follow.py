@@ -101,5 +101,5 @@ def told(change: Pass) -> str:
 def _open(store: Store, study: str, uri: str, artifacts: Path | None) -> Mirror:
     found = current(store, study)
     if found is None:
-        raise KeyMissing(f"{store.url} has no study called {study}; `scaling-study run` or `plan --freeze` puts it there")
+        raise KeyMissing(f"{store.url} has no study called {study}; `scaling-study run` puts it there")
     return Mirror(store, found[1], uri, artifacts)

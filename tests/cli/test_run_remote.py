@@ -69,6 +69,22 @@ def test_a_token_that_is_missing_is_a_clear_word(tmp_path: Path) -> None:
         token_source(Server("http://a", "here", token_file=tmp_path / "none"))
 
 
+def test_a_token_that_is_none_is_told_without_its_text_and_one_that_is_being_renewed_is_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError) as told:
+        token_source(Server("http://a", "here", token="secret\nsecret"))
+    assert "secret" not in str(told.value)
+    file = tmp_path / "token"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ClusterError, match="is no token"):
+        token_source(Server("http://a", "here", token_file=file))
+    file.write_text("first")
+    read = token_source(Server("http://a", "here", token_file=file))
+    file.write_text("")
+    assert read() == "first"
+    file.write_text("second")
+    assert read() == "second"
+
+
 def test_the_words_that_lead_here_again_hold_no_secret() -> None:
     server = Server("http://a", "here", token="secret", ca_file=Path("ca.pem"), insecure=True)
     assert server.words() == ["--argo-server", "http://a", "-n", "here", "--ca-file", "ca.pem", "--insecure-skip-verify"]
