@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, LocalStore, S3Store, from_url
 
 from orchestrator.errors import StoreError, StoreUnavailable
@@ -26,7 +27,7 @@ def open_store(url_or_path: str, *, clock: Callable[[], datetime] = utc_now) -> 
 
     Credentials and endpoint come from the cloud's usual environment variables. A folder is made. Raises StoreError.
     """
-    scheme = urlsplit(url_or_path).scheme if "://" in url_or_path else ""
+    scheme = _scheme(url_or_path) if "://" in url_or_path else ""
     if scheme in ("", "file"):
         return _open_folder(unquote(urlsplit(url_or_path).path) if scheme else url_or_path, url_or_path, clock)
     if scheme == "memory":
@@ -34,6 +35,13 @@ def open_store(url_or_path: str, *, clock: Callable[[], datetime] = utc_now) -> 
     if scheme in _CLOUDS:
         return Store(BucketObjects(cloud(url_or_path), url_or_path), url_or_path, clock)
     raise StoreError(f"{url_or_path}: {scheme}:// is no store; allowed are a folder, file://, s3://, gs:// and az://")
+
+
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError as problem:
+        raise StoreError(f"{url}: this is no address: {problem}") from problem
 
 
 def _open_folder(path: str, url: str, clock: Callable[[], datetime]) -> Store:
@@ -48,15 +56,18 @@ def _open_folder(path: str, url: str, clock: Callable[[], datetime]) -> Store:
 
 def cloud(url: str) -> S3Store | GCSStore | AzureStore:
     """The client of a bucket, for the store and for corpora alike. Raises StoreError for a scheme that is none."""
-    if urlsplit(url).scheme not in _CLOUDS:
+    if _scheme(url) not in _CLOUDS:
         raise StoreError(f"{url}: not a bucket that this project can use; allowed are s3://, gs:// and az://")
     # an endpoint of one's own inside a cluster mostly speaks plain HTTP, which the library else refuses
     plain = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", "")).startswith("http://")
-    backend = from_url(
-        url,
-        client_options={"timeout": _REQUEST, "connect_timeout": timedelta(seconds=5), "allow_http": plain},
-        retry_config={"max_retries": 8, "retry_timeout": _RETRY},
-    )
+    try:
+        backend = from_url(
+            url,
+            client_options={"timeout": _REQUEST, "connect_timeout": timedelta(seconds=5), "allow_http": plain},
+            retry_config={"max_retries": 8, "retry_timeout": _RETRY},
+        )
+    except (BaseError, ValueError) as problem:
+        raise StoreError(f"{url}: this names no bucket: {problem}") from problem
     if not isinstance(backend, (S3Store, GCSStore, AzureStore)):
         raise StoreError(f"{url}: not a bucket that this project can use; allowed are s3://, gs:// and az://")
     return backend

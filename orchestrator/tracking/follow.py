@@ -80,6 +80,9 @@ def _follow(
             change = mirror.bring_up_to_date()
         except (TrackingUnavailable, StoreUnavailable) as problem:
             mirror = None
+            if last and not is_ours:
+                say(f"{problem}; asked to stop, so this is left to whoever mirrors")
+                return False
             say(f"{problem}; asking again")
             last = wait() or last
             continue

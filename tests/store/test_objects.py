@@ -178,6 +178,13 @@ def test_an_address_that_is_no_store_is_refused(url: str) -> None:
         open_store(url)
 
 
+@pytest.mark.parametrize("url", ["s3://B D/x", "s3://", "gs://", "s3://b[x"])
+def test_an_address_that_names_no_bucket_is_an_error_of_ours(url: str) -> None:
+    """One study of a namespace may have it: whoever goes through all of them expects errors that are ours."""
+    with pytest.raises(StoreError, match=r"this names no bucket|this is no address"):
+        open_store(url)
+
+
 def test_one_name_in_memory_is_one_store() -> None:
     open_store("memory://shared").objects.put("k", b"x")
     assert open_store("memory://shared").objects.get("k") == b"x"
