@@ -5,6 +5,7 @@ Trainer and evaluation write them and name them in manifests and records; whoeve
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def _cached(store: Store, artifact: Artifact, cache: Path) -> Path:
     path = cache / artifact.sha256[:2] / artifact.sha256
     if path.exists() and path.stat().st_size == artifact.bytes and hash_once(path) == artifact.sha256:
         return path
-    staged = path.with_name(f"{path.name}.{os.getpid()}")
+    # two shards of one content may be fetched at once, by two threads
+    staged = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
     store.objects.fetch(artifact.key, staged)
     try:
         _check(artifact, staged.stat().st_size, lambda: hash_file(staged))

@@ -1,5 +1,6 @@
 """An artifact is read as it was written, or not at all."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,13 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path) -> None:
     assert subject.hash_once(path) == first == subject.hash_file(path)
     path.write_bytes(b"three")
     assert subject.hash_once(path) == subject.hash_file(path) != first
+
+
+def test_files_of_one_content_may_be_fetched_at_once(tmp_path: Path) -> None:
+    """Two shards may hold the same, and threads fetch the shards of a source: none takes the other's half-written file."""
+    store = in_memory_store()
+    same = [subject.write_bytes(store, f"shards/{number}", b"x" * 100_000) for number in range(8)]
+    for turn in range(20):
+        with ThreadPoolExecutor(8) as threads:
+            paths = set(threads.map(lambda artifact, cache=tmp_path / str(turn): subject.fetch(store, artifact, cache), same))
+        assert [path.stat().st_size for path in paths] == [100_000]

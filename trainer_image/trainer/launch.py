@@ -95,7 +95,7 @@ class _Launcher:
         if self._was_asked:  # while they were being started
             self._send(signal.SIGTERM)
         end_by = float("inf")
-        while any(rank.poll() is None for rank in self._ranks):
+        while None in [rank.poll() for rank in self._ranks]:  # every one: what has ended is known of no other way
             if end_by == float("inf") and self._has_lost_one():
                 end_by = time.monotonic() + GRIEF_SECONDS
             if time.monotonic() > end_by:
