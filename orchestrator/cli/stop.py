@@ -4,6 +4,9 @@ import typer
 
 from orchestrator.cli.reach import At, ContextOption, NamespaceOption, StudyArgument
 
+# What a study had begun before it was refused, after an edit of it or of the policy, may still run
+NOTHING_RUNS = ("Succeeded", "Failed")
+
 
 def register(app: typer.Typer) -> None:
     app.command("stop")(stop)
@@ -22,14 +25,13 @@ def stop(ctx: typer.Context, study: StudyArgument, namespace: NamespaceOption = 
 
 def stop_study(at: At) -> str:
     """Pauses it; what to tell. Raises NotThere, Refused."""
-    from orchestrator.study_object import OVER, find_object, phase_of
+    from orchestrator.study_object import find_object, phase_of
 
     body = find_object(at.cluster, at.name)
     again = f"To go on: {at.line('resume')}"
     if body["spec"].get("paused"):
         return f"{at.name} is stopped already ({phase_of(body) or 'not seen yet'}). {again}"
-    # what a refused study had begun before it was edited, or the policy was, may still run
-    if phase_of(body) in OVER and phase_of(body) != "Refused":
+    if phase_of(body) in NOTHING_RUNS:
         return f"{at.name} is over ({phase_of(body)}): nothing of it runs."
     at.cluster.patch("scalingstudies", at.name, {"spec": {"paused": True}})
     return (

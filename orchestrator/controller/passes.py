@@ -21,7 +21,7 @@ from orchestrator.controller.metrics import Metrics
 from orchestrator.controller.planning import Planned, Unplanned, accept, allow, plan, run_number
 from orchestrator.controller.snapshot import Snapshot
 from orchestrator.errors import AlreadyExists, Conflict, NotThere, Refused, StoreUnavailable
-from orchestrator.estimate import Price, cost
+from orchestrator.estimate import Price
 from orchestrator.observe import Observed, workflow_seen
 from orchestrator.policy import Policy
 from orchestrator.reconcile import Decision, Limits, StudyEvent, StudyFacts, reconcile
@@ -122,10 +122,10 @@ class Passes:
         spec_of = metadata["uid"], metadata.get("generation", 1)
         known = self._known.get(name)
         if known is None or known.spec_of != spec_of:
-            before = known if known is not None and known.spec_of[0] == metadata["uid"] else None
-            known = self._known[name] = _Known(spec_of, accept(body))
-            if before is not None:  # an edit undoes nothing that was spent
-                known.spent, known.promised = before.spent, before.promised
+            new = _Known(spec_of, accept(body))
+            if known is not None and known.spec_of[0] == metadata["uid"]:  # an edit undoes nothing that was spent
+                new.spent, new.promised = known.spent, known.promised
+            known = self._known[name] = new
         return known
 
     def _planned(self, known: _Known, body: Document) -> Planned | Unplanned:
@@ -232,7 +232,7 @@ class Passes:
         settings = self._settings(study, body, facts.run_number, inputs(study, planned.plan))
         applier = Applier(self._cluster, ledger, snapshot, planned.plan, settings)
         applier.apply(decision.actions)
-        known.spent, known.promised = spent, _promised(planned.plan, study.name, snapshot, ledger, limits.price)
+        known.spent, known.promised = spent, decision.promised
         ledger.read_retention(now)
         told = {**_with_refusal(decision.status, applier.refused, facts, now), **_retention(ledger.retention)}
         self._write(body, told)
@@ -336,20 +336,6 @@ def _measured(plan: Plan, ledger: Ledger) -> dict[str, float]:
                 seconds[planned.size] = seconds.get(planned.size, 0.0) + cost_of
                 tokens[planned.size] = tokens.get(planned.size, 0) + planned.task.tokens - planned.from_tokens
     return {size: seconds[size] / tokens[size] for size in seconds if tokens[size] > 0}
-
-
-def _promised(plan: Plan, study: str, snapshot: Snapshot, ledger: Ledger, price: Price) -> float:
-    """GPU-seconds that what the study has in flight is still estimated to cost."""
-    digests = {
-        digest
-        for workflow in snapshot.workflows.values()
-        if workflow.study == study and not workflow.is_over
-        for digest in workflow.digests
-        if digest in plan.tasks and digest not in ledger.done
-    }
-    tasks = [plan.tasks[digest] for digest in digests]
-    spent = {task.digest: ledger.gpu_seconds_of_task(work_root(task.kind, task.work), task.digest) for task in tasks}
-    return sum(max(0.0, cost(plan, task, price).gpu_seconds - spent[task.digest]) for task in tasks)
 
 
 def _early_status(body: Document, why: Unplanned, now: datetime) -> Document:

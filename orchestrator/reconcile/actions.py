@@ -60,9 +60,13 @@ class StudyEvent:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`status`: the whole status of the ScalingStudy, in the names of the CRD. `tasks`: what it rests on, for whoever looks on."""
+    """`status`: the whole status of the ScalingStudy, in the names of the CRD. `tasks`: what it rests on, for whoever looks on.
+
+    `promised`: GPU-seconds that what is in flight, with what is submitted now, is still estimated to cost.
+    """
 
     actions: tuple[Action, ...]
     status: dict[str, Any]
     events: tuple[StudyEvent, ...]
     tasks: Mapping[str, TaskSeen]
+    promised: float = 0.0

@@ -77,7 +77,8 @@ def reconcile(facts: StudyFacts, plan: Plan, units: Sequence[Unit], observed: Ob
         begins=any(isinstance(action, Submit) for action in actions),
     )
     status = status_of(facts, plan, standing, now)
-    return Decision(tuple(actions), status, tuple(_events(facts, plan, observed, tasks, held, status, purse)), tasks)
+    promised = purse.in_flight + sum(purse.wanted(action.unit) for action in actions if isinstance(action, Submit))
+    return Decision(tuple(actions), status, tuple(_events(facts, plan, observed, tasks, held, status, purse)), tasks, promised)
 
 
 def _is_elsewhere(workflow: WorkflowSeen, facts: StudyFacts) -> bool:
@@ -108,6 +109,7 @@ class _Purse:
                 self._promised += max(0.0, left)
                 if left < 0:
                     self.overrun.append(digest)
+        self.in_flight = self._promised
 
     def _left(self, digest: str) -> float:
         """What a task is still estimated to cost: what was spent on it is spent, also when it was stopped; below 0 when it overran."""
@@ -119,9 +121,13 @@ class _Purse:
         over_own = self.cap is not None and self.used > self.cap
         return over_own or (self._namespace_cap is not None and self.used + self._others > self._namespace_cap)
 
+    def wanted(self, unit: Unit) -> float:
+        """What a unit is still estimated to cost."""
+        return sum(max(0.0, self._left(digest)) for digest in unit.tasks)
+
     def admits(self, unit: Unit) -> bool:
         """Whether the unit fits beside all that is spent and promised; if so, its estimate is promised too."""
-        wanted = sum(max(0.0, self._left(digest)) for digest in unit.tasks)
+        wanted = self.wanted(unit)
         total = self.used + self._promised + wanted
         if self.cap is not None and total > self.cap:
             return False

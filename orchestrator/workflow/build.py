@@ -29,7 +29,7 @@ from orchestrator.contract.words import (
 from orchestrator.spec import Execution
 from orchestrator.spec.execution import Resources
 from orchestrator.spec.numbers import written
-from orchestrator.workflow.jobset import build_jobset, waiting_template
+from orchestrator.workflow.jobset import ATTEMPT, build_jobset, waiting_template
 from orchestrator.workflow.units import Unit, store_label, workflow_name
 
 Document = dict[str, Any]
@@ -61,10 +61,8 @@ SECURITY: Final[Document] = {
     "fsGroup": USER,
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-QUEUED_ALONE: Final[Document] = {
-    "labels": {"kueue.x-k8s.io/pod-group-name": "{{workflow.name}}-{{=inputs.parameters.short[:8]}}-{{retries}}"},
-    "annotations": {"kueue.x-k8s.io/pod-group-total-count": "1", "kueue.x-k8s.io/retriable-in-group": "false"},
-}
+LABEL_GROUP: Final = "kueue.x-k8s.io/pod-group-name"
+GROUP_OF_ONE: Final[Document] = {"kueue.x-k8s.io/pod-group-total-count": "1", "kueue.x-k8s.io/retriable-in-group": "false"}
 """Every attempt is a group of its own for Kueue: it gives the quota of a single pod away when that is asked to stop, and of a group when
 its last pod has ended, which may be a checkpoint later."""
 
@@ -219,7 +217,7 @@ def _template(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) -> 
     queue, several = settings.execution.queue, _nodes(kind, unit, settings) > 1
     metadata: Document = {"labels": labels}
     if queue and kind == TaskKind.TRAIN and not several:
-        metadata = {**QUEUED_ALONE, "labels": {**labels, LABEL_QUEUE: queue, **QUEUED_ALONE["labels"]}}
+        metadata = {"labels": {**labels, LABEL_QUEUE: queue, LABEL_GROUP: ATTEMPT}, "annotations": dict(GROUP_OF_ONE)}
     return {
         "name": str(kind),
         "inputs": {"parameters": [{"name": "digest"}, {"name": "short"}]},

@@ -21,8 +21,9 @@ PORT: Final = 29400
 MORE_GRACE_SECONDS: Final = 30
 """What the waiter is given beyond the pods that it stops: it ends after them, with their code."""
 
-# The first letters of a digest are enough beside the Workflow's name; the number of the attempt makes each JobSet a new one
-NAME: Final = "{{workflow.name}}-{{=inputs.parameters.short[:8]}}-{{retries}}"
+ATTEMPT: Final = "{{workflow.name}}-{{=inputs.parameters.short[:8]}}-{{retries}}"
+"""Name of a JobSet, and of an attempt in a queue: the first letters of a digest are enough beside the Workflow's name, and the number of
+the attempt makes each a new one."""
 
 
 def build_jobset(nodes: int, container: Document, pod: Document, labels: Document, queue: str | None, namespace: str) -> Document:
@@ -32,7 +33,7 @@ def build_jobset(nodes: int, container: Document, pod: Document, labels: Documen
     look at: what stands for the task in a listing is the waiter.
     """
     quiet = {key: value for key, value in labels.items() if key != LABEL_MANAGED_BY}
-    address = {"name": "MASTER_ADDR", "value": f"{NAME}-{JOB}-0-0.{NAME}"}
+    address = {"name": "MASTER_ADDR", "value": f"{ATTEMPT}-{JOB}-0-0.{ATTEMPT}"}
     trainer = {**container, "env": [*container["env"], address, {"name": "MASTER_PORT", "value": str(PORT)}]}
     template = {
         "metadata": {"labels": quiet},
@@ -42,11 +43,11 @@ def build_jobset(nodes: int, container: Document, pod: Document, labels: Documen
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
-        "metadata": {"name": NAME, "namespace": namespace, "labels": {**labels, **({LABEL_QUEUE: queue} if queue else {})}},
+        "metadata": {"name": ATTEMPT, "namespace": namespace, "labels": {**labels, **({LABEL_QUEUE: queue} if queue else {})}},
         "spec": {
             # a restart is Argo's: it counts, waits and asks what the exit code means
             "failurePolicy": {"maxRestarts": 0},
-            "network": {"enableDNSHostnames": True, "subdomain": NAME, "publishNotReadyAddresses": True},
+            "network": {"enableDNSHostnames": True, "subdomain": ATTEMPT, "publishNotReadyAddresses": True},
             "replicatedJobs": [{"name": JOB, "replicas": 1, "template": {"spec": job}}],
         },
     }

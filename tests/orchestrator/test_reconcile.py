@@ -337,7 +337,7 @@ def whole(digest: str) -> int:
 
 def test_what_was_spent_before_a_stop_is_not_charged_again() -> None:
     unit = trunk()
-    price = sum(cost(PLAN, PLAN.tasks[digest], PRICE).gpu_seconds for digest in unit.tasks)
+    price = estimate_of(unit)
     stopped = Observed(PREPARED, leases={unit.tasks[0]: lease(75, seconds=0.8 * price)}, spent=0.8 * price)
     decision = reconcile(FACTS, PLAN, (unit,), stopped, Limits(PRICE, budget_gpu_hours=1.1 * price / 3600), NOW)
     assert submitted(decision) == [unit]
@@ -386,11 +386,19 @@ def test_a_workflow_whose_labels_somebody_wrote_by_hand_stops_nobody() -> None:
 
 def test_what_others_may_still_spend_holds_back_and_stops_nothing() -> None:
     unit = trunk()
-    price = sum(cost(PLAN, PLAN.tasks[digest], PRICE).gpu_seconds for digest in unit.tasks)
+    price = estimate_of(unit)
     capped = Limits(PRICE, namespace_gpu_hours=price / 3600)
     running = Observed(PREPARED, (flight(unit),), (pod(unit),), others_promised=2 * price)
     assert not decided(running, limits=capped).actions
     assert not submitted(decided(Observed(PREPARED, others_promised=price), limits=capped))
+
+
+def test_what_is_promised_is_what_flies_and_what_is_submitted_less_what_it_has_cost() -> None:
+    unit = trunk()
+    (digest,) = unit.tasks
+    begun = Observed(PREPARED, (flight(unit),), (pod(unit),), {digest: lease(seconds=0.5 * estimate_of(unit))}, spent=0.0)
+    decision = decided(begun)
+    assert decision.promised == pytest.approx(0.5 * estimate_of(unit) + sum(map(estimate_of, submitted(decision))))
 
 
 def test_a_finished_study_says_so_once() -> None:
