@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainer.launch import is_needed, launch
+from trainer.launch import Launcher, is_needed, launch
 from trainer.ranks import Group
 
 from orchestrator.contract.events import Placement
@@ -142,6 +142,18 @@ def process_of_rank(rank: int, launcher: int) -> int:
             if f"RANK={rank}".encode() in environment:
                 return int(folder.name)
     raise AssertionError(f"no rank {rank}")
+
+
+def test_a_rank_that_ends_badly_is_seen_while_rank_0_waits_for_it_for_ever() -> None:
+    """As NCCL lets it wait: the launcher ends what is left, and the code is that of the rank that knows why."""
+    program = f"import os, sys, time; sys.exit({int(ExitCode.REFUSED)}) if os.environ['RANK'] == '1' else time.sleep(30)"
+    ranks = Launcher([{"RANK": "0"}, {"RANK": "1"}], [sys.executable, "-c", program], grief_seconds=0.5)
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        assert ranks.run() == ExitCode.REFUSED
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), handlers, strict=True):
+            signal.signal(number, handler)
 
 
 def test_more_ranks_than_sequences_are_refused() -> None:

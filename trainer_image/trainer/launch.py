@@ -25,6 +25,8 @@ PORT: Final = 29400
 """Where rank 0 waits for ranks of other nodes."""
 GRIEF_SECONDS: Final = 60.0
 """So long after one rank has gone the others may still be there; they learn of it at their next sum, and leave."""
+SIGNALLED: Final = 128
+"""What shells add to the number of the signal that ended a process."""
 _LOOK_SECONDS: Final = 0.1
 
 
@@ -38,7 +40,7 @@ def launch(arguments: Sequence[str], placement: Placement) -> int:
 
     Raises TaskRefused when this is one of several nodes and the environment does not say which.
     """
-    return _Launcher(_environments(placement), arguments).run()
+    return Launcher(_environments(placement), [sys.executable, "-m", "trainer", *arguments]).run()
 
 
 def _environments(placement: Placement) -> list[dict[str, str]]:
@@ -78,17 +80,22 @@ def _meeting_point(placement: Placement) -> tuple[str, int]:
     return address, int(os.environ.get("MASTER_PORT", str(PORT)))
 
 
-class _Launcher:
-    """The ranks of this node. The first of them speaks for the node: on node 0 it is rank 0."""
+class Launcher:
+    """The ranks of this node. The first of them speaks for the node: on node 0 it is rank 0.
 
-    def __init__(self, environments: Sequence[dict[str, str]], arguments: Sequence[str]) -> None:
+    `environments`: what each rank is told beside our own. `grief_seconds`: when one is lost, the others have so long to end by themselves.
+    """
+
+    def __init__(self, environments: Sequence[dict[str, str]], command: Sequence[str], grief_seconds: float = GRIEF_SECONDS) -> None:
         self._environments = environments
-        self._command = [sys.executable, "-m", "trainer", *arguments]
+        self._command = list(command)
+        self._grief_seconds = grief_seconds
         self._ranks: list[subprocess.Popen[bytes]] = []
         self._was_asked = False
         self._first_bad = 0
 
     def run(self) -> int:
+        """Starts them and waits for all; the exit code of the node."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on)
         self._ranks = [subprocess.Popen(self._command, env={**os.environ, **told}) for told in self._environments]
@@ -97,7 +104,7 @@ class _Launcher:
         end_by = float("inf")
         while None in [rank.poll() for rank in self._ranks]:  # every one: what has ended is known of no other way
             if end_by == float("inf") and self._has_lost_one():
-                end_by = time.monotonic() + GRIEF_SECONDS
+                end_by = time.monotonic() + self._grief_seconds
             if time.monotonic() > end_by:
                 self._send(signal.SIGKILL)
             time.sleep(_LOOK_SECONDS)
@@ -113,9 +120,10 @@ class _Launcher:
         return bool(bad) or self._ranks[0].returncode is not None
 
     def _code(self) -> int:
-        """Rank 0 calls it a stop when another rank has gone; why that one went says whether a retry may help."""
+        """Rank 0 calls it a stop when another rank has gone, or is killed for it; why that one went says whether a retry may help."""
         spoken = _shell_code(self._ranks[0].returncode)
-        return self._first_bad if spoken == ExitCode.STOPPED and self._first_bad and not self._was_asked else spoken
+        is_told = spoken != ExitCode.STOPPED and spoken <= SIGNALLED
+        return spoken if is_told or not self._first_bad or self._was_asked else self._first_bad
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         del number, frame
@@ -130,4 +138,4 @@ class _Launcher:
 
 def _shell_code(code: int) -> int:
     """137 for a process that was killed with 9, as shells and Kubernetes count."""
-    return 128 - code if code < 0 else code
+    return SIGNALLED - code if code < 0 else code
