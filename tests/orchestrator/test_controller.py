@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.cluster import Document, Kind
 from orchestrator.contract.words import ANNOTATION_RETRY, LABEL_STUDY, ExitCode
+from orchestrator.controller.loop import Loop
 from orchestrator.errors import ClusterUnavailable, Refused, StudyMistakes
 from orchestrator.fingerprints import Found, write_found
 from orchestrator.memory_cluster import ClusterFault
@@ -104,6 +105,16 @@ def test_a_store_that_fails_at_any_call_only_costs_time(when: Any, operation: st
         assert_nothing_was_done_twice(played, calm)
 
 
+def at_work() -> tuple[Played, Loop]:
+    """A study that was applied and whose first pods run."""
+    played = Played()
+    loop = played.controller()
+    played.apply()
+    played.turn(loop)
+    played.start_pods()
+    return played, loop
+
+
 def test_a_store_that_stays_away_is_told_in_the_status() -> None:
     played = Played()
     loop = played.controller()
@@ -183,11 +194,7 @@ def test_what_the_policy_does_not_allow_is_refused_by_the_rules_name_until_it_do
 
 
 def test_a_study_that_is_refused_while_it_runs_can_be_paused() -> None:
-    played = Played()
-    loop = played.controller()
-    played.apply()
-    played.turn(loop)
-    played.start_pods()
+    played, loop = at_work()
     played.cluster.configs["scaling-study-policy"] = {"images": "registry.example.com/*"}
     played.edit(paused=True)
     played.turn(loop, 2)
@@ -216,11 +223,7 @@ def test_files_without_a_fingerprint_are_looked_at_by_a_pod_first() -> None:
 
 
 def test_pausing_stops_and_resuming_is_another_run() -> None:
-    played = Played()
-    loop = played.controller()
-    played.apply()
-    played.turn(loop)
-    played.start_pods()
+    played, loop = at_work()
     played.edit(paused=True)
     played.turn(loop, 2)
     played.start_pods()
@@ -426,11 +429,7 @@ def test_the_namespaces_number_of_workflows_is_never_passed_and_all_get_done() -
 
 
 def test_a_task_without_a_step_is_started_again() -> None:
-    played = Played()
-    loop = played.controller()
-    played.apply()
-    played.turn(loop)
-    played.start_pods()
+    played, loop = at_work()
     (pod,) = played.cluster.list("pods").items
     played.clock.advance(31 * 60)
     played.turn(loop)
@@ -441,11 +440,7 @@ def test_a_task_without_a_step_is_started_again() -> None:
 
 @pytest.mark.parametrize("may_see_nodes", [True, False])
 def test_a_pod_on_a_node_that_is_gone_is_deleted_without_it(may_see_nodes: bool) -> None:
-    played = Played()
-    loop = played.controller()
-    played.apply()
-    played.turn(loop)
-    played.start_pods()
+    played, loop = at_work()
     (pod,) = played.cluster.list("pods").items
     name = pod["metadata"]["name"]
     played.cluster.put("nodes", {"metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}})

@@ -1,100 +1,34 @@
 """Decisions as tables: given a plan, what a cluster and a store show, limits and a time, what is done next and what is told."""
 
-import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from functools import cache
-from math import ceil
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.contract.plan import Plan
-from orchestrator.contract.tasks import TrainTask
 from orchestrator.contract.words import DIGEST_LABEL_LENGTH, TaskKind
-from orchestrator.estimate import Price, cost
-from orchestrator.observe import LeaseSeen, Observed, PodSeen, TaskState, WorkflowSeen, task_states, workflow_seen
-from orchestrator.plan import plan_study
-from orchestrator.reconcile import Decision, Delete, ForceDelete, Limits, Restart, Stop, StudyFacts, Submit, reconcile
-from orchestrator.reconcile.pace import seconds_left
-from orchestrator.spec import Study, StudySpec
-from orchestrator.workflow import Unit, remaining, store_label, units, workflow_name
-
-NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
-PRICE = Price("h100", 0.5, None, {})
-LIMITS = Limits(PRICE)
-DOCUMENT: dict[str, Any] = {
-    "store": "store",
-    "grid": {"sizes": ["0.03M", "0.09M"], "codePercent": [0, 50], "seeds": [1]},
-    "data": {
-        "tokenizer": {"train": {"vocabulary": 1024, "bytes": "1M", "weights": {"web": 50, "stack": 50}}},
-        "sources": [
-            {"name": "web", "group": "text", "path": "web", "fingerprint": "a" * 64},
-            {"name": "stack", "group": "code", "path": "stack", "fingerprint": "b" * 64},
-        ],
-    },
-    "training": {"sequenceLength": 128, "precision": "fp32", "schedule": {"warmup": "8K"}},
-    "recipes": [
-        {
-            "name": "scratch",
-            "stages": [
-                {"name": "pretrain", "tokens": "400K", "mixture": {"codePercent": "grid", "code": {"stack": 100}, "text": {"web": 100}}},
-                {"name": "cooldown", "tokens": "100K", "mixture": {"codePercent": 20, "code": {"stack": 100}, "text": {"web": 100}}},
-            ],
-        }
-    ],
-    "evaluation": {"after": ["pretrain", "cooldown"], "suites": ["bpb"]},
-}
-
-
-@cache
-def plan_at(percents: tuple[int, ...] = (0, 50)) -> Plan:
-    document = copy.deepcopy(DOCUMENT)
-    document["grid"]["codePercent"] = list(percents)
-    return plan_study(Study("mine", StudySpec.model_validate(document), "s.yaml", document), {})
-
-
-PLAN = plan_at()
-UNITS = units(PLAN)
-FACTS = StudyFacts("mine", 3, 1, False, "d" * 64, 1)
-PREPARED = frozenset(digest for digest, task in PLAN.tasks.items() if task.kind == TaskKind.PREPARE)
-
-
-def decided(observed: Observed, facts: StudyFacts = FACTS, limits: Limits = LIMITS, plan: Plan = PLAN, now: datetime = NOW) -> Decision:
-    return reconcile(facts, plan, units(plan), observed, limits, now)
-
-
-def submitted(decision: Decision) -> list[Unit]:
-    return [action.unit for action in decision.actions if isinstance(action, Submit)]
-
-
-def trunk(cell: str = "scratch/0.09M/c50/s1") -> Unit:
-    """The unit of a cell's trunk up to the branch."""
-    digest = PLAN.cell(cell).stages[0].trains[0]
-    return next(unit for unit in UNITS if digest in unit.tasks)
-
-
-def flight(unit: Unit, study: str = "mine", phase: str = "Running", **changes: Any) -> WorkflowSeen:
-    return replace(WorkflowSeen(workflow_name(unit, 1), study, 1, unit.tasks, phase), **changes)
-
-
-def pod(unit: Unit, phase: str = "Running", **changes: Any) -> PodSeen:
-    name = workflow_name(unit, 1)
-    return replace(PodSeen(f"{name}-pod", name, unit.tasks[0][:DIGEST_LABEL_LENGTH], phase), **changes)
-
-
-def lease(code: int | None = None, *, live: bool = True, run: int = 1, minutes: int = 0, seconds: float = 0.0) -> LeaseSeen:
-    return LeaseSeen(
-        "mine", run, live and code is None, NOW - timedelta(minutes=minutes), code, "it said no" if code == 78 else "", seconds
-    )
-
-
-def condition(decision: Decision, kind: str) -> Mapping[str, str]:
-    found: Mapping[str, str] = next(entry for entry in decision.status["conditions"] if entry["type"] == kind)
-    return found
+from orchestrator.observe import Observed, TaskState, WorkflowSeen, task_states, workflow_seen
+from orchestrator.reconcile import Delete, ForceDelete, Limits, Restart, Stop, Submit
+from orchestrator.workflow import Unit, remaining, store_label, workflow_name
+from tests.orchestrator.decisions import (
+    FACTS,
+    LIMITS,
+    NOW,
+    PLAN,
+    PREPARED,
+    UNITS,
+    condition,
+    decided,
+    flight,
+    lease,
+    plan_at,
+    pod,
+    submitted,
+    trunk,
+)
 
 
 def test_only_what_needs_nothing_is_submitted_first() -> None:
@@ -254,95 +188,6 @@ def test_a_pod_is_forced_off_only_when_its_node_is_silent_and_its_grace_is_long_
     assert (ForceDelete(leaving.name) in actions) == forced
 
 
-def budget(gpu_seconds: float) -> Limits:
-    return replace(LIMITS, budget_gpu_hours=gpu_seconds / 3600)
-
-
-def estimate_of(unit: Unit) -> float:
-    return sum(cost(PLAN, PLAN.tasks[digest], PRICE).gpu_seconds for digest in unit.tasks)
-
-
-def test_what_does_not_fit_the_budget_is_held_in_the_order_of_the_plan_and_named() -> None:
-    trunks = submitted(decided(Observed(PREPARED)))
-    two = estimate_of(trunks[0]) + estimate_of(trunks[1])
-    decision = decided(Observed(PREPARED), limits=budget(two * 1.0001))
-    assert submitted(decision) == trunks[:2]
-    assert decision.status["phase"] == "Running", "what is submitted with this decision is under way"
-    exhausted = condition(decision, "BudgetExhausted")
-    assert exhausted["status"] == "True"
-    assert trunks[2].label in exhausted["message"]
-    assert "BudgetHold" in [event.reason for event in decision.events]
-    assert submitted(decided(Observed(PREPARED), limits=budget(1e9))) == trunks
-
-
-def test_what_is_in_flight_or_spent_counts_against_the_budget() -> None:
-    trunks = submitted(decided(Observed(PREPARED)))
-    enough = budget(sum(map(estimate_of, trunks)) * 1.0001)
-    assert len(submitted(decided(Observed(PREPARED, (flight(trunks[0]),)), limits=enough))) == len(trunks) - 1
-    assert len(submitted(decided(Observed(PREPARED, spent=estimate_of(trunks[-1])), limits=enough))) < len(trunks)
-
-
-def test_other_studies_count_against_the_cap_of_the_namespace() -> None:
-    wanted = sum(map(estimate_of, submitted(decided(Observed(PREPARED)))))
-    capped = replace(LIMITS, namespace_gpu_hours=wanted * 1.5 / 3600)
-    assert len(submitted(decided(Observed(PREPARED), limits=capped))) == len(PLAN.cells)
-    assert len(submitted(decided(Observed(PREPARED, others=wanted), limits=capped))) < len(PLAN.cells)
-
-
-def test_an_overdrawn_budget_stops_what_runs() -> None:
-    unit = trunk()
-    observed = Observed(PREPARED, (flight(unit),), (pod(unit),), {unit.tasks[0]: lease(seconds=10.0)}, spent=10.0)
-    decision = decided(observed, limits=budget(9.0))
-    assert decision.actions == (Stop(workflow_name(unit, 1), "the budget is spent"),)
-    assert condition(decision, "BudgetExhausted")["reason"] == "Overdrawn"
-
-
-def test_an_overrun_of_an_estimate_is_told() -> None:
-    unit = trunk()
-    observed = Observed(PREPARED, (flight(unit),), (pod(unit),), {unit.tasks[0]: lease(seconds=1e6)}, spent=1e6)
-    assert "Overrun" in [event.reason for event in decided(observed).events]
-
-
-def test_what_is_left_takes_as_long_as_it_goes_now_whatever_it_runs_on() -> None:
-    """Half of the trunk took a minute, on no GPU: its other half takes another, its leaf and cooldown as long a token."""
-    cell = PLAN.cell("scratch/0.09M/c50/s1")
-    plan = replace(PLAN, cells=(cell,), tasks={digest: PLAN.tasks[digest] for digest in (*PREPARED, *cell.tasks)})
-    first, *rest = [digest for digest in cell.tasks if PLAN.tasks[digest].kind == TaskKind.TRAIN]
-    unit = trunk(cell.name)
-    half = whole(first) // 2
-    at_work = replace(lease(), seconds=60.0, trained=half, reached=half)
-    observed = Observed(PREPARED, (flight(unit),), (pod(unit),), {first: at_work})
-    minutes = (whole(first) - half + sum(map(whole, rest))) / half
-    assert decided(observed, plan=plan).status["eta"] == f"0h{ceil(minutes):02d}m"
-    unmeasured = replace(observed, leases={first: replace(at_work, trained=0)})
-    assert decided(unmeasured, plan=plan).status["eta"] == "", "nobody knows how fast it goes"
-
-
-def test_a_size_that_nobody_has_trained_goes_as_fast_in_flops_as_the_others() -> None:
-    unit = trunk("scratch/0.03M/c50/s1")
-    (first,) = unit.tasks
-    leases = {first: replace(lease(), seconds=1.0, trained=whole(first))}
-    tasks = task_states(PLAN, "mine", 1, Observed(PREPARED | {first}, leases=leases), NOW, timedelta(hours=1))
-    found = seconds_left(PLAN, tasks, leases, PRICE)
-    flops = {digest: cost(PLAN, PLAN.tasks[digest], PRICE).flops for digest, task in PLAN.tasks.items() if task.kind == TaskKind.TRAIN}
-    assert found == pytest.approx((sum(flops.values()) - flops[first]) / flops[first])
-
-
-def whole(digest: str) -> int:
-    """Tokens that a train task brings its trajectory on."""
-    planned = PLAN.tasks[digest]
-    assert isinstance(planned.task, TrainTask)
-    return planned.task.tokens - planned.from_tokens
-
-
-def test_what_was_spent_before_a_stop_is_not_charged_again() -> None:
-    unit = trunk()
-    price = estimate_of(unit)
-    stopped = Observed(PREPARED, leases={unit.tasks[0]: lease(75, seconds=0.8 * price)}, spent=0.8 * price)
-    decision = reconcile(FACTS, PLAN, (unit,), stopped, Limits(PRICE, budget_gpu_hours=1.1 * price / 3600), NOW)
-    assert submitted(decision) == [unit]
-
-
 def test_a_task_that_argo_gave_up_is_failed_while_its_workflow_goes_on_with_another() -> None:
     unit = trunk()
     given_up = frozenset({unit.tasks[0][:DIGEST_LABEL_LENGTH]})
@@ -382,23 +227,6 @@ def test_a_workflow_whose_labels_somebody_wrote_by_hand_stops_nobody() -> None:
     metadata = {"name": "odd", "labels": {"scaling-study.dev/run": "two"}, "annotations": {"scaling-study.dev/tasks": "[half"}}
     found = workflow_seen({"metadata": metadata, "spec": {}})
     assert (found.run_number, found.digests) == (0, ())
-
-
-def test_what_others_may_still_spend_holds_back_and_stops_nothing() -> None:
-    unit = trunk()
-    price = estimate_of(unit)
-    capped = Limits(PRICE, namespace_gpu_hours=price / 3600)
-    running = Observed(PREPARED, (flight(unit),), (pod(unit),), others_promised=2 * price)
-    assert not decided(running, limits=capped).actions
-    assert not submitted(decided(Observed(PREPARED, others_promised=price), limits=capped))
-
-
-def test_what_is_promised_is_what_flies_and_what_is_submitted_less_what_it_has_cost() -> None:
-    unit = trunk()
-    (digest,) = unit.tasks
-    begun = Observed(PREPARED, (flight(unit),), (pod(unit),), {digest: lease(seconds=0.5 * estimate_of(unit))}, spent=0.0)
-    decision = decided(begun)
-    assert decision.promised == pytest.approx(0.5 * estimate_of(unit) + sum(map(estimate_of, submitted(decision))))
 
 
 def test_a_finished_study_says_so_once() -> None:
