@@ -35,7 +35,7 @@ _GROUPS: Final[dict[str, str]] = {
     "jobsets": "/apis/jobset.x-k8s.io/v1alpha2",
     "leases": "/apis/coordination.k8s.io/v1",
 }
-_PAGE: Final = 100
+PAGE: Final = 100
 _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 30
 # What another end may take longer than it said before its silence counts as a lost connection
@@ -46,10 +46,11 @@ _JSON: Final = "application/json"
 
 
 class KubeCluster:
-    """One namespace, through the API server."""
+    """One namespace, through the API server. `page`: how many objects a listing asks for at a time."""
 
-    def __init__(self, api: client.ApiClient, namespace: str) -> None:
+    def __init__(self, api: client.ApiClient, namespace: str, page: int = PAGE) -> None:
         self._api = api
+        self._page = page
         self._namespace = namespace
         self._seen_leases: dict[str, tuple[str, float]] = {}
 
@@ -64,7 +65,7 @@ class KubeCluster:
                 return Listing([body for page in found for body in page.items], found[-1].resource_version)
 
     def pages(self, kind: Kind, labels: Mapping[str, str] | None = None) -> Iterator[Listing]:
-        query: dict[str, object] = {"limit": _PAGE, **_selector(labels)}
+        query: dict[str, object] = {"limit": self._page, **_selector(labels)}
         while True:
             page = self._ask("GET", self._path(kind), query)
             yield Listing(page["items"], page["metadata"]["resourceVersion"])
@@ -259,7 +260,7 @@ class KubeCluster:
         return answer
 
 
-def connect(namespace: str = "", context: str = "") -> KubeCluster:
+def connect(namespace: str = "", context: str = "", page: int = PAGE) -> KubeCluster:
     """The cluster that this process is in, else the one that KUBECONFIG or ~/.kube/config names. Raises ClusterError.
 
     `namespace`: by default this pod's own, or the context's.
@@ -278,7 +279,7 @@ def connect(namespace: str = "", context: str = "") -> KubeCluster:
         raise ClusterError(f"no cluster can be reached from here: {problem}; set KUBECONFIG to a file that names one") from problem
     # what may be repeated is known here, not to the HTTP library
     settings.retries = False
-    return KubeCluster(client.ApiClient(settings), namespace or found)
+    return KubeCluster(client.ApiClient(settings), namespace or found, page)
 
 
 def _strictly(dry_run: bool) -> dict[str, object]:

@@ -293,11 +293,10 @@ def test_a_lease_that_is_not_renewed_is_taken_over(cluster: Cluster) -> None:
 
 
 @pytest.mark.cluster
-def test_a_page_is_not_all_of_it(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from orchestrator import kube
+def test_a_page_is_not_all_of_it(namespace: str) -> None:
+    from orchestrator.kube import connect
 
-    monkeypatch.setattr(kube, "_PAGE", 2)
-    cluster = kube.connect(namespace)
+    cluster = connect(namespace, page=2)
     mark = {**MANAGED, "mark": uuid.uuid4().hex[:8]}
     names = {cluster.create("scalingstudies", study(name_of("study"), **mark))["metadata"]["name"] for _ in range(5)}
     assert {body["metadata"]["name"] for body in cluster.list("scalingstudies", mark).items} == names
