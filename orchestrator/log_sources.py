@@ -12,7 +12,7 @@ from orchestrator.contract.plan import PlannedTask
 from orchestrator.contract.words import DIGEST_LABEL_LENGTH, ExitCode
 from orchestrator.errors import KeyMissing, NotThere, PlanRefused, Refused
 from orchestrator.explain import find_cell
-from orchestrator.observe import PodSeen, TaskState
+from orchestrator.observe import TERMINAL, PodSeen, TaskState
 from orchestrator.store import Store
 from orchestrator.store.addresses import LOG, attempt_key, work_root
 from orchestrator.store.leases import LeaseBody, history
@@ -69,16 +69,20 @@ def wanted(view: StudyView, what: str) -> Wanted:
 
 
 def pieces(view: StudyView, asked: Wanted, cluster: Cluster | None, store: Store | None) -> list[Piece]:
-    """The logs of what was asked for: of every pod that is there, else of the last attempt that left one in the store."""
+    """The logs of what was asked for: of every pod that is there, or of the last attempt that left one in the store when all have ended.
+
+    A node moves the log of a pod that has ended away before the pod itself goes; the store's is whole.
+    """
     found: list[Piece] = []
     if cluster is not None:
         found += [_of_pod(cluster, pod, "") for pod in view.pods if pod.name in asked.pods]
     for task in asked.tasks:
         pods = [pod for pod in view.pods if pod.digest == task.digest[:DIGEST_LABEL_LENGTH]]
-        if cluster is not None and pods:
-            found += [_of_pod(cluster, pod, f"{task.kind} {task.label}, ") for pod in pods]
-        elif store is not None and (kept := _in_store(store, task)):
+        have_ended = all(pod.phase in TERMINAL for pod in pods)
+        if store is not None and have_ended and (kept := _in_store(store, task)):
             found.append(kept)
+        elif cluster is not None:
+            found += [_of_pod(cluster, pod, f"{task.kind} {task.label}, ") for pod in pods]
     return found
 
 

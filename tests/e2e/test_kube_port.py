@@ -1,6 +1,6 @@
 """All adapters of the cluster's port behave the same: the double in memory, the API server that KUBECONFIG names, and its Argo Server.
 
-The latter two need the CRD installed and make a namespace of their own.
+For the latter two the CRD is installed and a namespace of their own made.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from orchestrator.contract.words import ANNOTATION_RETRY
 from orchestrator.errors import AlreadyExists, ClusterUnavailable, Conflict, Expired, NotThere, Refused
 from orchestrator.memory_cluster import InMemoryCluster
 from tests.e2e.argo import server_url, token_of
+from tests.e2e.installation import ROOT
 from tests.e2e.kubectl import Kubectl
 from tests.orchestrator.played import SPEC
 
@@ -40,6 +41,8 @@ CONTAINER = {
 @pytest.fixture(scope="module")
 def namespace() -> Iterator[str]:
     name = f"e2e-port-{uuid.uuid4().hex[:8]}"
+    Kubectl(name).run("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "manifests/base/crd.yaml"))
+    Kubectl(name).run("wait", "--for=condition=Established", "crd/scalingstudies.scaling-study.dev", "--timeout=60s")
     subprocess.run(["kubectl", "create", "namespace", name], check=True, capture_output=True)
     yield name
     subprocess.run(["kubectl", "delete", "namespace", name, "--wait=false"], check=True, capture_output=True)
