@@ -2,6 +2,7 @@
 
 ScalingStudyError                what went wrong, where, and what to do next; the command line prints it and exits 1
 |-- StudyMistakes                the study file is wrong: every mistake at once (never retried)
+|-- CommandMistake               the command is wrong: it names a place that cannot be written, say; the command line exits 2
 |-- PlanRefused                  the file reads well, but its plan cannot be run (never retried)
 |-- ContractError                bytes that do not follow the contract: bad identity, digest, record
 |-- StoreError                   the store did not do what it was asked; `retryable` says whether asking again can help
@@ -38,6 +39,10 @@ class StudyMistakes(ScalingStudyError):
     def __init__(self, mistakes: "list[object]") -> None:
         self.mistakes = mistakes
         super().__init__("\n".join(str(mistake) for mistake in mistakes))
+
+
+class CommandMistake(ScalingStudyError):
+    """The command is wrong: an argument or option that the command line alone could not check. Exit code 2, as for other mistakes."""
 
 
 class PlanRefused(ScalingStudyError):

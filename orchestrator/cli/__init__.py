@@ -12,7 +12,7 @@ from typing import Final
 import typer
 
 from orchestrator.cli.reach import PLUGIN
-from orchestrator.errors import ScalingStudyError, StudyMistakes
+from orchestrator.errors import CommandMistake, ScalingStudyError, StudyMistakes
 
 # What is done to a study on a cluster: the verbs of the kubectl plugin
 ON_CLUSTER: Final = ("submit", "status", "watch", "logs", "stop", "resume", "retry", "delete")
@@ -61,7 +61,7 @@ def plugin() -> None:
 def _run(app: typer.Typer, program: str) -> None:
     try:
         app(prog_name=program)
-    except StudyMistakes as problem:
+    except (StudyMistakes, CommandMistake) as problem:
         _complain(problem)
         sys.exit(EXIT_MISTAKES)
     except ScalingStudyError as problem:

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,10 +45,12 @@ def plan(
     else:
         print_outline(shown)
     if graph is not None:
+        from orchestrator.cli.places import writing
         from orchestrator.graph import draw
 
-        draw(opened.plan, graph)
-        print(f"graph: {graph}")
+        with writing(graph, "a file in a folder that is there: --graph plan.svg"):
+            draw(opened.plan, graph)
+        print(f"graph: {graph}", file=sys.stderr)
     gc.freeze()  # nor is it searched at the end
     if not is_runnable(opened.plan):
         raise typer.Exit(1)

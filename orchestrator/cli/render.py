@@ -24,6 +24,7 @@ def render(
     The same study gives the same bytes. The controller submits each when what it needs is done; applied by hand all at once, they would
     not wait for each other.
     """
+    from orchestrator.cli.places import writing
     from orchestrator.study import inputs, preview_study
     from orchestrator.workflow import PodSettings, build_workflow, units
     from orchestrator.workflow.text import to_yaml
@@ -39,12 +40,12 @@ def render(
         inputs=inputs(opened.study, opened.plan),
         waiter_image=waiter_image,
     )
-    if out is not None:
+    workflows = (build_workflow(unit, opened.plan, settings) for unit in units(opened.plan))
+    if out is None:
+        for workflow in workflows:
+            sys.stdout.write(f"---\n{to_yaml(workflow)}")
+        return
+    with writing(out, "a folder with --out; one that is not there is made"):
         out.mkdir(parents=True, exist_ok=True)
-    for unit in units(opened.plan):
-        workflow = build_workflow(unit, opened.plan, settings)
-        text = to_yaml(workflow)
-        if out is None:
-            sys.stdout.write(f"---\n{text}")
-        else:
-            (out / f"{workflow['metadata']['name']}.yaml").write_text(text)
+        for workflow in workflows:
+            (out / f"{workflow['metadata']['name']}.yaml").write_text(to_yaml(workflow))

@@ -1,0 +1,29 @@
+"""Commands that write where a person says so: a place that cannot be written is one sentence with what to name instead, and exit 2."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_plan_command import STUDY, command
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["plan", "study.yaml", "--graph", "none/x.svg"], "none/x.svg cannot be written: No such file or directory. Name a file in"),
+        (["plan", "study.yaml", "--graph", "text"], "text cannot be written: Is a directory. Name a file in"),
+        (["render", "study.yaml", "--out", "study.yaml"], "study.yaml cannot be written: File exists. Name a folder with --out"),
+        (["render", "study.yaml", "--out", "study.yaml/x"], "study.yaml/x cannot be written: Not a directory. Name a folder with --out"),
+        (["demo-corpus", "study.yaml"], "study.yaml cannot be written: Not a directory. Name a folder"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_a_mistake_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("text", "code"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(f"A sentence of {name}. " * 500)
+    (tmp_path / "study.yaml").write_text(STUDY)
+    done = command(*words)
+    assert (done.returncode, done.stderr.startswith(told), len(done.stderr.splitlines())) == (2, True, 1), done.stderr
