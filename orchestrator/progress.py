@@ -189,7 +189,7 @@ class LiveView:
         from rich.console import Console
         from rich.live import Live
 
-        self._live = Live(console=Console(), refresh_per_second=REFRESH, transient=True)
+        self._live = Live(console=Console(emoji=False), refresh_per_second=REFRESH, transient=True)
 
     def __enter__(self) -> "LiveView":
         self._live.start()

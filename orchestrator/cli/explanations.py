@@ -1,6 +1,7 @@
 """Prints what `orchestrator.explain` found: a cell with its neighbours, or a task with its record. Called by `cli.explain`."""
 
 from rich.console import Console
+from rich.text import Text
 
 from orchestrator.cli.tables import table_of, wide_console
 from orchestrator.contract.plan import Cell, Plan
@@ -14,10 +15,11 @@ def print_cell(plan: Plan, cell: Cell, other: Cell | None, done: set[str]) -> No
     """The cell's stages, its tasks with their states, and what differs from `other` (the nearest cell where None is given)."""
     console = wide_console()
     for stage in cell.stages:
-        console.print(
-            f"[bold]{stage.name}[/bold] ({stage.kind}): {stage.tokens:,} of {stage.asked:,} tokens asked, {stage.steps:,} steps,"
+        how = (
+            f" ({stage.kind}): {stage.tokens:,} of {stage.asked:,} tokens asked, {stage.steps:,} steps,"
             f" {stage.code_percent} % code; {', '.join(stage.rates)}"
         )
+        console.print(Text.assemble((stage.name, "bold"), how))
     table = table_of(f"\n{cell.name}", "stage", "task", "digest", "state", "shared with")
     for line in tasks_of(plan, cell):
         state = "done" if line.digest in done else "missing"
@@ -39,7 +41,7 @@ def print_task(store: Store, plan: Plan, digest: str) -> None:
     """A task: its cells, where its attempts lie, and its record."""
     console = wide_console()
     planned = plan.tasks[digest]
-    console.print(f"[bold]{planned.kind} {digest}[/bold]\n  {planned.label}")
+    console.print(Text.assemble((f"{planned.kind} {digest}", "bold"), f"\n  {planned.label}"))
     root = "trajectories" if planned.kind == TaskKind.TRAIN else "tasks"
     console.print(f"  identity: tasks/{digest}/task.json\n  attempts: {root}/{planned.work}/attempts")
     for cell in plan.cells:

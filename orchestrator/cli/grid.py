@@ -41,8 +41,8 @@ _BAD_WHEN_TRUE: Final = ("BudgetExhausted", "Degraded")
 
 
 def console() -> Console:
-    """For a terminal as wide as it is; a pipe has no width, and no line is broken."""
-    made = Console(highlight=False)
+    """For a terminal as wide as it is; a pipe has no width, and no line is broken. Words of a study or a cluster are no markup."""
+    made = Console(highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = UNBROKEN
     return made

@@ -5,6 +5,7 @@ from typing import Final
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.outline import CostRow, Outline, SizeRow, SourceRow, StageRow
 
@@ -15,7 +16,8 @@ def print_outline(shown: Outline) -> None:
     """The whole outline on stdout, the warnings last."""
     console = wide_console()
     tasks = ", ".join(f"{count:,} {kind}" for kind, count in shown.tasks.items())
-    console.print(f"[bold]{shown.study}[/bold]: {shown.cells:,} cells, {sum(shown.tasks.values()):,} tasks ({tasks}), {shown.done:,} done")
+    counts = f": {shown.cells:,} cells, {sum(shown.tasks.values()):,} tasks ({tasks}), {shown.done:,} done"
+    console.print(Text.assemble((shown.study, "bold"), counts))
     console.print(
         f"sharing saves {shown.saved_percent:.1f} % of the tokens: {count(shown.trained_tokens)} are trained,"
         f" {count(shown.unshared_tokens)} if each cell trained alone"
@@ -26,12 +28,15 @@ def print_outline(shown: Outline) -> None:
     console.print(_costs([*shown.costs, shown.total], shown.gpu, shown.mfu))
     console.print(f"longest path: {shown.longest_path_hours:,.2f} GPU-hours on one GPU a task, through {shown.longest_path[-1]}")
     for warning in shown.warnings:
-        console.print(f"[yellow]warning:[/yellow] {warning}", soft_wrap=True)
+        console.print(Text.assemble(("warning:", "yellow"), f" {warning}"), soft_wrap=True)
 
 
 def wide_console() -> Console:
-    """A console that never cuts a table: a terminal that is narrower wraps lines itself, and a pipe has no width."""
-    console = Console(highlight=False, soft_wrap=True)
+    """A console that never cuts a table: a terminal that is narrower wraps lines itself, and a pipe has no width.
+
+    Words of a study are no markup: a path such as `[a-f]*.txt` is shown as it is.
+    """
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     console.width = max(console.width, WIDTH)
     return console
 

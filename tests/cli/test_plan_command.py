@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cli.explanations import print_task
 from orchestrator.contract.record import Artifact, Record
 from orchestrator.store import open_store
 from orchestrator.store.records import publish_record
@@ -109,6 +110,15 @@ def test_a_source_that_is_not_there_is_named_and_the_plan_exits_1(study: Path) -
     assert "warning: code: nowhere: no such file or folder" in done.stdout
 
 
+def test_words_of_a_study_are_shown_as_they_are_and_not_read_as_markup(study: Path) -> None:
+    study.write_text(STUDY.replace("path: text", 'path: "[a-f]/:x:/[red]"').replace("path: code", 'path: "[/x]"'))
+    done = command("plan", study)
+    assert done.returncode == 1
+    assert "warning: text: [a-f]/:x:/[red]: no such file or folder" in done.stdout
+    assert "warning: code: [/x]: no such file or folder" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(("words", "message"), [(("--gpu", "tpu"), "--gpu tpu"), (("--mfu", "1.5"), "--mfu 1.5")])
 def test_a_price_that_cannot_be_is_refused(study: Path, words: tuple[str, str], message: str) -> None:
     done = command("plan", study, *words)
@@ -131,6 +141,12 @@ def test_the_graph_draws_every_task(study: Path, tmp_path: Path) -> None:
     assert file.read_text().count("scratch/0.03M/c0/s1") >= 4
 
 
+def test_with_a_graph_the_json_stays_one_document(study: Path, tmp_path: Path) -> None:
+    done = command("plan", study, "--json", "--graph", tmp_path / "graph.svg")
+    assert json.loads(done.stdout)["cells"] == 4
+    assert done.stderr == f"graph: {tmp_path / 'graph.svg'}\n"
+
+
 def test_explain_shows_tasks_states_and_what_keeps_two_cells_apart(study: Path) -> None:
     prepared(study, 40_000)
     done = command("explain", study, "scratch/0.03M/c50/s1", "--with", "scratch/0.03M/c0/s1")
@@ -147,6 +163,23 @@ def test_explain_of_a_digest_shows_its_record(study: Path) -> None:
     done = command("explain", study, digest[:12])
     assert done.returncode == 0, done.stderr
     assert "tokens = 40000" in done.stdout
+
+
+def test_what_a_record_says_is_shown_as_it_is(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opened = open_study(study)
+    keep(opened)
+    digest = next(source.digest for source in opened.plan.sources if source.name == "text")
+    record = Record(
+        digest=digest,
+        identity=opened.plan.tasks[digest].task.identity(),
+        results={"hash": "[/b] and [a-f]"},
+        artifacts={},
+        attempts=[],
+        nonce="n",
+    )
+    publish_record(opened.store, record)
+    print_task(opened.store, opened.plan, digest)
+    assert "hash = [/b] and [a-f]" in capsys.readouterr().out
 
 
 def test_explain_of_an_unknown_cell_names_some_that_are_there(study: Path) -> None:
