@@ -101,12 +101,14 @@ def _of_pod(cluster: Cluster, pod: PodSeen, task: str) -> Piece:
 
 
 def _in_store(store: Store, task: PlannedTask) -> Piece | None:
-    """The log of the task's last attempt that left one."""
+    """The log of the task's last attempt that left one with words in it."""
     for lease in reversed(attempts_at(store, task)):
         key = attempt_key(work_root(task.kind, task.work), lease.number, LOG)
         try:
             text = store.objects.get(key).decode(errors="replace")
         except KeyMissing:
+            continue
+        if not text.strip():  # it found the task done by another attempt
             continue
         return Piece(f"{task.kind} {task.label}, attempt {lease.number}, {key} in {store.url}", _lines_of(text))
     return None

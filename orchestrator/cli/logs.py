@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -49,7 +49,7 @@ def logs(
     with lookout(ctx, study, namespace, context, store) as looking:
         if follow:
             try:
-                follow_logs(looking, what, print, lambda: time.sleep(LOOK_SECONDS))
+                follow_logs(looking, what, print, lambda: time.sleep(LOOK_SECONDS), tail)
             except KeyboardInterrupt:
                 raise typer.Exit(EXIT_STOPPED) from None
         elif not show_logs(looking, what, print, tail):
@@ -58,10 +58,15 @@ def logs(
 
 def show_logs(looking: "Lookout", what: str, say: Callable[[str], None], tail: int = 0) -> bool:
     """Prints what there is; False when there is nothing but the reason. Raises PlanRefused for a cell that is not there."""
-    from orchestrator.log_sources import pieces, wanted, why_none
+    from orchestrator.log_sources import wanted
 
     view = looking.look()
-    asked = wanted(view, what)
+    return _show(looking, view, wanted(view, what), say, tail)
+
+
+def _show(looking: "Lookout", view: "StudyView", asked: "Wanted", say: Callable[[str], None], tail: int) -> bool:
+    from orchestrator.log_sources import pieces, why_none
+
     found = pieces(view, asked, looking.cluster, looking.store)
     for number, piece in enumerate(found):
         if len(found) > 1:
@@ -88,27 +93,37 @@ def _of_workers(looking: "Lookout", view: "StudyView") -> list[str]:
     return [f"What the worker processes of a run on this machine print is in {folder}"] if folder.is_dir() else []
 
 
-def follow_logs(looking: "Lookout", what: str, say: Callable[[str], None], pause: Callable[[], None]) -> None:
-    """Prints what the pods say until nothing more will be said. Raises PlanRefused, ClusterError."""
+def follow_logs(looking: "Lookout", what: str, say: Callable[[str], None], pause: Callable[[], None], tail: int = 0) -> None:
+    """Prints what the pods say until nothing more will be said; where none says anything, what `show_logs` has. Raises as that does.
+
+    `tail`: of pods that are at work at the first look, the last lines of what they have said by then; of later ones all.
+    """
     from orchestrator.errors import PlanRefused
     from orchestrator.log_sources import is_settled, wanted
+    from orchestrator.observe import TERMINAL
     from orchestrator.study_object import OVER
 
     cluster = looking.cluster
     if cluster is None:
         local = _of_workers(looking, looking.look())
         raise PlanRefused("\n".join(["--follow goes on with pods, and no cluster was asked; -n names the study's namespace", *local]))
-    streams = _Streams(cluster, say)
     asked: Wanted | None = None
+    streams: _Streams | None = None
     while True:
         view = looking.look()
         if asked is None or not what:
             asked = wanted(view, what)
-        at_work = [pod for pod in view.pods if asked.takes(pod) and (pod.phase == "Running" or streams.owes(pod))]
-        for pod in at_work:
-            streams.read(pod, label_of(pod, asked) if not what or len(asked.tasks) > 1 else "")
-        over = view.phase in (*OVER, "Paused") or is_settled(view, asked.tasks) or (bool(asked.pods) and not at_work)
+        if streams is None:
+            streams = _Streams(cluster, say, view.pods, tail)
+        mine = [pod for pod in view.pods if asked.takes(pod)]
+        for pod in mine:
+            if pod.phase == "Running" or streams.owes(pod):
+                streams.read(pod, label_of(pod, asked) if not what or len(asked.tasks) > 1 else "")
+        have_ended = bool(what and asked.pods) and all(pod.phase in TERMINAL for pod in mine)
+        over = view.phase in (*OVER, "Paused") or is_settled(view, asked.tasks) or have_ended
         if over and not streams.are_open:
+            if what and not streams.were_read:
+                _show(looking, view, asked, say, tail)
             return
         pause()
 
@@ -120,11 +135,16 @@ def label_of(pod: "PodSeen", asked: "Wanted") -> str:
 
 
 class _Streams:
-    """Reads several pods at once, a thread each. One whose connection broke off is taken up where it was."""
+    """Reads several pods at once, a thread each. One whose connection broke off is taken up where it was.
 
-    def __init__(self, cluster: "Cluster", say: Callable[[str], None]) -> None:
+    `before`: the pods that were there first: those that had ended are not read, of those at work the last `tail` lines, 0 for all.
+    """
+
+    def __init__(self, cluster: "Cluster", say: Callable[[str], None], before: "Iterable[PodSeen]", tail: int) -> None:
         self._cluster = cluster
         self._say = say
+        self._before = {pod.name: pod for pod in before}
+        self._tail = tail
         self._lock = threading.Lock()
         self._threads: dict[str, threading.Thread] = {}
         self._said: dict[str, int] = {}
@@ -134,9 +154,15 @@ class _Streams:
     def are_open(self) -> bool:
         return any(thread.is_alive() for thread in self._threads.values())
 
+    @property
+    def were_read(self) -> bool:
+        """Whether any pod was."""
+        return bool(self._threads)
+
     def owes(self, pod: "PodSeen") -> bool:
-        """Whether a pod that has ended may have said more than was read: its stream may have broken off."""
-        return pod.is_over and pod.name in self._threads and pod.name not in self._read_whole
+        """Whether a pod that has ended meanwhile may have said more than was read: its stream broke off, or it ran between two looks."""
+        known = self._before.get(pod.name)
+        return pod.is_over and not (known and known.is_over) and pod.name not in self._read_whole
 
     def read(self, pod: "PodSeen", label: str) -> None:
         """Begin, if nobody reads it. `label` stands before its lines."""
@@ -150,7 +176,10 @@ class _Streams:
     def _pump(self, pod: str, label: str) -> None:
         from orchestrator.errors import ClusterError
 
+        known = self._before.get(pod)
         try:
+            if self._tail and known is not None and known.phase == "Running" and pod not in self._said:
+                self._said[pod] = max(0, sum(1 for _ in self._cluster.logs(pod)) - self._tail)
             for line in islice(self._cluster.logs(pod, follow=True), self._said.get(pod, 0), None):
                 with self._lock:
                     self._said[pod] = self._said.get(pod, 0) + 1

@@ -19,6 +19,7 @@ from orchestrator.lookout import Lookout
 from orchestrator.memory_cluster import ClusterFault
 from orchestrator.store import Store
 from orchestrator.store.addresses import attempt_key, work_root
+from orchestrator.store.leases import Holder, take
 from orchestrator.study_object import find_object
 from orchestrator.study_view import StudyView
 from tests.orchestrator.played import Played
@@ -284,6 +285,18 @@ def test_when_the_pod_is_gone_the_log_of_the_last_attempt_comes_from_the_store(p
     assert logs(played, task.digest) == (True, ["first", "last \ufffd"])
 
 
+def test_an_attempt_that_found_the_task_done_does_not_hide_the_log_of_the_one_that_did_it(played: Played) -> None:
+    view = training(played)
+    task = view.at_work[0].task
+    played.end_pods()
+    root = work_root(task.kind, task.work)
+    played.objects.put(attempt_key(root, 1, "log.txt"), b"step 1\n")
+    late = take(played.store, root, task.digest, Holder())
+    played.objects.put(attempt_key(root, late.number, "log.txt"), b"")
+    late.end("done", ExitCode.DONE)
+    assert logs(played, task.digest) == (True, ["step 1"])
+
+
 def test_what_has_not_begun_says_what_it_waits_for(played: Played) -> None:
     view = training(played)
     assert view.plan is not None
@@ -357,6 +370,48 @@ def test_follow_takes_up_a_stream_that_broke_off_where_it_was(played: Played) ->
 
     follow_logs(lookout(played), pod, lines.append, pause)
     assert lines == [f"step {number}" for number in range(6)], "each once, and the last ones although it ended meanwhile"
+
+
+def test_follow_waits_for_a_pod_that_has_not_begun_and_reads_it_though_it_ran_between_two_looks(played: Played) -> None:
+    view = training(played)
+    pod, lines = view.at_work[0].pod, list[str]()
+    played.cluster.set_status("pods", pod, {"phase": "Pending"})
+
+    def pause() -> None:
+        played.cluster.pod_logs[pod] = ["begins", "ends"]
+        played.cluster.set_status("pods", pod, {"phase": "Succeeded"})
+
+    follow_logs(lookout(played), pod, lines.append, pause)
+    assert lines == ["begins", "ends"]
+
+
+def test_follow_begins_with_the_last_lines_and_leaves_out_none_that_come_later(played: Played) -> None:
+    view = training(played)
+    pod, lines, looks = view.at_work[0].pod, list[str](), list[int]()
+    said = played.cluster.pod_logs[pod] = [f"step {number}" for number in range(5)]
+
+    def pause() -> None:
+        time.sleep(0.05)
+        looks.append(1)
+        if len(looks) == 2:
+            said.extend(f"step {number}" for number in range(5, 9))
+            played.cluster.set_status("pods", pod, {"phase": "Succeeded"})
+
+    follow_logs(lookout(played), pod, lines.append, pause, tail=2)
+    assert lines == [f"step {number}" for number in range(3, 9)]
+
+
+def test_follow_of_what_has_ended_shows_what_there_is(played: Played) -> None:
+    view = training(played)
+    pod, task, lines = view.at_work[0].pod, view.at_work[0].task, list[str]()
+    played.cluster.pod_logs[pod] = ["begins", "ends"]
+    played.end_pods()
+    follow_logs(lookout(played), task.digest, lines.append, lambda: None, tail=1)
+    assert lines[0].startswith(f"no log of {task.digest} is left")
+    played.objects.put(attempt_key(work_root(task.kind, task.work), 1, "log.txt"), b"first\nlast\n")
+    lines.clear()
+    follow_logs(lookout(played), task.digest, lines.append, lambda: None, tail=1)
+    assert lines == ["last"]
 
 
 def test_follow_without_a_cluster_says_where_to_look(played: Played) -> None:
