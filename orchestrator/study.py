@@ -72,13 +72,18 @@ def frozen_plan(store: Store, study: Study) -> tuple[str, Plan] | None:
 
 def keep(opened: Opened) -> str:
     """Freeze the plan in the store; its digest. Raises PlanRefused for a plan that cannot run, StoreError."""
+    refuse_unknown(opened)
+    return freeze(opened.store, opened.plan, dict(opened.study.document))[0]
+
+
+def refuse_unknown(opened: Opened) -> None:
+    """Raises PlanRefused for a plan that cannot run, since not all that it reads is known."""
     if not is_runnable(opened.plan):
         reasons = "\n    ".join(f"{name}: {why}" for name, why in opened.unreachable.items())
         raise PlanRefused(
             f"this plan cannot run, since the content of some of what it reads is not known:\n    {reasons}\n"
             "    Make the files reachable from here, or write `fingerprint:` (64 hex digits) at the source"
         )
-    return freeze(opened.store, opened.plan, dict(opened.study.document))[0]
 
 
 def store_address(study: Study, given: str | None) -> str:

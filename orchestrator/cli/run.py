@@ -34,7 +34,7 @@ def run(
     only: Annotated[list[str] | None, typer.Option(help="A cell's name or a pattern like '*/60M/*'; may be given again.")] = None,
     store: Annotated[str | None, typer.Option(help="Where the store is, instead of what the file says.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the report; `report` beside the results unless given.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and what keeps it from it, and write nothing.")] = False,
     replan: Annotated[bool, typer.Option("--replan", help="Plan anew although the files of a source have changed.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of a worker; another number changes the last bits of results.")] = 1,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs of each worker; 0: the CPU.")] = 0,
@@ -78,16 +78,15 @@ def run(
         run_there(file, server, Wishes(store, out, tracking_uri if tracking else None, plain, logs))
         return
     from orchestrator.contract.events import Placement
-    from orchestrator.errors import PlanRefused
     from orchestrator.study import inputs, keep, open_study
 
     opened = open_study(file, store, replan=replan)
     _refuse(opened)
     if dry_run:
         _show(opened, only or [])
+    _refuse_to_begin(opened, gpus, workers)
+    if dry_run:
         return
-    if opened.study.spec.paused:
-        raise PlanRefused(f"{file}: spec.paused is true, so nothing runs; take it away, or see what would run with --dry-run")
     keep(opened)
     placement = Placement(
         study=opened.plan.study,
@@ -138,6 +137,19 @@ def _refuse(opened: "Opened") -> None:
 
     finished = done(opened.store) & opened.plan.tasks.keys()
     refuse_repetition(readings(opened.plan, opened.study.spec.data.sources, known_tokens(opened, finished)))
+
+
+def _refuse_to_begin(opened: "Opened", gpus: int, workers: int) -> None:
+    """What keeps a run from beginning, also one that is only shown: raises PlanRefused."""
+    from orchestrator.errors import PlanRefused
+    from orchestrator.local.workers import share_gpus
+    from orchestrator.study import refuse_unknown
+
+    if opened.study.spec.paused:
+        raise PlanRefused(f"{opened.study.path}: spec.paused is true, so nothing runs; take it away. --dry-run shows what would run")
+    refuse_unknown(opened)
+    if gpus:
+        share_gpus(gpus, workers)
 
 
 def _show(opened: "Opened", only: list[str]) -> None:

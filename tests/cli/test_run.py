@@ -116,6 +116,23 @@ def test_a_paused_study_does_not_run(study: Path) -> None:
     assert (said.returncode, "spec.paused is true" in said.stderr) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("study_text", "words", "told"),
+    [
+        (STUDY + "  paused: true\n", [], "spec.paused is true"),
+        (STUDY.replace("path: corpus/code", "path: nowhere"), [], "python: nowhere: no such file or folder"),
+        (STUDY, ["--only", "nothing/*"], "no cell of smallest is called so"),
+        (STUDY, ["--gpus", "64"], "64"),
+    ],
+)
+def test_a_dry_run_is_refused_as_the_run_would_be(study: Path, study_text: str, words: list[str], told: str) -> None:
+    study.write_text(study_text)
+    dry = scaling_study("run", str(study), "--dry-run", *words, folder=study.parent)
+    run = scaling_study("run", str(study), "--no-tracking", *words, folder=study.parent)
+    assert (dry.returncode, dry.stderr) == (run.returncode, run.stderr)
+    assert (dry.returncode, told in dry.stderr) == (1, True), dry.stderr
+
+
 def test_killed_stopped_and_run_again_it_ends_with_report_and_mirror(study: Path) -> None:
     """Kill -9 of a worker, Ctrl-C, run again to the end; a third time finds all done; the mirror is deleted and made again."""
     store = study.parent / "store"
