@@ -182,7 +182,7 @@ class Lookout:
             could_run = self._cluster is None and ledger.done.issuperset(task.needs)
             if digest not in ledger.done and (seen or could_run):
                 hot.add(root)
-        ledger.read_leases({root: tuple(parts) for root, parts in depends_on.items()}, hot, self._clock())
+        ledger.read_leases(self._name, {root: tuple(parts) for root, parts in depends_on.items()}, hot, self._clock())
 
     def _attempts(self, ledger: Ledger, plan: Plan, leases: Mapping[str, LeaseSeen]) -> dict[str, LeaseBody]:
         """The last lease, as it stands now, of every task that was begun and is not done."""

@@ -12,7 +12,16 @@ from enum import StrEnum
 from typing import Any, Final
 
 from orchestrator.contract.plan import Plan
-from orchestrator.contract.words import ANNOTATION_TASKS, DIGEST_LABEL_LENGTH, LABEL_DIGEST, LABEL_RUN, LABEL_STORE, LABEL_STUDY, ExitCode
+from orchestrator.contract.words import (
+    ANNOTATION_TASKS,
+    DIGEST_LABEL_LENGTH,
+    LABEL_DIGEST,
+    LABEL_RUN,
+    LABEL_STORE,
+    LABEL_STUDY,
+    WAITER,
+    ExitCode,
+)
 
 Document = dict[str, Any]
 
@@ -61,7 +70,8 @@ class PodSeen:
     """A pod of one of our Workflows.
 
     `digest`: what its label holds. `reason`: why it waits or how it ended, for people. `gone_by`: when its grace period ends, for one
-    that is being stopped. `preempted`: by whom and why, for one that somebody else than its Workflow takes away.
+    that is being stopped. `preempted`: by whom and why, for one that somebody else than its Workflow takes away. `at_work_since`: when its
+    trainer was started, None for a pod that waits for others.
     """
 
     name: str
@@ -74,6 +84,7 @@ class PodSeen:
     preempted: str = ""
     store: str = ""
     created: datetime | None = None
+    at_work_since: datetime | None = None
 
     @property
     def is_over(self) -> bool:
@@ -225,8 +236,9 @@ def _in_workflow(
         return TaskSeen(TaskState.QUEUED, reason, flight.name, pod.name if pod else "")
     if pod.gone_by is not None:
         return TaskSeen(TaskState.STOPPING, "its pod is being stopped", flight.name, pod.name)
-    if lease is not None and lease.code is None and now - lease.renewed > stall and _is_of(lease, pod):
-        return TaskSeen(TaskState.STALLED, f"no step since {lease.renewed:%Y-%m-%d %H:%M:%S} UTC", flight.name, pod.name)
+    since = lease.renewed if lease is not None and _is_of(lease, pod) else pod.at_work_since
+    if since is not None and now - since > stall:
+        return TaskSeen(TaskState.STALLED, f"no step since {since:%Y-%m-%d %H:%M:%S} UTC", flight.name, pod.name)
     return TaskSeen(TaskState.RUNNING, "", flight.name, pod.name)
 
 
@@ -345,12 +357,21 @@ def pod_seen(body: Document, ready_nodes: Mapping[str, bool]) -> PodSeen:
         digest=labels.get(LABEL_DIGEST, ""),
         phase=status.get("phase") or "Pending",
         reason=_pod_reason(status),
-        gone_by=_time(gone_by) if gone_by else None,
+        gone_by=time_of(gone_by) if gone_by else None,
         node_is_ready=ready_nodes.get(spec.get("nodeName", ""), True),
         preempted=_disruption(status),
         store=labels.get(LABEL_STORE, ""),
-        created=_time(metadata["creationTimestamp"]) if "creationTimestamp" in metadata else None,
+        created=time_of(metadata["creationTimestamp"]) if "creationTimestamp" in metadata else None,
+        at_work_since=None if spec.get("serviceAccountName") == WAITER else _started(status),
     )
+
+
+def _started(status: Document) -> datetime | None:
+    for container in status.get("containerStatuses") or ():
+        running = (container.get("state") or {}).get("running") or {}
+        if container.get("name") == "main" and running.get("startedAt"):
+            return time_of(running["startedAt"])
+    return None
 
 
 def _disruption(status: Document) -> str:
@@ -372,5 +393,6 @@ def _pod_reason(status: Document) -> str:
     return str(status.get("message") or status.get("reason") or "")
 
 
-def _time(text: str) -> datetime:
+def time_of(text: str) -> datetime:
+    """A time as the API writes it."""
     return datetime.fromisoformat(text.replace("Z", "+00:00"))

@@ -24,6 +24,7 @@ KNOWN: Final = (
     "priorityClass",
     "tolerations",
     "storeSecret",
+    "storeSecrets",
     "gpu",
     "stallMinutes",
     "checkpointSeconds",
@@ -41,6 +42,7 @@ class Policy:
     queues: tuple[str, ...] = ()
     stores: tuple[str, ...] = ()
     store_secret: str = ""
+    store_secrets: tuple[str, ...] = ()
     gpu: str = "h100"
     mfu: float = DEFAULT_MFU
     stall_minutes: float = 30
@@ -85,6 +87,7 @@ def read_policy(data: Mapping[str, str] | None) -> Policy:
         queues=_lines(given, "queues"),
         stores=_lines(given, "stores"),
         store_secret=given.get("storeSecret", ""),
+        store_secrets=_lines(given, "storeSecrets"),
         gpu=gpu,
         stall_minutes=_number(given, "stallMinutes") or Policy().stall_minutes,
         checkpoint_seconds=int(_number(given, "checkpointSeconds") or Policy().checkpoint_seconds),
@@ -128,6 +131,9 @@ def _of_this_namespace(study: Study, policy: Policy) -> Iterator[Broken]:
         yield Broken("QueueNotAllowed", f"spec.execution.queue: {execution.queue or ''!r} is none of {_shown(policy.queues)}")
     if not _matches(study.spec.store, policy.stores):
         yield Broken("StoreNotAllowed", f"spec.store: {study.spec.store!r} is none of {_shown(policy.stores)}")
+    secret = execution.store_secret
+    if secret and secret != policy.store_secret and not _matches(secret, policy.store_secrets):
+        yield Broken("SecretNotAllowed", f"spec.execution.storeSecret: {secret!r} is none of {_shown(policy.store_secrets)}")
     for size in study.spec.grid.sizes:
         gpus = execution.gpus_per_pod.get(size, 1)
         if policy.gpus_per_pod is not None and gpus > policy.gpus_per_pod:

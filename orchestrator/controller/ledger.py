@@ -50,8 +50,10 @@ class _Attempt:
 
 @dataclass(slots=True)
 class _Account:
+    """`depends_on`: by study, since two that share a trajectory know of different tasks on it."""
+
     attempts: tuple[_Attempt, ...]
-    depends_on: Hashable
+    depends_on: dict[str, Hashable]
     read_at: datetime
 
 
@@ -77,23 +79,25 @@ class Ledger:
         if self._looked_at is None or now - self._looked_at >= LOOK_AGAIN:
             self.retention, self._looked_at = last_look(self.store), now
 
-    def read_leases(self, roots: Mapping[str, Hashable], hot: Iterable[str], now: datetime) -> None:
+    def read_leases(self, study: str, roots: Mapping[str, Hashable], hot: Iterable[str], now: datetime) -> None:
         """Read the histories that may have changed.
 
-        `roots`: work root -> what its history depends on, read again when that differs. `hot`: roots at work, read again every few
-        seconds. Raises StoreUnavailable.
+        `roots`: work root -> what its history depends on, as far as `study` knows, read again when that differs. `hot`: roots at work,
+        read again every few seconds. Raises StoreUnavailable.
         """
         busy = set(hot)
-        stale = [root for root, depends_on in roots.items() if self._is_stale(root, depends_on, root in busy, now)]
+        stale = [root for root, depends_on in roots.items() if self._is_stale(study, root, depends_on, root in busy, now)]
         if not stale:
             return
         with ThreadPoolExecutor(min(_THREADS, len(stale))) as threads:
             for root, bodies in zip(stale, threads.map(lambda root: history(self.store, root), stale), strict=True):
-                self._accounts[root] = _Account(tuple(map(_attempt, bodies)), roots[root], now)
+                before = self._accounts.get(root)
+                depends_on = {**(before.depends_on if before else {}), study: roots[root]}
+                self._accounts[root] = _Account(tuple(map(_attempt, bodies)), depends_on, now)
 
-    def _is_stale(self, root: str, depends_on: Hashable, is_hot: bool, now: datetime) -> bool:
+    def _is_stale(self, study: str, root: str, depends_on: Hashable, is_hot: bool, now: datetime) -> bool:
         account = self._accounts.get(root)
-        if account is None or account.depends_on != depends_on:
+        if account is None or account.depends_on.get(study) != depends_on:
             return True
         live = any(attempt.expires is not None and attempt.expires > now for attempt in account.attempts)
         return (is_hot or live) and now - account.read_at >= READ_AGAIN
@@ -114,6 +118,11 @@ class Ledger:
 
     def gpu_seconds_of_task(self, root: str, digest: str) -> float:
         return sum(attempt.gpu_seconds for attempt in self._attempts(root) if attempt.digest == digest)
+
+    def highest_run(self, roots: Iterable[str], study: str, before: datetime) -> int:
+        """The highest run number of a study's attempts on these roots that began before a time; 0 without any."""
+        own = (attempt for root in roots for attempt in self._attempts(root) if attempt.study == study)
+        return max((attempt.run_number for attempt in own if attempt.start < before), default=0)
 
     def causes(self, roots: Iterable[str], study: str) -> dict[str, float]:
         """GPU-seconds by how the attempts ended."""

@@ -20,9 +20,9 @@ from orchestrator.controller.ledger import Ledger
 from orchestrator.controller.metrics import Metrics
 from orchestrator.controller.planning import Planned, Unplanned, accept, allow, plan, run_number
 from orchestrator.controller.snapshot import Snapshot
-from orchestrator.errors import AlreadyExists, Conflict, NotThere, Refused, StoreUnavailable
+from orchestrator.errors import AlreadyExists, ClusterUnavailable, Conflict, NotThere, Refused, StoreUnavailable
 from orchestrator.estimate import Price
-from orchestrator.observe import Observed, workflow_seen
+from orchestrator.observe import Observed, time_of, workflow_seen
 from orchestrator.policy import Policy
 from orchestrator.reconcile import Decision, Limits, StudyEvent, StudyFacts, reconcile
 from orchestrator.reconcile.status import condition_of
@@ -41,6 +41,10 @@ AT_WORK_SECONDS: Final = 10.0
 SOON_SECONDS: Final = 1.0
 # The same thing is told again only after so long: its event is still there
 TELL_AGAIN: Final = timedelta(minutes=10)
+# What looks at files is called so, and then by what it looks at
+FILES: Final = "ss-files-"
+# So many events of a study wait for an API that is away
+UNTOLD: Final = 100
 
 
 @dataclass(slots=True)
@@ -51,8 +55,8 @@ class _Known:
     study: Study | Unplanned
     planned: Planned | None = None
     told: dict[StudyEvent, datetime] = field(default_factory=dict)
-    spent: float = 0.0
-    promised: float = 0.0
+    untold: list[StudyEvent] = field(default_factory=list)
+    account: tuple[float, float] | None = None
     """GPU-seconds at the last look: of its attempts, and what its tasks in flight are still estimated to cost."""
 
 
@@ -123,8 +127,8 @@ class Passes:
         known = self._known.get(name)
         if known is None or known.spec_of != spec_of:
             new = _Known(spec_of, accept(body))
-            if known is not None and known.spec_of[0] == metadata["uid"]:  # an edit undoes nothing that was spent
-                new.spent, new.promised = known.spent, known.promised
+            if known is not None and known.spec_of[0] == metadata["uid"]:  # an edit undoes nothing that was spent or has yet to be told
+                new.account, new.untold = known.account, known.untold
             known = self._known[name] = new
         return known
 
@@ -162,25 +166,32 @@ class Passes:
     def _wait(self, known: _Known, why: Unplanned, body: Document, snapshot: Snapshot) -> float | None:
         if isinstance(body["spec"], dict) and body["spec"].get("paused"):
             self._stop_what_runs(body["metadata"]["name"], snapshot)
+        self._forget_files(body["metadata"]["name"], _files_name(why), snapshot)
         if why.files is not None and why.study is not None:
             self._send_to_look(why, body, snapshot)
         status = _early_status(body, why, self._clock())
-        self._write(body, status)
         if why.phase == "Refused":
             self._tell(known, body, [StudyEvent(why.reason, why.message.partition("\n")[0][:512], is_warning=True)])
-            return None
-        return AT_WORK_SECONDS
+        self._write(body, status)
+        return None if why.phase == "Refused" else AT_WORK_SECONDS
 
     def _stop_what_runs(self, name: str, snapshot: Snapshot) -> None:
         """What it began under an earlier plan."""
-        for workflow in snapshot.workflows.values():
-            if workflow.study == name and workflow.digests and not workflow.is_over and not workflow.was_stopped:
+        for workflow in snapshot.own(name):
+            if workflow.digests and not workflow.is_over and not workflow.was_stopped:
                 self._cluster.stop_workflow(workflow.name)
+
+    def _forget_files(self, name: str, wanted: str, snapshot: Snapshot) -> None:
+        """Nobody waits any more for a look at files that the study no longer names; else it would be tried again for days."""
+        for workflow in snapshot.own(name):
+            if workflow.name.startswith(FILES) and workflow.name != wanted and not workflow.is_over:
+                self._cluster.delete("workflows", workflow.name)
+                snapshot.remove(workflow.name)
 
     def _send_to_look(self, why: Unplanned, body: Document, snapshot: Snapshot) -> None:
         assert why.study is not None
         assert why.files is not None
-        name = f"ss-files-{why.key.rpartition('/')[2][:20]}"
+        name = _files_name(why)
         standing = snapshot.workflows.get(name)
         if standing is not None and not standing.is_over:
             return
@@ -200,15 +211,16 @@ class Passes:
 
     def _run(self, known: _Known, planned: Planned, body: Document, snapshot: Snapshot) -> float | None:
         study, now = planned.study, self._clock()
+        self._forget_files(study.name, "", snapshot)
         ledger, store = self._ledger(study.spec.store), store_label(study.spec.store)
         depends_on, hot = _dependencies(planned.plan, snapshot, ledger.done, store)
-        ledger.read_leases({**dict.fromkeys(planned.roots, ()), **depends_on}, hot, now)
+        ledger.read_leases(study.name, {**dict.fromkeys(planned.roots, ()), **depends_on}, hot, now)
         status = body.get("status") or {}
         asked = (body["metadata"].get("annotations") or {}).get(ANNOTATION_RETRY, "")
         facts = StudyFacts(
             name=study.name,
             generation=body["metadata"].get("generation", 1),
-            run_number=run_number(status, asked, study.spec.paused),
+            run_number=run_number(status, asked, study.spec.paused, _runs_before(body, ledger, planned)),
             is_paused=study.spec.paused,
             plan_digest=planned.digest,
             plan_version=planned.version,
@@ -218,29 +230,43 @@ class Passes:
         limits = self._limits(planned, ledger)
         spent = ledger.gpu_seconds(planned.roots, study.name)
         workflows, pods = snapshot.about(study.name, planned.plan.tasks, store)
+        others, others_promised = self._others(study.name, snapshot)
         observed = Observed(
             done=ledger.done,
             workflows=workflows,
             pods=pods,
             leases=ledger.leases(planned.plan, now),
             spent=spent,
-            others=sum(other.spent for name, other in self._known.items() if name != study.name),
-            others_promised=sum(other.promised for name, other in self._known.items() if name != study.name),
+            others=others,
+            others_promised=others_promised,
             others_in_flight=snapshot.in_flight(study.name),
         )
         decision = reconcile(facts, planned.plan, planned.units, observed, limits, now)
         settings = self._settings(study, body, facts.run_number, inputs(study, planned.plan))
         applier = Applier(self._cluster, ledger, snapshot, planned.plan, settings)
         applier.apply(decision.actions)
-        known.spent, known.promised = spent, decision.promised
+        known.account = spent, decision.promised
         ledger.read_retention(now)
         told = {**_with_refusal(decision.status, applier.refused, facts, now), **_retention(ledger.retention)}
-        self._write(body, told)
         refusals = [StudyEvent("SubmitRefused", text[:512], is_warning=True) for text in applier.refused]
+        # in this order: what is news goes by the status, and whoever dies in between tells it twice and not never
         self._tell(known, body, [*decision.events, *refusals])
+        self._write(body, told)
         self._metrics.study(study.name, told, ledger.causes(planned.roots, study.name))
         self.looked(planned, decision)
         return _next_look(told, bool(decision.actions), bool(applier.refused))
+
+    def _others(self, name: str, snapshot: Snapshot) -> tuple[float, float]:
+        """What the namespace's other studies have spent and promised. One that was not looked at yet says so in its status."""
+        accounts = [self._account(other, body) for other, body in snapshot.studies.items() if other != name]
+        return sum(spent for spent, _ in accounts), sum(promised for _, promised in accounts)
+
+    def _account(self, name: str, body: Document) -> tuple[float, float]:
+        known = self._known.get(name)
+        if known is not None and known.account is not None:
+            return known.account
+        hours = (body.get("status") or {}).get("gpuHours") or {}
+        return float(hours.get("used") or 0) * 3600, float(hours.get("promised") or 0) * 3600
 
     def _limits(self, planned: Planned, ledger: Ledger) -> Limits:
         budget = planned.study.spec.budget.gpu_hours
@@ -296,17 +322,34 @@ class Passes:
         body["status"], metadata["resourceVersion"] = status, written["metadata"]["resourceVersion"]
 
     def _tell(self, known: _Known, body: Document, events: list[StudyEvent]) -> None:
-        """Events are for people: one that cannot be told holds nothing up."""
+        """Events are for people: one that cannot be told holds nothing up, and is told when the API is back."""
         now = self._clock()
         reference = StudyReference(body["metadata"]["name"], body["metadata"]["uid"])
         known.told = {event: at for event, at in known.told.items() if now - at < TELL_AGAIN}
-        for event in events:
-            if event not in known.told:
-                known.told[event] = now
-                try:
-                    self._cluster.event(reference, event.reason, event.message, is_warning=event.is_warning)
-                except Refused as problem:
-                    LOG.warning("study %s: event %s: %s", reference.name, event.reason, problem)
+        new = [event for event in dict.fromkeys((*known.untold, *events)) if event not in known.told]
+        known.untold = []
+        for event in new:
+            try:
+                self._cluster.event(reference, event.reason, event.message, is_warning=event.is_warning)
+            except ClusterUnavailable as problem:
+                known.untold = new[new.index(event) :][:UNTOLD]
+                LOG.warning("study %s: %d events have to wait: %s", reference.name, len(known.untold), problem)
+                return
+            except Refused as problem:
+                LOG.warning("study %s: event %s: %s", reference.name, event.reason, problem)
+            known.told[event] = now
+
+
+def _files_name(why: Unplanned) -> str:
+    """Of the Workflow that looks at files, "" where none has to."""
+    return f"{FILES}{why.key.rpartition('/')[2][:20]}" if why.files is not None else ""
+
+
+def _runs_before(body: Document, ledger: Ledger, planned: Planned) -> int:
+    """The highest run number that a study of this name had before this object was created: one that was deleted, or a run elsewhere."""
+    if (body.get("status") or {}).get("runNumber"):
+        return 0
+    return ledger.highest_run(planned.roots, planned.study.name, time_of(body["metadata"]["creationTimestamp"]))
 
 
 def _dependencies(plan: Plan, snapshot: Snapshot, done: frozenset[str], store: str) -> tuple[dict[str, Hashable], set[str]]:

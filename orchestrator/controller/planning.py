@@ -110,8 +110,11 @@ def _roots_of_earlier(store: Store, digest: str) -> set[str]:
         return set()
 
 
-def run_number(status: Mapping[str, Any], asked: str, is_paused: bool) -> int:
-    """The number of the run: what the status says, one more after a pause, at least what a person's `retry` asked for."""
-    before = int(status.get("runNumber") or 1)
+def run_number(status: Mapping[str, Any], asked: str, is_paused: bool, earlier: int = 0) -> int:
+    """The number of the run: what the status says, one more after a pause, at least what a person's `retry` asked for.
+
+    `earlier`: the last run of a study of this name that was deleted. What failed for good then is tried again now.
+    """
+    before = int(status.get("runNumber") or earlier + 1)
     resumed = not is_paused and status.get("phase") in ("Paused", "Stopping")
     return max(before + resumed, int(asked) if asked.isdecimal() else 1)

@@ -48,6 +48,10 @@ class Snapshot:
         """It was deleted."""
         self.workflows.pop(workflow, None)
 
+    def own(self, study: str) -> list[WorkflowSeen]:
+        """The study's Workflows."""
+        return [self.workflows[name] for name in sorted(self._by_study.get(study, ())) if name in self.workflows]
+
     def in_flight(self, except_of: str) -> int:
         """How many Workflows of other studies are not over."""
         return sum(not workflow.is_over for workflow in self.workflows.values() if workflow.digests and workflow.study != except_of)

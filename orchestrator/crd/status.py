@@ -87,6 +87,7 @@ STATUS: Final[Schema] = {
             "properties": {
                 "used": _text("Spent, also by attempts whose pods are gone.", 32),
                 "budget": _text("What may be spent.", 32),
+                "promised": _text("What is in flight is still estimated to cost.", 32),
                 "summary": _text("used/budget.", 64),
             },
         },

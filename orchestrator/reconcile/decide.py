@@ -16,6 +16,8 @@ from orchestrator.workflow import Unit, remaining, short, store_label, workflow_
 
 # A pod that is Terminating so long after its grace period on a node that does not answer will not end by itself
 FORCE_AFTER: Final = timedelta(seconds=60)
+# Events say so many failures one by one; what was told a short while ago is not told again
+FAILURES_TOLD: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,13 @@ def reconcile(facts: StudyFacts, plan: Plan, units: Sequence[Unit], observed: Ob
     room = _room(own, observed, limits)
     if not facts.is_paused and not purse.is_overdrawn:
         actions += _submissions(facts, plan, units, own, tasks, purse, room, held, queued)
+    promised = purse.in_flight + sum(purse.wanted(action.unit) for action in actions if isinstance(action, Submit))
     standing = Standing(
         is_paused=facts.is_paused,
         tasks=tasks,
         held=tuple(held),
         used=purse.used,
+        promised=promised,
         cap=purse.cap,
         seconds_left=seconds_left(plan, tasks, observed.leases, limits.price) if _some_run(tasks) else None,
         overrun=purse.overrun,
@@ -77,7 +81,6 @@ def reconcile(facts: StudyFacts, plan: Plan, units: Sequence[Unit], observed: Ob
         begins=any(isinstance(action, Submit) for action in actions),
     )
     status = status_of(facts, plan, standing, now)
-    promised = purse.in_flight + sum(purse.wanted(action.unit) for action in actions if isinstance(action, Submit))
     return Decision(tuple(actions), status, tuple(_events(facts, plan, observed, tasks, held, status, purse)), tasks, promised)
 
 
@@ -170,10 +173,10 @@ def _restarts(tasks: Mapping[str, TaskSeen]) -> Iterator[Action]:
 
 
 def _forced(facts: StudyFacts, observed: Observed, now: datetime) -> Iterator[Action]:
-    """Pods of this study that outlive their grace period on a node that does not answer."""
-    own = {workflow.name for workflow in observed.workflows if workflow.study == facts.name}
+    """Pods of this study, or of none any more, that outlive their grace period on a node that does not answer."""
+    others = {workflow.name for workflow in observed.workflows if workflow.study != facts.name}
     for pod in observed.pods:
-        if pod.gone_by is not None and not pod.node_is_ready and now - pod.gone_by > FORCE_AFTER and pod.workflow in own:
+        if pod.gone_by is not None and not pod.node_is_ready and now - pod.gone_by > FORCE_AFTER and pod.workflow not in others:
             yield ForceDelete(pod.name)
 
 
@@ -229,7 +232,10 @@ def _events(
         yield StudyEvent("TaskReused", f"{reused} of {len(plan.tasks)} tasks were done before this study asked for them")
     failed = sorted((seen.reason, digest) for digest, seen in tasks.items() if seen.state == TaskState.FAILED)
     if len(failed) > int(before.get("tasksFailed", 0)):
-        yield StudyEvent("CellFailed", f"{plan.tasks[failed[0][1]].label}: {failed[0][0]}", is_warning=True)
+        for reason, digest in failed[:FAILURES_TOLD]:
+            yield StudyEvent("CellFailed", f"{plan.tasks[digest].label}: {reason}", is_warning=True)
+        if len(failed) > FAILURES_TOLD:
+            yield StudyEvent("CellFailed", f"{len(failed) - FAILURES_TOLD} more tasks have failed; `status` shows them", is_warning=True)
     if held and not _holds(facts.status):
         yield StudyEvent("BudgetHold", f"{len(held)} Workflows do not fit the budget, first {held[0].label}", is_warning=True)
     for digest in purse.overrun:

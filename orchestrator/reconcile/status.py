@@ -24,7 +24,9 @@ NAMED: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a decision found: everything that the status tells. `used` and `cap`, the study's own, in GPU-seconds.
+    """What a decision found: everything that the status tells. `used`, `promised` and `cap`, the study's own, in GPU-seconds.
+
+    `promised`: what is in flight, with what this decision submits, is still estimated to cost.
 
     `seconds_left`: of all tasks that are left, one after the other; None while nobody can know.
 
@@ -36,6 +38,7 @@ class Standing:
     tasks: Mapping[str, TaskSeen]
     held: tuple[Unit, ...]
     used: float
+    promised: float
     cap: float | None
     seconds_left: float | None
     overrun: Sequence[str]
@@ -174,11 +177,11 @@ def condition_of(
 
 
 def _gpu_hours(standing: Standing) -> Document:
-    used = _hours(standing.used)
+    used, promised = _hours(standing.used), _hours(standing.promised)
     if standing.cap is None:
-        return {"used": used, "summary": used}
+        return {"used": used, "promised": promised, "summary": used}
     budget = _hours(standing.cap)
-    return {"used": used, "budget": budget, "summary": f"{used}/{budget}"}
+    return {"used": used, "promised": promised, "budget": budget, "summary": f"{used}/{budget}"}
 
 
 def _hours(seconds: float) -> str:

@@ -8,12 +8,10 @@ Pure, like all of this package.
 import json
 from typing import Any, Final
 
-from orchestrator.contract.words import LABEL_MANAGED_BY, LABEL_QUEUE
+from orchestrator.contract.words import LABEL_MANAGED_BY, LABEL_QUEUE, WAITER
 
 Document = dict[str, Any]
 
-WAITER: Final = "scaling-study-waiter"
-"""Service account of the waiter: it may make JobSets and see their pods, and its container alone of all in a Workflow holds that token."""
 JOB: Final = "n"
 """The one replicated job of a JobSet. A pod is named JOBSET-n-0-INDEX and five letters: at most 63 characters in all."""
 PORT: Final = 29400

@@ -152,6 +152,42 @@ def test_an_api_that_is_away_for_a_while_is_waited_for() -> None:
     assert len(set(played.ran)) == len(played.ran)
 
 
+@pytest.mark.parametrize("what", ["event", "patch_status"])
+def test_an_event_that_could_not_be_told_is_told_later(what: str) -> None:
+    """What is told once, that a plan is there, is not lost with the call that told it, nor with the process after that."""
+    played = Played()
+    loop = played.controller()
+    played.apply()
+    played.cluster.faults.append(ClusterFault(what, times=2, error=Killed if what == "patch_status" else ClusterUnavailable))
+    for _ in range(3):
+        try:
+            played.turn(loop)
+        except Killed:
+            loop = played.controller()
+    assert "Planned" in played.events()
+    assert played.workflows()
+
+
+def test_a_new_controller_knows_what_others_were_promised_before_it_has_looked_at_them() -> None:
+    played = Played(gpus=1)
+    played.cluster.configs["scaling-study-policy"] = {"gpuHours": "1"}
+    loop = played.controller()
+    played.apply("first", paused=True, **copy.deepcopy(SMALL) | {"grid": {"sizes": ["0.03M"], "codePercent": [50], "seeds": [2]}})
+    played.apply("zeta", **SMALL)
+    played.turn(loop)
+    for _ in range(3):  # all that is prepared
+        played.work()
+        played.turn(loop)
+    status = copy.deepcopy(played.status("zeta"))
+    status["gpuHours"] |= {"used": "0.50", "promised": "0.50"}
+    played.cluster.set_status("scalingstudies", "zeta", status)
+    played.edit("first", paused=False)
+    before = created(played)
+    played.turn(played.controller())
+    assert created(played) == before
+    assert played.condition("BudgetExhausted", "first")["status"] == "True"
+
+
 def test_a_pass_that_finds_nothing_new_writes_nothing() -> None:
     played = Played()
     loop = played.controller()
@@ -220,6 +256,40 @@ def test_files_without_a_fingerprint_are_looked_at_by_a_pod_first() -> None:
     write_found(played.store, key, Found({"web": "c" * 64}, {"web": 1}))
     played.cluster.remove("workflows", workflow["metadata"]["name"])
     played.run_to_the_end(loop)
+
+
+def test_files_that_are_edited_away_are_looked_at_no_more() -> None:
+    played = Played()
+    loop = played.controller()
+    data = copy.deepcopy(SPEC["data"])
+    del data["sources"][0]["fingerprint"]
+    played.apply(data=data)
+    played.turn(loop, 2)
+    (first,) = played.workflows()
+    data["sources"][0]["path"] = "s3://corpora/elsewhere"
+    played.edit(data=data)
+    played.turn(loop, 2)
+    (second,) = played.workflows()
+    assert second["metadata"]["name"] != first["metadata"]["name"]
+    played.edit(data=SPEC["data"])
+    played.turn(loop, 2)
+    assert second["metadata"]["name"] not in {body["metadata"]["name"] for body in played.workflows()}
+
+
+def test_a_study_that_was_deleted_and_comes_again_is_another_run_and_tries_what_failed() -> None:
+    played = Played()
+    loop = played.controller()
+    played.apply(**SMALL)
+    played.turn(loop)
+    played.start_pods()
+    played.end_pods(ExitCode.REFUSED, "out of memory")
+    played.turn(loop, 2)
+    assert played.status()["phase"] == "Failed"
+    played.cluster.delete("scalingstudies", "mine")
+    played.turn(loop)
+    played.apply(**SMALL)
+    played.run_to_the_end(loop)
+    assert (played.status()["phase"], played.status()["runNumber"]) == ("Succeeded", 2)
 
 
 def test_pausing_stops_and_resuming_is_another_run() -> None:
@@ -454,6 +524,19 @@ def test_a_pod_on_a_node_that_is_gone_is_deleted_without_it(may_see_nodes: bool)
         played.cluster.set_status("pods", name, {"conditions": [{"type": "Ready", "status": "False"}]})
     played.turn(loop, 4)
     assert played.cluster.get("pods", name) is None
+
+
+def test_a_pod_whose_study_is_gone_too_does_not_hold_up_another() -> None:
+    played, loop = at_work()
+    (pod,) = played.cluster.list("pods").items
+    played.cluster.put("nodes", {"metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
+    played.cluster.delete("pods", pod["metadata"]["name"])
+    (workflow,) = played.workflows("Running")
+    played.cluster.remove("workflows", workflow["metadata"]["name"])
+    played.cluster.remove("scalingstudies", "mine")
+    played.apply("yours", **SMALL)
+    played.turn(loop, 4)
+    assert played.cluster.get("pods", pod["metadata"]["name"]) is None
 
 
 def test_a_workflow_deleted_by_hand_comes_again() -> None:

@@ -216,9 +216,9 @@ def test_leases_are_read_again_only_while_they_may_change() -> None:
     lease = take(played.store, "tasks/" + "a" * 64, "a" * 64, Holder(gpus=2, study="mine", lease_seconds=60))
     root, now = lease.work_root, played.clock()
 
-    def reads(depends_on: str, hot: bool, later: timedelta) -> int:
+    def reads(depends_on: str, hot: bool, later: timedelta, study: str = "mine") -> int:
         before = len(played.objects.log)
-        ledger.read_leases({root: depends_on}, [root] if hot else [], now + later)
+        ledger.read_leases(study, {root: depends_on}, [root] if hot else [], now + later)
         return len(played.objects.log) - before
 
     assert reads("running", True, timedelta(0)) > 0
@@ -229,6 +229,8 @@ def test_leases_are_read_again_only_while_they_may_change() -> None:
     lease.end("in a test", 0)
     assert reads("done", False, READ_AGAIN) > 0
     assert reads("done", False, timedelta(days=1)) == 0
+    assert reads("other tasks on it", False, timedelta(days=1), "yours") > 0
+    assert reads("done", False, timedelta(days=1)) == 0, "two studies on one trajectory know of different tasks"
     assert ledger.gpu_seconds([root], "mine") == 60
     assert ledger.gpu_seconds([root], "yours") == 0
     assert ledger.causes([root], "mine") == {"done": 60}
@@ -236,6 +238,7 @@ def test_leases_are_read_again_only_while_they_may_change() -> None:
 
 BROKEN: list[tuple[dict[str, Any], dict[str, str], str]] = [
     ({"execution": {}}, {}, "ImageMissing"),
+    ({"execution": {"image": "trainer:1", "storeSecret": "mlflow-backend"}}, {"storeSecrets": "store\nmore-*"}, "SecretNotAllowed"),
     ({"store": "folder"}, {}, "StoreNotShared"),
     ({"store": "file:///data/studies"}, {}, "StoreNotShared"),
     ({"execution": {"image": "trainer:1", "serviceAccount": "scaling-study-controller"}}, {}, "AccountNotAllowed"),
@@ -253,6 +256,13 @@ BROKEN: list[tuple[dict[str, Any], dict[str, str], str]] = [
 def test_a_rule_that_is_broken_is_named(spec: dict[str, Any], policy: dict[str, str], rule: str) -> None:
     body = {"apiVersion": "scaling-study.dev/v1alpha1", "kind": "ScalingStudy", "metadata": {"name": "mine"}, "spec": {**SPEC, **spec}}
     assert [broken.rule for broken in broken_rules(read_object(body), read_policy(policy))] == [rule]
+
+
+@pytest.mark.parametrize("secret", ["store", "more-1"])
+def test_the_secret_of_all_and_those_of_the_list_may_be_named(secret: str) -> None:
+    spec = {**SPEC, "execution": {"image": "trainer:1", "storeSecret": secret}}
+    body = {"apiVersion": "scaling-study.dev/v1alpha1", "kind": "ScalingStudy", "metadata": {"name": "mine"}, "spec": spec}
+    assert broken_rules(read_object(body), read_policy({"storeSecret": "store", "storeSecrets": "more-*"})) == ()
 
 
 def test_a_policy_that_allows_it_breaks_nothing() -> None:

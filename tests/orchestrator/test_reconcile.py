@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.contract.words import DIGEST_LABEL_LENGTH, TaskKind
-from orchestrator.observe import Observed, TaskState, WorkflowSeen, task_states, workflow_seen
+from orchestrator.contract.words import DIGEST_LABEL_LENGTH, WAITER, TaskKind
+from orchestrator.observe import Observed, TaskState, WorkflowSeen, pod_seen, task_states, workflow_seen
 from orchestrator.reconcile import Delete, ForceDelete, Limits, Restart, Stop, Submit
 from orchestrator.workflow import Unit, remaining, store_label, workflow_name
 from tests.orchestrator.decisions import (
@@ -221,6 +221,35 @@ def test_a_new_pod_is_not_stalled_by_the_lease_of_the_one_before_it() -> None:
     assert not any(isinstance(action, Restart) for action in decided(waiting).actions)
     itself = replace(waiting, pods=(pod(unit, created=NOW - timedelta(hours=2)),))
     assert any(isinstance(action, Restart) for action in decided(itself).actions)
+
+
+def test_a_trainer_that_never_takes_a_lease_or_hangs_after_it_is_stalled() -> None:
+    unit = trunk()
+    began = NOW - timedelta(hours=2)
+    silent = Observed(PREPARED, (flight(unit),), (pod(unit, created=began, at_work_since=began),))
+    assert any(isinstance(action, Restart) for action in decided(silent).actions)
+    before_it = replace(lease(code=75, minutes=150), start=NOW - timedelta(hours=3))
+    assert any(isinstance(action, Restart) for action in decided(replace(silent, leases={unit.tasks[0]: before_it})).actions)
+    after_its_end = replace(lease(code=75, minutes=90), start=began)
+    assert any(isinstance(action, Restart) for action in decided(replace(silent, leases={unit.tasks[0]: after_its_end})).actions)
+    at_work = replace(lease(), start=began)
+    assert not any(isinstance(action, Restart) for action in decided(replace(silent, leases={unit.tasks[0]: at_work})).actions)
+    waiter = replace(silent, pods=(pod(unit, created=began),))
+    assert not any(isinstance(action, Restart) for action in decided(waiter).actions), "its ranks may wait in a queue"
+
+
+@pytest.mark.parametrize(("account", "works"), [("scaling-study-executor", True), (WAITER, False)])
+def test_the_time_since_which_a_pod_works_is_that_of_its_trainer(account: str, works: bool) -> None:
+    running = {"name": "main", "state": {"running": {"startedAt": "2030-01-01T00:00:00Z"}}}
+    body = {"metadata": {"name": "p"}, "spec": {"serviceAccountName": account}, "status": {"containerStatuses": [running]}}
+    assert (pod_seen(body, {}).at_work_since is not None) == works
+
+
+def test_failures_are_told_one_by_one_up_to_a_screen_of_them() -> None:
+    failed = {digest: lease(code=78) for digest in [task for unit in UNITS for task in unit.tasks][:12]}
+    told = [event.message for event in decided(Observed(frozenset(), leases=failed)).events if event.reason == "CellFailed"]
+    assert len(set(told)) == 11
+    assert told[-1].startswith("2 more")
 
 
 def test_a_workflow_whose_labels_somebody_wrote_by_hand_stops_nobody() -> None:
