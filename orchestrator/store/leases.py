@@ -107,8 +107,14 @@ class Lease:
 
         A store that is away is forgiven until the lease would have expired; then its StoreUnavailable is raised.
         """
-        if tokens <= self.body.tokens:
-            return
+        if tokens > self.body.tokens:
+            self._renew(tokens)
+
+    def renew_uncounted(self) -> None:
+        """Say that something was done that counts no tokens: a file was fetched, for example. Raises as `renew` does."""
+        self._renew(self.body.tokens)
+
+    def _renew(self, tokens: int) -> None:
         if not self._is_due():
             # told at the end if not before
             self.body = self.body.model_copy(update={"tokens": tokens})

@@ -177,6 +177,14 @@ def in_memory_or_same(store: Store, clock: Clock) -> Store:
     return Store(store.objects, store.url, clock)
 
 
+def test_work_that_counts_no_tokens_renews_too(store: Store, clock: Clock) -> None:
+    lease = take(store, ROOT, "d", HOLDER)
+    lease.start_from(100)
+    clock.advance(60)
+    lease.renew_uncounted()
+    assert (history(store, ROOT)[0].renewed, history(store, ROOT)[0].tokens) == (T0 + timedelta(seconds=60), 100)
+
+
 def test_renewals_are_few_and_far_between() -> None:
     clock = Clock()
     store = in_memory_store(clock=clock)

@@ -1,6 +1,8 @@
 """Windows of prepared sources and mixtures of them: what is read, in which order, and what damage does."""
 
+import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,14 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trainer.data import Mixture, PreparedSource, open_mixture
+from trainer.context import Stopped
+from trainer.data import Fetching, Mixture, PreparedSource, open_mixture
 from trainer.order import permutation
 
 from orchestrator.contract.mixture import counts
 from orchestrator.contract.tasks import FromInitialisation, Optimizer, Schedule, Shape, Trajectory
 from orchestrator.errors import Damaged, KeyMissing, TaskRefused
 from orchestrator.store import Store, open_store, records
-from orchestrator.store.memory import in_memory_store
+from orchestrator.store.memory import Fault, InMemoryObjects, in_memory_store
 from tests.trainer.prepared import END_OF_TEXT, publish
 
 T = 5
@@ -242,6 +245,59 @@ def test_damage_of_held_out_documents_is_found(name: str, tmp_path: Path) -> Non
     assert source.window(0, T).tolist() == list(range(T + 1))
     with pytest.raises(Damaged, match=name):
         source.held_out(1)
+
+
+def test_shards_are_told_one_by_one_by_whoever_opens_them(tmp_path: Path) -> None:
+    store = in_memory_store()
+    digests = sorted(publish(store, number, range(300), shard_tokens=100) for number in (0, 1))
+    told: list[int] = []
+    watching = Fetching(lambda: told.append(threading.get_ident()))
+    open_mixture(store, replace(TRAJECTORY, shares=tuple((digest, 1) for digest in digests)), tmp_path, watching)
+    assert told == 6 * [threading.get_ident()]
+
+
+def test_the_files_of_held_out_documents_are_told_too(tmp_path: Path) -> None:
+    store = in_memory_store()
+    digest = publish(store, 0, range(300), [[number] * 7 for number in range(20)], shard_tokens=70)
+    told: list[str] = []
+    PreparedSource.open(store, digest, tmp_path).held_out(3, Fetching(lambda: told.append("one more")))
+    assert len(told) == len([key for _, key in fetches(store) if "held-out" in key]) == 4
+
+
+def fetches(store: Store) -> list[tuple[str, str]]:
+    assert isinstance(store.objects, InMemoryObjects)
+    return [(name, key) for name, key in store.objects.log if name == "fetch"]
+
+
+def test_what_ends_the_fetching_ends_it_at_once(tmp_path: Path) -> None:
+    """Of fifty shards some are on their way when the first has come, and the rest is left."""
+    store = in_memory_store([Fault("fetch", "*training*", "delay", times=1000, seconds=0.01)])
+    digest = publish(store, 0, range(5000), shard_tokens=100)
+
+    def stop() -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        open_mixture(store, replace(TRAJECTORY, shares=((digest, 1),)), tmp_path, Fetching(stop))
+    assert len(fetches(store)) < 30
+
+
+def test_processes_that_share_a_cache_fetch_each_shard_once(tmp_path: Path) -> None:
+    store = in_memory_store([Fault("fetch", "*", "delay", times=1000, seconds=0.02)])
+    digest = publish(store, 0, range(500), shard_tokens=100)
+    trajectory = replace(TRAJECTORY, shares=((digest, 1),))
+    together = threading.Barrier(3)
+
+    def one_more() -> None:
+        together.wait(timeout=20)
+
+    def batch(local_rank: int) -> Any:
+        return open_mixture(store, trajectory, tmp_path, Fetching(one_more, follows=local_rank > 0)).batch(0).ids.tolist()
+
+    with ThreadPoolExecutor(3) as ranks:
+        batches = list(ranks.map(batch, range(3)))
+    assert batches[0] == batches[1] == batches[2]
+    assert len(fetches(store)) == 5
 
 
 def test_a_folder_is_read_in_place_and_page_by_page(tmp_path: Path) -> None:

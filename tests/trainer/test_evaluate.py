@@ -15,16 +15,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
-from trainer.evaluate import items
+from trainer.context import Context, Stopped
+from trainer.evaluate import items, suites
 from trainer.evaluate.bits_per_byte import BitsPerByte, HeldOut
 from trainer.evaluate.continuation import Continuation, questions
 from trainer.evaluate.items import Benchmark, Row, Sequence
 from trainer.evaluate.likelihood import LOGITS_A_BATCH, log_likelihoods
 from trainer.model import initialised
 
-from orchestrator.contract.tasks import FromInitialisation, Shape
+from orchestrator.contract.events import Placement
+from orchestrator.contract.identity import NUMERICS
+from orchestrator.contract.tasks import EvaluateTask, FromInitialisation, Shape
 from orchestrator.contract.words import ACCURACY, BITS_PER_BYTE
 from orchestrator.errors import TaskRefused
+from orchestrator.store.leases import Holder, take
+from orchestrator.store.memory import in_memory_store
+from tests.trainer.prepared import publish
 
 VOCABULARY = 64
 END_OF_TEXT = 0
@@ -242,6 +248,22 @@ def test_a_document_that_goes_on_like_all_others_makes_no_item() -> None:
 def test_a_source_that_gives_no_item_is_refused(documents: list[HeldOut]) -> None:
     with pytest.raises(TaskRefused, match="held-out documents"):
         make_questions(documents)
+
+
+ITEMS = {
+    "bpb": {"documents": 2, "window": 8},
+    "continuation": {"documents": 2, "context": 4, "continuation": 2, "choices": 2, "seed": 1},
+}
+
+
+@pytest.mark.parametrize("suite", ITEMS)
+def test_an_evaluation_may_be_stopped_while_it_fetches(suite: str, tmp_path: Path) -> None:
+    store = in_memory_store()
+    source = publish(store, 0, range(50), [[1, 2, 3, 4, 5, 6, 7, 8 + number] for number in range(20)], shard_tokens=20)
+    task = EvaluateTask("0" * 64, 64, suite, {"source": source, **ITEMS[suite]}, NUMERICS)
+    lease = take(store, "tasks/0", "0", Holder())
+    with pytest.raises(Stopped, match="while it fetched"):
+        suites.benchmarks(Context(store, "0", task, lease, Placement(), tmp_path, stop=lambda: True), task)
 
 
 def test_rows_are_kept_item_by_item(tmp_path: Path) -> None:

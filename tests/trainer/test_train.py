@@ -93,8 +93,9 @@ class Desk:
             lease.end("whatever", 0)
 
     def context(self, task: TrainTask, lease: Lease, stop: Callable[[], bool] = lambda: False, **placement: Any) -> Context:
+        """`stop` is asked after steps alone, not while shards are fetched."""
         settings = Placement(**{"checkpoint_seconds": NEVER, **placement})
-        return Context(self.store, digest_of_task(task), task, lease, settings, self.cache, stop=stop)
+        return Context(self.store, digest_of_task(task), task, lease, settings, self.cache, stop=lambda: lease.body.took_up and stop())
 
     def line(self, task: TrainTask) -> list[tuple[int, int, str, float]]:
         """All metrics that count and do not go by the clock."""
@@ -318,6 +319,31 @@ def test_tokens_that_were_trained_twice_are_counted_once(desk: Desk, before: lis
             leaping.attempt(desk.task(9), after(steps, True if end is Stopped else Killed))
     outcome = leaping.attempt(desk.task(9))
     assert (outcome.from_tokens, outcome.tokens_lost) == (expected[0] * STEP, expected[1] * STEP)
+
+
+def test_the_lease_is_renewed_with_every_shard_that_comes(desk: Desk) -> None:
+    """A clock that leaps ten seconds makes every renewal due: fetching may take longer than a lease lasts."""
+    ticks = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=10 * tick) for tick in count())
+    leaping = replace(desk, store=replace(desk.store, clock=lambda: next(ticks)))
+    lease = leases.take(leaping.store, root(desk.task(1)), digest_of_task(desk.task(1)), Holder())
+    renewed: list[datetime] = []
+
+    def stop() -> bool:
+        renewed.append(lease.body.renewed)
+        return lease.body.took_up
+
+    task = desk.task(1)
+    train.run(replace(leaping.context(task, lease), stop=stop))
+    shards = 3
+    assert len(set(renewed[: shards + 1])) == shards + 1
+
+
+def test_asked_to_stop_while_it_fetches_it_makes_no_step_and_fetches_no_more(desk: Desk) -> None:
+    task = desk.task(2)
+    lease = leases.take(desk.store, root(task), digest_of_task(task), Holder())
+    with pytest.raises(Stopped, match="while it fetched"):
+        train.run(replace(desk.context(task, lease), stop=lambda: True))
+    assert not lease.body.took_up
 
 
 REFUSED = {

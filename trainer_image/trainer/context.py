@@ -7,6 +7,7 @@ read and write through it and return an `Outcome`; they know neither the command
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from orchestrator.contract.events import Placement
 from orchestrator.contract.record import Artifact
@@ -35,6 +36,9 @@ class Outcome:
     artifacts: dict[str, Artifact]
     from_tokens: int = 0
     tokens_lost: int = 0
+
+
+STOPPED_FETCHING: Final = "asked to stop while it fetched what it reads; no step was made"
 
 
 def _nobody_listens(done: int, total: int, unit: str, loss: float | None) -> None:
@@ -70,3 +74,9 @@ class Context:
     def stopping(self) -> bool:
         """True once the attempt was asked to stop."""
         return self.stop()
+
+    def fetched(self) -> None:
+        """Call it after each file that is fetched before the first step, which may outlast the lease. Raises Stopped, LeaseLost."""
+        self.lease.renew_uncounted()
+        if self.stopping():
+            raise Stopped(STOPPED_FETCHING)

@@ -4,8 +4,8 @@
 documents. Both get memory-mapped files whose hashes have been checked. There is no loader state: a batch is a function of its step.
 """
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.contract.mixture import source_of
+from orchestrator.contract.record import Artifact
 from orchestrator.contract.tasks import Trajectory
 from orchestrator.errors import Damaged, KeyMissing, TaskRefused
 from orchestrator.store import Store
@@ -34,13 +35,32 @@ _BLOCK: Final = 1024
 _BLOCKS_KEPT: Final = 32
 
 
+def _nobody_waits() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Fetching:
+    """What happens around the fetching of shards, which may take hours.
+
+    `one_more` is called once a shard, in the order of the shards and by the thread that opens them: it renews a lease, waits for other
+    processes, or raises what ends the fetching. Of processes that share a cache one fetches a shard before its call and the others, with
+    `follows`, after it: then they find it there.
+    """
+
+    one_more: Callable[[], None] = _nobody_waits
+    follows: bool = False
+
+
+UNWATCHED: Final = Fetching()
+
+
 class _Tokens:
     """The tokens of a section, whatever shards they lie in. Shards are checked and mapped when the section is opened."""
 
-    def __init__(self, store: Store, section: Section, dtype: np.dtype[Any], cache: Path) -> None:
+    def __init__(self, store: Store, section: Section, dtype: np.dtype[Any], cache: Path, fetching: Fetching) -> None:
         self._shard_tokens = section.shard_tokens
-        with ThreadPoolExecutor(_CHECKING_THREADS) as threads:
-            paths = threads.map(lambda artifact: fetch(store, artifact, cache), section.shards)
+        paths = _fetched(store, section.shards, cache, fetching)
         self._shards = [mapped(path, dtype) for path in paths]
         found = sum(len(shard) for shard in self._shards)
         if found != section.tokens:
@@ -54,6 +74,22 @@ class _Tokens:
             offset = number * self._shard_tokens
             parts.append(self._shards[number][max(start - offset, 0) : stop - offset])
         return np.concatenate(parts, dtype=np.int64, casting="safe") if parts else np.zeros(0, np.int64)
+
+
+def _fetched(store: Store, shards: Sequence[Artifact], cache: Path, fetching: Fetching) -> list[Path]:
+    threads, coming = ThreadPoolExecutor(_CHECKING_THREADS), list[Future[Path]]()
+    try:
+        if not fetching.follows:
+            coming = [threads.submit(fetch, store, shard, cache) for shard in shards]
+        for number, shard in enumerate(shards):
+            if not fetching.follows:
+                coming[number].result()
+            fetching.one_more()
+            if fetching.follows:
+                coming.append(threads.submit(fetch, store, shard, cache))
+        return [path.result() for path in coming]
+    finally:
+        threads.shutdown(cancel_futures=True)  # whoever stops here does not wait for the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,24 +135,24 @@ class PreparedSource:
         start = index * sequence_length
         return self._opened().slice(start, start + sequence_length + 1)
 
-    def check(self) -> None:
+    def check(self, fetching: Fetching = UNWATCHED) -> None:
         """Check and map all training shards now instead of at the first window. Raises Damaged, KeyMissing."""
-        self._opened()
+        self._opened(fetching)
 
-    def held_out(self, count: int) -> list[HeldOutDocument]:
+    def held_out(self, count: int, fetching: Fetching = UNWATCHED) -> list[HeldOutDocument]:
         """The `count` held-out documents of lowest hash, fewer if there are fewer. Raises Damaged, KeyMissing."""
         section, documents = self._manifest.held_out, list[HeldOutDocument]()
-        tokens = _Tokens(self._store, section, self.dtype, self._cache)
-        for artifact in section.documents_files:
-            for row in mapped(fetch(self._store, artifact, self._cache), DOCUMENT_ROW)[: count - len(documents)]:
+        tokens = _Tokens(self._store, section, self.dtype, self._cache, fetching)
+        for path in _fetched(self._store, section.documents_files, self._cache, fetching):
+            for row in mapped(path, DOCUMENT_ROW)[: count - len(documents)]:
                 start = int(row["start"])
                 ids = tokens.slice(start, start + int(row["tokens"]))
                 documents.append(HeldOutDocument(row["hash"].tobytes().hex(), int(row["bytes"]), ids))
         return documents
 
-    def _opened(self) -> _Tokens:
+    def _opened(self, fetching: Fetching = UNWATCHED) -> _Tokens:
         if self._training is None:
-            self._training = _Tokens(self._store, self._manifest.training, self.dtype, self._cache)
+            self._training = _Tokens(self._store, self._manifest.training, self.dtype, self._cache, fetching)
         return self._training
 
 
@@ -165,7 +201,7 @@ class Mixture:
         return order(np.arange(block * _BLOCK, min((block + 1) * _BLOCK, windows)))
 
 
-def open_mixture(store: Store, trajectory: Trajectory, cache: Path) -> Mixture:
+def open_mixture(store: Store, trajectory: Trajectory, cache: Path, fetching: Fetching = UNWATCHED) -> Mixture:
     """The mixture of a trajectory, all of its shards checked.
 
     Raises TaskRefused when a source is shorter than one window or the sources have different tokenizers, KeyMissing while one is not
@@ -175,7 +211,7 @@ def open_mixture(store: Store, trajectory: Trajectory, cache: Path) -> Mixture:
     for source in sources:
         _check(source, sources[0], trajectory.sequence_length)
     for source in sources:
-        source.check()
+        source.check(fetching)
     return Mixture(trajectory, sources)
 
 

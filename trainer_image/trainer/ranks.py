@@ -21,7 +21,7 @@ from torch import Tensor
 from orchestrator.errors import TaskRefused
 from trainer.context import PeerLost
 
-# While rank 0 writes a checkpoint, checks an export or fetches shards, the others wait for it
+# While rank 0 fetches or writes a checkpoint the others wait for it, and all wait for whoever fetches a shard
 PATIENCE: Final = timedelta(minutes=30)
 # Pods of a JobSet start when each has found a place
 GATHERING: Final = timedelta(minutes=10)
@@ -30,10 +30,14 @@ BUCKET_BYTES: Final = 64 * 2**20
 
 
 class Group:
-    """All ranks of a task, as one of them sees it. With one rank every method does nothing, at no cost."""
+    """All ranks of a task, as one of them sees it. With one rank every method does nothing, at no cost.
 
-    def __init__(self, rank: int = 0, world: int = 1, device: torch.device | None = None) -> None:
+    `local_rank`: which one it is of those on this machine, who share what is fetched.
+    """
+
+    def __init__(self, rank: int = 0, world: int = 1, device: torch.device | None = None, local_rank: int = 0) -> None:
         self.rank = rank
+        self.local_rank = local_rank
         self.world = world
         self.device = device or torch.device("cpu")
 
@@ -119,14 +123,15 @@ def join(gpus: int) -> Group:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Group(device=torch.device("cuda" if gpus else "cpu"))
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpus else torch.device("cpu")
+    local_rank = int(os.environ["LOCAL_RANK"])
+    device = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
     if gpus:
         torch.cuda.set_device(device)
     with _peers():
         dist.init_process_group("nccl" if gpus else "gloo", timeout=GATHERING)
         dist.barrier(device_ids=[device.index] if gpus else None)
     _be_patient()
-    return Group(dist.get_rank(), world, device)
+    return Group(dist.get_rank(), world, device, local_rank)
 
 
 def _be_patient() -> None:

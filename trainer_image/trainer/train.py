@@ -19,12 +19,13 @@ from orchestrator.contract.words import LOSS, TaskKind
 from orchestrator.errors import TaskRefused
 from orchestrator.store import Store, addresses, checkpoints, leases
 from orchestrator.store.checkpoints import Checkpoint
+from orchestrator.store.leases import Lease
 from orchestrator.store.records import read_task
 from trainer import checkpoint, export
 from trainer.checkpoint import Position, State, Use
-from trainer.context import Context, Outcome, Stopped
+from trainer.context import STOPPED_FETCHING, Context, Outcome, Stopped
 from trainer.curve import Curve, Unheard
-from trainer.data import Mixture, open_mixture
+from trainer.data import Fetching, Mixture, open_mixture
 from trainer.model import Model, initialised
 from trainer.optimizer import adamw, moments
 from trainer.ranks import Group, join
@@ -35,13 +36,16 @@ _EXPORT_TOKENS: Final = 512
 
 
 def run(context: Context) -> Outcome:
-    """Do the train task of `context`. Raises TaskRefused, Stopped after a checkpoint, LeaseLost, and what the store raises."""
+    """Do the train task of `context`. Raises TaskRefused, Stopped, LeaseLost, and what the store raises.
+
+    Stopped comes before the first step or after a checkpoint.
+    """
     task = context.task
     assert isinstance(task, TrainTask)
     _refuse_what_no_retry_mends(task)
     with _processor(context.placement):
         group = join(context.placement.gpus)
-        mixture = open_mixture(context.store, task.trajectory, context.cache)
+        mixture = open_mixture(context.store, task.trajectory, context.cache, _together(group, context.stop, context.lease))
         state = _take_up(context, task, group.device)
         _refuse_foreign_ids(mixture, state.model)
         start = state.position.tokens
@@ -56,14 +60,17 @@ def run(context: Context) -> Outcome:
 
 
 def follow(store: Store, digest: str, placement: Placement, cache: Path, stop: Callable[[], bool]) -> None:
-    """What every rank but rank 0 does for a train task: its part of each step. Raises PeerLost, TaskRefused, what the store raises."""
+    """What every rank but rank 0 does for a train task: its part of each step.
+
+    Raises PeerLost, TaskRefused, Stopped, what the store raises.
+    """
     task = read_task(store, digest)
     assert isinstance(task, TrainTask)
     with _processor(placement):
         group = join(placement.gpus)
+        mixture = open_mixture(store, task.trajectory, cache, _together(group, stop))
         told: tuple[Shape, Position] = group.tell()
         shape, position = told
-        mixture = open_mixture(store, task.trajectory, cache)
         model = Model(shape).to(group.device)
         state = State(model, adamw(model, task.trajectory.optimizer), position)
         _copy(group, state)
@@ -72,6 +79,19 @@ def follow(store: Store, digest: str, placement: Placement, cache: Path, stop: C
             if group.any(stop()):
                 break
         group.part_company()
+
+
+def _together(group: Group, stop: Callable[[], bool], lease: Lease | None = None) -> Fetching:
+    """Every rank goes from shard to shard with the others, so that `lease`, which rank 0 has, lives while any machine fetches."""
+
+    def one_more() -> None:
+        stopping = group.any(stop())
+        if lease is not None:
+            lease.renew_uncounted()
+        if stopping:
+            raise Stopped(STOPPED_FETCHING)
+
+    return Fetching(one_more, follows=group.local_rank > 0)
 
 
 def _share(group: Group, state: State) -> None:

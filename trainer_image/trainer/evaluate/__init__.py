@@ -29,6 +29,7 @@ def run(context: Context) -> Outcome:
     asked = suites.benchmarks(context, task)
     device = torch.device("cuda" if context.placement.gpus else "cpu")
     _, files = checkpoints.at(context.store, addresses.work_root(TaskKind.TRAIN, task.trajectory), task.tokens, context.cache)
+    context.fetched()
     model = load_model(files, device)
     results: dict[str, float | int | str] = {}
     rows: list[Row] = []

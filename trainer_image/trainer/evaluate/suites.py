@@ -12,8 +12,8 @@ from orchestrator.contract.words import BENCHMARK_SUITES
 from orchestrator.errors import TaskRefused
 from orchestrator.store import artifacts, records
 from trainer.context import Context
-from trainer.data import PreparedSource
-from trainer.evaluate.bits_per_byte import BitsPerByte
+from trainer.data import Fetching, PreparedSource
+from trainer.evaluate.bits_per_byte import BitsPerByte, HeldOut
 from trainer.evaluate.continuation import Continuation, questions
 from trainer.evaluate.items import Benchmark
 
@@ -31,7 +31,7 @@ def benchmarks(context: Context, task: EvaluateTask) -> list[Benchmark]:
 def _bits_per_byte(context: Context, task: EvaluateTask) -> list[Benchmark]:
     source, documents, window = _asked(task, source=str, documents=int, window=int)
     prepared = PreparedSource.open(context.store, source, context.cache)
-    return [BitsPerByte(list(prepared.held_out(documents)), prepared.end_of_text, window)]
+    return [BitsPerByte(list(prepared.held_out(documents, Fetching(context.fetched))), prepared.end_of_text, window)]
 
 
 def _continuation(context: Context, task: EvaluateTask) -> list[Benchmark]:
@@ -39,9 +39,8 @@ def _continuation(context: Context, task: EvaluateTask) -> list[Benchmark]:
         task, source=str, documents=int, context=int, continuation=int, choices=int, seed=int
     )
     prepared = PreparedSource.open(context.store, source, context.cache)
-    asked = questions(
-        list(prepared.held_out(documents)), prepared.end_of_text, context=start, continuation=length, choices=choices, seed=seed
-    )
+    held_out: list[HeldOut] = list(prepared.held_out(documents, Fetching(context.fetched)))
+    asked = questions(held_out, prepared.end_of_text, context=start, continuation=length, choices=choices, seed=seed)
     return [Continuation(asked, _text_bytes(context, source))]
 
 
