@@ -42,12 +42,12 @@ def start_mirror(store: "Store", study: str, uri: str) -> "Beside | None":
 
 def tell_mirror(store: "Store", study: str, beside: "Beside", seconds: float) -> None:
     """Waits so long for the last look, and says where to look or how to make up for it."""
-    from orchestrator.tracking import repair_command, ui_command
+    from orchestrator.tracking import masked, repair_command, ui_command
 
     if beside.finish(seconds):
         print(f"MLflow: {ui_command(beside.uri)}")
     else:
-        print(f"MLflow at {beside.uri} is not up to date ({beside.last_words()}). Nothing is lost; to make up for it:")
+        print(f"MLflow at {masked(beside.uri)} is not up to date ({beside.last_words()}). Nothing is lost; to make up for it:")
         print(f"  {repair_command(store, study, beside.uri)}")
 
 

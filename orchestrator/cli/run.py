@@ -40,7 +40,7 @@ def run(
     gpus: Annotated[int, typer.Option(min=0, help="GPUs of each worker; 0: the CPU.")] = 0,
     checkpoint_seconds: Annotated[int, typer.Option(min=1, help="Between two checkpoints of a task.")] = 60,
     tracking_uri: Annotated[
-        str, typer.Option(help="MLflow; an sqlite file beside the results unless given here or in the environment.")
+        str, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, the place for a password, else an sqlite file beside the results.")
     ] = "",
     tracking: Annotated[bool, typer.Option(help="Mirror to MLflow while it runs.")] = True,
     plain: Annotated[bool, typer.Option("--plain", help="Plain lines, also on a terminal.")] = False,
@@ -113,7 +113,9 @@ def run(
 
 def _again(given: Sequence[str]) -> list[str]:
     """The command as it was given, since threads and GPUs decide the last bits of results; the new plan that it asked for is there."""
-    return ["scaling-study", *(word for word in given if word != "--replan")]
+    from orchestrator.tracking import masked
+
+    return ["scaling-study", *(masked(word) for word in given if word != "--replan")]
 
 
 def _refuse_mixed_options(ctx: typer.Context, is_elsewhere: bool) -> None:

@@ -50,6 +50,17 @@ class Wishes:
     plain: bool = False
     logs: bool = False
 
+    def words(self) -> list[str]:
+        """The options that ask for the same again, without a password."""
+        from orchestrator.tracking import masked
+
+        words = ["--store", self.store] if self.store else []
+        words += ["--out", str(self.out)] if self.out else []
+        words += ["--no-tracking"] if self.tracking_uri is None else []
+        words += ["--tracking-uri", masked(self.tracking_uri)] if self.tracking_uri else []
+        words += ["--plain"] if self.plain else []
+        return words + (["--logs"] if self.logs else [])
+
 
 def run_there(file: Path, server: Server, wishes: Wishes) -> None:
     """Runs the study to its end. Exits as a local run does. Raises ScalingStudyError."""
@@ -140,7 +151,7 @@ def _work(cluster: "Cluster", study: "Study", store: "Store", server: Server, wi
 
 
 def _again(file: Path, server: Server, wishes: Wishes) -> str:
-    return shlex.join(["scaling-study", "run", str(file), *server.words(), *(["--store", wishes.store] if wishes.store else [])])
+    return shlex.join(["scaling-study", "run", str(file), *server.words(), *wishes.words()])
 
 
 def _finish(end: "End", store: "Store", mirrors: "list[Beside | None]", wishes: Wishes, again: str) -> None:

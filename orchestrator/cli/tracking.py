@@ -20,7 +20,9 @@ def register(app: typer.Typer) -> None:
 def mirror(
     study: Annotated[str, typer.Argument(help="The study file, or a study's name together with --store.")],
     store: Annotated[str | None, typer.Option(help="Where the store is, instead of what the file says.")] = None,
-    uri: Annotated[str, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, else an sqlite file beside the results.")] = "",
+    uri: Annotated[
+        str, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, the place for a password, else an sqlite file beside the results.")
+    ] = "",
     follow: Annotated[bool, typer.Option("--follow", help="Go on until every task is done and mirrored.")] = False,
     interval: Annotated[float, typer.Option(min=1, help="Seconds between two looks of --follow.")] = 15,
 ) -> None:

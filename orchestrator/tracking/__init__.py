@@ -5,6 +5,15 @@ run. The command line calls `beside` and `mirror`; trainers and planner know not
 Importing this package does not import mlflow (1.8 s): `mirror` does.
 """
 
-from orchestrator.tracking.beside import Beside, artifacts_folder, default_uri, local_folder, repair_command, tracking_uri, ui_command
+from orchestrator.tracking.beside import (
+    Beside,
+    artifacts_folder,
+    default_uri,
+    local_folder,
+    masked,
+    repair_command,
+    tracking_uri,
+    ui_command,
+)
 
-__all__ = ["Beside", "artifacts_folder", "default_uri", "local_folder", "repair_command", "tracking_uri", "ui_command"]
+__all__ = ["Beside", "artifacts_folder", "default_uri", "local_folder", "masked", "repair_command", "tracking_uri", "ui_command"]

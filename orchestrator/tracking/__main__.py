@@ -1,4 +1,7 @@
-"""`python -m orchestrator.tracking`: the mirror's process beside a local run, started by `beside.Beside`. Leaves when its input closes."""
+"""`python -m orchestrator.tracking`: the mirror's process beside a local run, started by `beside.Beside`. Leaves when its input closes.
+
+MLflow's address comes in the environment.
+"""
 
 import argparse
 import os
@@ -9,7 +12,7 @@ from typing import Final
 
 from orchestrator.errors import ScalingStudyError, TrackingUnavailable
 from orchestrator.store import open_store
-from orchestrator.tracking.beside import NICE, artifacts_folder
+from orchestrator.tracking.beside import NICE, URI_VARIABLE, artifacts_folder
 from orchestrator.tracking.follow import follow
 
 # Seconds between two looks: live enough for a curve, and a small part of one core.
@@ -22,14 +25,15 @@ GIVE_UP: Final = 5.0
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.tracking")
-    for flag in ("--store", "--study", "--uri"):
+    for flag in ("--store", "--study"):
         parser.add_argument(flag, required=True)
     given = parser.parse_args()
+    uri = os.environ[URI_VARIABLE]
     os.nice(NICE)
     store = open_store(given.store)
     try:
-        artifacts = artifacts_folder(store, given.study, given.uri)
-        return 0 if follow(store, given.study, given.uri, artifacts, _Pipe().wait, _say, until_done=False) else 1
+        artifacts = artifacts_folder(store, given.study, uri)
+        return 0 if follow(store, given.study, uri, artifacts, _Pipe().wait, _say, until_done=False) else 1
     except ScalingStudyError as problem:
         _say(str(problem))
         return 1

@@ -5,6 +5,7 @@ closes, because the run has ended in whatever way, it takes one last look and le
 """
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,10 @@ from orchestrator.store import Store
 
 # Lower than the workers, whose cores it shares.
 NICE: Final = 10
+URI_VARIABLE: Final = "MLFLOW_TRACKING_URI"
+"""MLflow's own. The mirror's process gets its address there too: anybody on the machine can read a command line."""
+
+_PASSWORD: Final = re.compile(r"(://[^/@:\s]*):[^/\s]*@")
 
 
 def local_folder(store: Store, study: str) -> Path:
@@ -30,7 +35,12 @@ def default_uri(store: Store, study: str) -> str:
 
 def tracking_uri(store: Store, study: str, given: str = "") -> str:
     """Where to mirror to: what was asked for, else MLFLOW_TRACKING_URI, else the local default."""
-    return given or os.environ.get("MLFLOW_TRACKING_URI", "") or default_uri(store, study)
+    return given or os.environ.get(URI_VARIABLE, "") or default_uri(store, study)
+
+
+def masked(text: str) -> str:
+    """`text` for people: `***` instead of the password of every address in it, `http://user:password@host`."""
+    return _PASSWORD.sub(r"\1:***@", text)
 
 
 def artifacts_folder(store: Store, study: str, uri: str) -> Path | None:
@@ -39,15 +49,15 @@ def artifacts_folder(store: Store, study: str, uri: str) -> Path | None:
 
 
 def ui_command(uri: str) -> str:
-    """The line that shows the mirror, or the server's address."""
+    """The line that shows the mirror, or the server's address; without its password."""
     if uri.startswith(("http://", "https://")):
-        return uri
-    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+        return masked(uri)
+    return f"mlflow ui --backend-store-uri {shlex.quote(masked(uri))}"
 
 
 def repair_command(store: Store, study: str, uri: str) -> str:
-    """The line that brings the mirror up to date from the store."""
-    told = "" if uri == default_uri(store, study) else f" --uri {shlex.quote(uri)}"
+    """The line that brings the mirror up to date from the store; without its password."""
+    told = "" if uri == default_uri(store, study) else f" --uri {shlex.quote(masked(uri))}"
     return f"scaling-study tracking mirror {shlex.quote(study)} --store {shlex.quote(store.url)}{told}"
 
 
@@ -58,9 +68,12 @@ class Beside:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         self.uri = uri
-        command = [sys.executable, "-m", "orchestrator.tracking", "--store", store.url, "--study", study, "--uri", uri]
+        command = [sys.executable, "-m", "orchestrator.tracking", "--store", store.url, "--study", study]
+        environment = {**os.environ, URI_VARIABLE: uri}
         with log.open("w") as out:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True, env=environment
+            )
 
     def last_look(self) -> None:
         """The run is over: one more look, and it leaves. Does not wait."""
@@ -79,5 +92,5 @@ class Beside:
 
     def last_words(self) -> str:
         """The last line of its log."""
-        lines = self.log.read_text(errors="replace").strip().splitlines()
+        lines = masked(self.log.read_text(errors="replace")).strip().splitlines()
         return lines[-1] if lines else ""

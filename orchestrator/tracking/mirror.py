@@ -19,6 +19,7 @@ from orchestrator.store.addresses import DONE, work_root
 from orchestrator.store.leases import LeaseBody, history
 from orchestrator.store.metrics import series
 from orchestrator.store.records import read_record
+from orchestrator.tracking.beside import masked
 from orchestrator.tracking.view import Point, View, curve, finished, milliseconds, parameters_of, seal_of, tags_of
 
 T = TypeVar("T")
@@ -240,7 +241,7 @@ class Mirror:
             return request()
         except Exception as problem:
             first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-            raise TrackingUnavailable(f"MLflow at {self._uri} did not do what it was asked: {first[:300]}") from problem
+            raise TrackingUnavailable(masked(f"MLflow at {self._uri} did not do what it was asked: {first[:300]}")) from problem
 
 
 def _agrees(run: _Run, view: View) -> bool:
@@ -269,4 +270,4 @@ def _client(uri: str) -> tuple[Any, Any]:
     try:
         return mlflow.MlflowClient(tracking_uri=uri), mlflow
     except Exception as problem:
-        raise TrackingUnavailable(f"MLflow at {uri} cannot be opened: {problem}") from problem
+        raise TrackingUnavailable(masked(f"MLflow at {uri} cannot be opened: {problem}")) from problem

@@ -204,3 +204,4 @@ def test_to_go_on_names_every_option_that_decides_results_and_does_not_plan_anew
 
     given = ["run", "a b.yaml", "--gpus", "1", "--threads", "4", "--replan", "--only", "*/60M/*"]
     assert _again(given) == ["scaling-study", "run", "a b.yaml", "--gpus", "1", "--threads", "4", "--only", "*/60M/*"]
+    assert _again(["run", "a", "--tracking-uri", "http://me:secret@mlflow"])[-1] == "http://me:***@mlflow"

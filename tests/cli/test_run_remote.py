@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import build_app
-from orchestrator.cli.run_remote import Server, token_source
+from orchestrator.cli.run_remote import Server, Wishes, _again, token_source
 from orchestrator.errors import ClusterError, ClusterUnavailable, PlanRefused
 from tests.cli.test_run import STUDY
 
@@ -88,6 +88,15 @@ def test_a_token_that_is_none_is_told_without_its_text_and_one_that_is_being_ren
 def test_the_words_that_lead_here_again_hold_no_secret() -> None:
     server = Server("http://a", "here", token="secret", ca_file=Path("ca.pem"), insecure=True)
     assert server.words() == ["--argo-server", "http://a", "-n", "here", "--ca-file", "ca.pem", "--insecure-skip-verify"]
+
+
+def test_what_was_asked_for_is_asked_for_again_without_a_password() -> None:
+    server = Server("http://a", "here", token="secret")
+    wishes = Wishes("s3://b", Path("out folder"), "http://me:secret@mlflow:5000", plain=True, logs=True)
+    words = "--store s3://b --out 'out folder' --tracking-uri 'http://me:***@mlflow:5000' --plain --logs"
+    assert _again(Path("a.yaml"), server, wishes) == f"scaling-study run a.yaml --argo-server http://a -n here {words}"
+    assert _again(Path("a.yaml"), server, Wishes()) == "scaling-study run a.yaml --argo-server http://a -n here"
+    assert _again(Path("a.yaml"), server, Wishes(tracking_uri=None)).endswith("-n here --no-tracking")
 
 
 def test_a_paused_study_does_not_run_elsewhere_either(study: Path) -> None:

@@ -21,7 +21,7 @@ from orchestrator.store.memory import in_memory_store
 from orchestrator.store.metrics import append
 from orchestrator.store.plans import freeze
 from orchestrator.store.records import publish_record
-from orchestrator.tracking import Beside, repair_command, tracking_uri, ui_command
+from orchestrator.tracking import Beside, masked, repair_command, tracking_uri, ui_command
 from orchestrator.tracking.follow import follow, mirror_once, sole_writer
 from orchestrator.tracking.mirror import Mirror
 from orchestrator.tracking.view import CURVE_POINTS, curve, parameters_of, tags_of
@@ -363,6 +363,36 @@ def test_addresses_of_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert tracking_uri(folder, "x") == "http://mlflow:5000"
     assert repair_command(folder, "x", "http://mlflow:5000").endswith(" --uri http://mlflow:5000"), "also where the variable is not set"
     assert tracking_uri(folder, "x", given="sqlite:////elsewhere.db") == "sqlite:////elsewhere.db"
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://me:pa@ss@mlflow:5000/a@b", "http://me:***@mlflow:5000/a@b"),
+        ("postgresql://me:pass@db/x, http://:pass@h", "postgresql://me:***@db/x, http://:***@h"),
+        ("http://mlflow:5000 of me@host", "http://mlflow:5000 of me@host"),
+        ("sqlite:////a:b@c.db", "sqlite:////a:b@c.db"),
+    ],
+)
+def test_a_password_in_an_address_is_not_shown(uri: str, shown: str) -> None:
+    assert masked(uri) == shown
+
+
+def test_no_word_about_a_mirror_holds_its_password(finished_store: Store) -> None:
+    uri = "http://me:secret@127.0.0.1:9"
+    with pytest.raises(TrackingUnavailable, match=r"http://me:\*\*\*@127") as told:
+        Mirror(in_memory_store(), PLAN, uri)
+    assert "secret" not in str(told.value)
+    assert "secret" not in ui_command(uri) + repair_command(finished_store, "made-up", uri)
+
+
+def test_the_process_beside_a_run_has_no_password_on_its_command_line(finished_store: Store, tmp_path: Path) -> None:
+    beside = Beside(finished_store, "made-up", "http://me:secret@127.0.0.1:9", tmp_path / "tracking.log")
+    try:
+        line = Path(f"/proc/{beside._process.pid}/cmdline").read_bytes()
+        assert (b"made-up" in line, b"secret" in line) == (True, False)
+    finally:
+        beside.finish(0)
 
 
 @pytest.mark.long
