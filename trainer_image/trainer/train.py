@@ -189,7 +189,10 @@ def _checked_export(context: Context, task: TrainTask, mixture: Mixture, device:
 
 
 def _results(position: Position, difference: float) -> dict[str, float | int | str]:
-    """`loss`: the mean over the last steps with a finite one, ten at most, in nats a token; none of them, and it is not there."""
+    """`loss`: the mean over the last steps with a finite one, ten at most, in nats a token; none of them, and it is not there.
+
+    `export_difference`: the largest between two logits of the first window, ours and those of transformers.
+    """
     loss = {LOSS: sum(position.losses) / len(position.losses)} if position.losses else {}
     return {
         **loss,
