@@ -11,7 +11,7 @@ from typing import Any, Final
 from orchestrator.contract.identity import digest_of_text, dumps
 from orchestrator.contract.plan import Plan, from_document, to_document
 from orchestrator.errors import Damaged, KeyMissing
-from orchestrator.store.addresses import PLANS, plan_key, study_key, study_prefix
+from orchestrator.store.addresses import PLANS, STUDIES, plan_key, study_key, study_prefix
 from orchestrator.store.objects import Store, create_once
 
 # A spec that differs in these alone keeps its plan
@@ -69,9 +69,8 @@ def current_spec(store: Store, study: str) -> dict[str, Any] | None:
 
 
 def versions(store: Store, study: str) -> dict[int, str]:
-    """Plan digests of all of the study's versions, by number, the newest last."""
-    newest = _newest(store, study)
-    return {number: _version(store, study, number)["plan"] for number in range(1, newest + 1)}
+    """Plan digests of all of the study's versions, by number, the newest last. One that somebody has deleted is left out."""
+    return {number: _version(store, study, number)["plan"] for number in _numbers(store, study)}
 
 
 def read_plan(store: Store, digest: str) -> Plan:
@@ -79,7 +78,10 @@ def read_plan(store: Store, digest: str) -> Plan:
     key = plan_key(digest)
     body = store.objects.get(key)
     if digest_of_text(body.decode(errors="replace")) != digest:
-        raise Damaged(f"{key} does not have the digest it is named after; plan the study again, and the same plan is written anew")
+        raise Damaged(
+            f"{key} does not have the digest it is named after. `scaling-study run FILE --replan` writes it anew. For a study of a cluster,"
+            f" delete the newest file under {STUDIES}/ that names it and restart the controller"
+        )
     return from_document(json.loads(body))
 
 
@@ -91,8 +93,12 @@ def plans(store: Store) -> Iterator[tuple[str, Plan]]:
 
 
 def _newest(store: Store, study: str) -> int:
+    return max(_numbers(store, study), default=0)
+
+
+def _numbers(store: Store, study: str) -> list[int]:
     names = [stat.key.rpartition("/")[2].removesuffix(".json") for stat in store.objects.list(study_prefix(study))]
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def _version(store: Store, study: str, number: int) -> dict[str, Any]:
@@ -101,5 +107,8 @@ def _version(store: Store, study: str, number: int) -> dict[str, Any]:
         body: dict[str, Any] = json.loads(store.objects.get(key))
         _ = body["plan"], body["spec"]
     except (ValueError, KeyError, TypeError) as problem:
-        raise Damaged(f"{key} is not a version of a study; delete it, and `scaling-study plan` freezes it anew") from problem
+        raise Damaged(
+            f"{key} is not a version of a study; delete it."
+            " If it was the newest, `scaling-study run FILE`, or the controller, freezes it anew"
+        ) from problem
     return body

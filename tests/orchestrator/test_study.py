@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import PlanRefused
+from orchestrator.errors import Damaged, PlanRefused
 from orchestrator.repetition import SourceTokens
+from orchestrator.store.addresses import plan_key, study_key
 from orchestrator.store.plans import current
 from orchestrator.study import inputs, keep, known_tokens, open_study, store_address
 
@@ -49,6 +50,31 @@ def test_the_frozen_plan_is_used_again(file: Path) -> None:
     assert again.is_frozen
     assert again.plan == first.plan
     assert keep(again) == digest
+
+
+def test_what_is_said_to_mend_a_damaged_plan_mends_it(file: Path) -> None:
+    first = open_study(file)
+    digest = keep(first)
+    first.store.objects.put(plan_key(digest), b"{}")
+    with pytest.raises(Damaged, match="run FILE --replan` writes it anew"):
+        open_study(file)
+    keep(open_study(file, replan=True))
+    assert open_study(file).plan == first.plan
+    first.store.objects.put(plan_key(digest), b"{}")
+    first.store.objects.delete(study_key("small", 1))
+    keep(open_study(file))
+    assert open_study(file).plan == first.plan
+
+
+def test_what_is_said_to_mend_a_damaged_version_mends_it(file: Path) -> None:
+    first = open_study(file)
+    keep(first)
+    first.store.objects.put(study_key("small", 1), b"{}")
+    with pytest.raises(Damaged, match="delete it"):
+        open_study(file)
+    first.store.objects.delete(study_key("small", 1))
+    keep(open_study(file))
+    assert open_study(file).is_frozen
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from orchestrator.errors import Damaged
 from orchestrator.store import Store
 from orchestrator.store.addresses import plan_key, study_key
 from orchestrator.store.memory import Fault, in_memory_store
-from orchestrator.store.plans import current, current_spec, freeze, plans, read_plan
+from orchestrator.store.plans import current, current_spec, freeze, plans, read_plan, versions
 from tests.store.samples import evaluation, overwrite, plan, train
 
 FIRST = plan([train(512), evaluation(512)])
@@ -62,7 +62,7 @@ def test_a_lost_reply_makes_one_version_and_not_two(when: str) -> None:
 def test_a_damaged_plan_is_told_and_written_again(store: Store, change: str) -> None:
     digest, _ = freeze(store, FIRST, {})
     overwrite(store, plan_key(digest), change)
-    with pytest.raises(Damaged, match="plan the study again, and the same plan is written anew"):
+    with pytest.raises(Damaged, match="`scaling-study run FILE --replan` writes it anew"):
         current(store, "small")
     freeze(store, FIRST, {})
     assert current(store, "small") == (digest, FIRST)
@@ -74,3 +74,9 @@ def test_a_damaged_version_is_told(store: Store, change: str) -> None:
     overwrite(store, study_key("small", 1), change)
     with pytest.raises(Damaged, match=r"studies/small/1.json is not a version of a study; delete it"):
         current(store, "small")
+
+
+def test_a_version_that_was_deleted_hides_no_other(store: Store) -> None:
+    digests = [freeze(store, each, {})[0] for each in (FIRST, SECOND, FIRST)]
+    store.objects.delete(study_key("small", 2))
+    assert versions(store, "small") == {1: digests[0], 3: digests[2]}

@@ -112,14 +112,14 @@ def test_markers_are_put_right_both_ways(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "advice"), [(task_key(TRAIN), "run or apply the study again"), (plan_key(digest_of("x")), "plan the study again")]
+    ("key", "advice"), [(task_key(TRAIN), "run or apply the study again"), (plan_key(digest_of("x")), "run FILE --replan` writes it anew")]
 )
 def test_what_only_a_new_plan_can_mend_is_told_so(store: Store, key: str, advice: str) -> None:
     whole_store(store)
     store.objects.put(key, b"{}")
     (finding,) = verify(store, repair=True)
     assert (finding.key, finding.repaired) == (key, False)
-    assert advice in finding.advice
+    assert advice in finding.problem + finding.advice
 
 
 def test_a_damaged_table_of_metrics_costs_its_rows_and_nothing_else(store: Store) -> None:

@@ -57,7 +57,7 @@ class _Check:
             try:
                 read_plan(self._store, _name(key))
             except (Damaged, ContractError) as problem:
-                yield Finding(key, str(problem), advice="plan the study again: the same plan is written anew")
+                yield Finding(key, str(problem))
 
     def tasks(self) -> Iterator[Finding]:
         for key in self._keys(RECORDS, "/task.json"):
