@@ -46,10 +46,12 @@ _LAST_WORDS: Final = Path("/dev/termination-log")
 class Waiter:
     """One JobSet from its creation to its end. `body`: without an owner; `owner`: name and uid of the pod that it goes with.
 
-    `show`: takes the lines of the pod of index 0.
+    `show`: takes the lines of the pod of index 0. `patience`: seconds until it gives up to create it.
     """
 
-    def __init__(self, cluster: Cluster, body: Document, owner: tuple[str, str], show: Callable[[str], None]) -> None:
+    def __init__(
+        self, cluster: Cluster, body: Document, owner: tuple[str, str], show: Callable[[str], None], patience: float = CLEARING_SECONDS
+    ) -> None:
         name, uid = owner
         reference = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}
         self.reason = ""
@@ -59,6 +61,7 @@ class Waiter:
         self._name: str = body["metadata"]["name"]
         self._uid = uid
         self._show = show
+        self._patience = patience
         self._pods: dict[str, Document] = {}
         self._gone: set[str] = set()
         self._is_asked = threading.Event()
@@ -71,8 +74,14 @@ class Waiter:
 
     def run(self) -> int:
         """Create it and wait for its end; the exit code that this process should have. Raises ClusterError when it cannot be created."""
-        if not self._create():
-            self.reason = f"JobSet {self._name} of another pod is still there"
+        why = self._create()
+        if self._is_asked.is_set() and why:
+            self.reason = "asked to stop before it had begun"
+            with suppress(ClusterError):  # it may be there all the same, when an answer was lost
+                self._cluster.delete("jobsets", self._name)
+            return ExitCode.STOPPED
+        if why:
+            self.reason = why
             return ExitCode.HELD
         code: int | None = None
         while code is None:
@@ -87,25 +96,33 @@ class Waiter:
             self._cluster.delete("jobsets", self._name)
         return self._spoken(code)
 
-    def _create(self) -> bool:
-        """Whether it is there and ours: it may be from before an answer was lost, or left by a pod of the same name."""
-        end = time.monotonic() + CLEARING_SECONDS
+    def _create(self) -> str:
+        """Why it is not there, or "" when it is. Raises ClusterError for what no waiting mends."""
+        end, why = time.monotonic() + self._patience, f"no JobSet {self._name} was made"
         while time.monotonic() < end and not self._is_asked.is_set():
             try:
-                self._cluster.create("jobsets", self._body)
-                return True
-            except NotThere as problem:
-                raise ClusterError(f"this cluster has no JobSet, which training over several nodes needs: {problem}") from problem
-            except AlreadyExists:
-                standing = self._cluster.get("jobsets", self._name)
-                if standing is not None and self._uid in _owners(standing):
-                    return True
-                self._cluster.delete("jobsets", self._name)
+                if self._is_made():
+                    return ""
+                why = f"JobSet {self._name} of another pod is still there"
             except ClusterError as problem:
                 if not problem.retryable:
                     raise
-            time.sleep(ROUND_SECONDS)
-        return False
+                why = str(problem)
+            self._is_asked.wait(ROUND_SECONDS)
+        return why
+
+    def _is_made(self) -> bool:
+        """Whether it is there and ours: it may be from before an answer was lost, or left by a pod of the same name, and then goes."""
+        try:
+            self._cluster.create("jobsets", self._body)
+        except NotThere as problem:
+            raise ClusterError(f"this cluster has no JobSet, which training over several nodes needs: {problem}") from problem
+        except AlreadyExists:
+            standing = self._cluster.get("jobsets", self._name)
+            if standing is None or self._uid not in _owners(standing):
+                self._cluster.delete("jobsets", self._name)
+                return False
+        return True
 
     def _look(self) -> int | None:
         """One round; the code of the pod of index 0 if it has ended."""

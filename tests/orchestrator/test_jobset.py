@@ -194,9 +194,9 @@ def jobs(cluster: InMemoryCluster) -> Jobs:
     return Jobs(cluster)
 
 
-def waiter_of(cluster: InMemoryCluster, lines: list[str] | None = None) -> Waiter:
+def waiter_of(cluster: InMemoryCluster, lines: list[str] | None = None, patience: float = 90.0) -> Waiter:
     take = (lambda _: None) if lines is None else lines.append
-    return Waiter(cluster, {"metadata": {"name": WHERE["jobset"]}, "spec": {}}, OWNER, take)
+    return Waiter(cluster, {"metadata": {"name": WHERE["jobset"]}, "spec": {}}, OWNER, take, patience)
 
 
 @contextmanager
@@ -268,6 +268,27 @@ def test_a_wish_to_stop_before_there_is_a_pod_ends_it(cluster: InMemoryCluster) 
         eventually(lambda: cluster.get("jobsets", WHERE["jobset"]))
         waiter.stop()
     assert codes == [ExitCode.STOPPED]
+
+
+def test_a_wish_to_stop_before_there_is_a_jobset_is_no_other_pods_fault_and_leaves_none(cluster: InMemoryCluster) -> None:
+    cluster.faults.append(ClusterFault("create", "jobsets/*", "after", times=-1))
+    waiter = waiter_of(cluster)
+    with waiting(waiter) as codes:
+        eventually(lambda: cluster.get("jobsets", WHERE["jobset"]))
+        waiter.stop()
+    assert (codes, waiter.reason) == ([ExitCode.STOPPED], "asked to stop before it had begun")
+    assert cluster.get("jobsets", WHERE["jobset"]) is None
+
+
+def test_why_it_is_not_there_is_told_as_it_is(cluster: InMemoryCluster) -> None:
+    body = {"metadata": {"name": WHERE["jobset"], "ownerReferences": [{"uid": "another"}]}, "spec": {}}
+    cluster.faults.append(ClusterFault("*", "jobsets/*", times=-1, error=lambda: ClusterUnavailable("the API is away")))
+    away = waiter_of(cluster, patience=0.1)
+    assert (away.run(), away.reason) == (ExitCode.HELD, "the API is away")
+    cluster.faults[:] = [ClusterFault("delete", "jobsets/*", times=-1, error=lambda: ClusterUnavailable("not now"))]
+    cluster.put("jobsets", body)
+    cannot_clear = waiter_of(cluster, patience=0.1)
+    assert (cannot_clear.run(), cannot_clear.reason) == (ExitCode.HELD, "not now")
 
 
 @pytest.mark.parametrize("what", ["pods", "jobsets"])
