@@ -121,8 +121,9 @@ def _again(given: Sequence[str]) -> list[str]:
 def _refuse_mixed_options(ctx: typer.Context, is_elsewhere: bool) -> None:
     """Options of a run here are mistakes of a run elsewhere, and the other way round."""
     given = [name for name in ctx.params if (source := ctx.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"]
+    words = {option.name: option.opts[0] for option in ctx.command.params}
     for name in given:
-        word = f"--{name.replace('_', '-')}"
+        word = words[name]
         if is_elsewhere and name in HERE_ONLY:
             raise typer.BadParameter(f"{word} is for a run on this machine and not for one by --argo-server", ctx)
         if not is_elsewhere and name in THERE_ONLY:

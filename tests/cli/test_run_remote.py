@@ -33,6 +33,7 @@ def study(tmp_path: Path) -> Path:
         ([*THERE, "--replan"], "--replan is for a run on this machine"),
         ([*THERE, "--checkpoint-seconds", "9"], "--checkpoint-seconds is for a run on this machine"),
         (["--token", "t"], "--token is for a run by --argo-server"),
+        (["--insecure-skip-verify"], "--insecure-skip-verify is for a run by --argo-server"),
         (["-n", "here"], "--namespace is for a run by --argo-server"),
         (["--argo-server", "http://127.0.0.1:9"], "--argo-server needs --namespace"),
     ],
