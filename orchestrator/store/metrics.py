@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 
 def append(store: Store, lease: Lease, rows: Sequence[tuple[int, int, str, float]]) -> None:
     """Write rows of (step, tokens, name, value) as one new table of this attempt; no rows, no table."""
-    if not rows:
-        return
+    if rows:
+        store.objects.put(*packed(lease, rows))
+
+
+def packed(lease: Lease, rows: Sequence[tuple[int, int, str, float]]) -> tuple[str, bytes]:
+    """The attempt's next table and the key that it belongs under: however often it is put there, it counts once."""
     pa, pq = _pyarrow()
     columns = [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), _kinds(pa), strict=True)]
     sink = io.BytesIO()
     pq.write_table(pa.table(columns, schema=_schema(pa)), sink, compression="zstd")
     name = f"{lease.next_metrics():06d}-{_short_hash(sink.getvalue())}.parquet"
-    store.objects.put(lease.key("metrics", name), sink.getvalue())
+    return lease.key("metrics", name), sink.getvalue()
 
 
 def series(store: Store, work_root: str, at_most: int | None = None) -> "pyarrow.Table":

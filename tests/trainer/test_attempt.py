@@ -277,6 +277,38 @@ def test_a_store_that_cannot_be_written_is_a_failure_with_its_own_words(placemen
     assert "no space left" in events[-1].message
 
 
+@pytest.mark.parametrize("problem", [StoreUnavailable("no answer"), Damaged("a shard has changed"), ZeroDivisionError("by zero")], ids=str)
+def test_a_failure_while_the_store_is_away_keeps_its_own_words(placement: Placement, problem: Exception) -> None:
+    faults: list[Fault] = []
+    store = in_memory_store(faults)
+    records.create_task(store, TASK)
+
+    def work(context: Context) -> Outcome:
+        faults.append(Fault("*", "*", "before", times=1000, message="away"))
+        return failing_with(problem)(context)
+
+    code, events = attempt(store, placement, work)
+
+    assert code == ExitCode.FAILED
+    assert isinstance(events[-1], End)
+    assert str(problem) in events[-1].message
+    assert "away" not in events[-1].message
+
+
+def test_a_failure_that_cannot_be_counted_gives_the_lease_back(placement: Placement) -> None:
+    faults: list[Fault] = []
+    store = in_memory_store(faults)
+    records.create_task(store, TASK)
+
+    def work(context: Context) -> Outcome:
+        faults.append(Fault("list", "*", "before"))
+        return failing_with(ZeroDivisionError())(context)
+
+    attempt(store, placement, work)
+
+    assert history(store)[0].ended is not None
+
+
 OTHER_NUMERICS = EvaluateTask("00", 64, "bpb", {"source": "11", "documents": 1, "window": 8}, NUMERICS + 1)
 
 

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
-from trainer import train
+from trainer import curve, train
 from trainer.context import Context, Outcome, Stopped
 from trainer.data import open_mixture
 
 from orchestrator.contract.events import Placement
 from orchestrator.contract.identity import NUMERICS, digest_of
 from orchestrator.contract.tasks import FromInitialisation, FromState, Optimizer, Schedule, Shape, TrainTask, Trajectory, digest_of_task
-from orchestrator.errors import KeyMissing, LeaseLost, TaskRefused
+from orchestrator.errors import KeyMissing, LeaseLost, StoreUnavailable, TaskRefused
 from orchestrator.store import Store, addresses, artifacts, checkpoints, leases, metrics
 from orchestrator.store.leases import Holder, Lease
-from orchestrator.store.memory import in_memory_store
+from orchestrator.store.memory import Fault, InMemoryObjects, When, in_memory_store
 from tests.trainer.prepared import publish
 
 VOCABULARY, LENGTH, BATCH = 64, 16, 4
@@ -280,6 +280,28 @@ def test_progress_is_told_with_the_loss_and_at_the_end(desk: Desk) -> None:
     train.run(replace(desk.context(task, lease), listen=lambda *told: heard.append(told)))
     assert heard[0][:3] == (STEP, 5 * STEP, "tokens")
     assert heard[-1] == (5 * STEP, 5 * STEP, "tokens", desk.losses(task)[-1])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_store_that_is_away_for_a_while_costs_no_row_of_metrics(
+    desk: Desk, when: When, uninterrupted: tuple[Outcome, list[Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Written again after it had been written or not: every row is there once."""
+    monkeypatch.setattr(curve, "_FLUSH_AT_LAST", 0.0)
+    assert isinstance(desk.store.objects, InMemoryObjects)
+    desk.store.objects.faults += [Fault("put", "*/metrics/*", when, times=3), Fault("put", "*/metrics/*", when, times=2, skip=9)]
+    task = desk.task(20)
+    outcome = desk.attempt(task)
+    assert_same(desk, task, outcome, uninterrupted)
+    assert capsys.readouterr().err.count("metrics are written later") == 2
+
+
+def test_no_checkpoint_is_kept_before_the_metrics_that_lead_to_it(desk: Desk) -> None:
+    assert isinstance(desk.store.objects, InMemoryObjects)
+    desk.store.objects.faults.append(Fault("put", "*/metrics/*", "before", times=1000))
+    with pytest.raises(StoreUnavailable):
+        desk.attempt(desk.task(2))
+    assert checkpoints.kept(desk.store, root(desk.task(2))) == []
 
 
 def test_whoever_was_overtaken_keeps_no_checkpoint(desk: Desk) -> None:

@@ -254,6 +254,14 @@ def _judged(context: Context, problem: Exception) -> tuple[ExitCode, str]:
     code, message = exit_code(problem), sentence(problem)
     if code != ExitCode.FAILED:
         return code, message
+    try:
+        return _judged_by_the_store(context, problem, message)
+    except StoreError as trouble:
+        print(f"trainer: {context.digest[:12]}: what the failure means for others cannot be looked up: {trouble}", file=sys.stderr)
+        return code, message
+
+
+def _judged_by_the_store(context: Context, problem: Exception, message: str) -> tuple[ExitCode, str]:
     if isinstance(problem, (Damaged, KeyMissing)):
         moved = move_damaged_aside(context, _holder(context.placement))
         message += f"; moved aside, to be done again: {', '.join(moved)}" if moved else ""
@@ -262,7 +270,7 @@ def _judged(context: Context, problem: Exception) -> tuple[ExitCode, str]:
             return ExitCode.HELD, message if moved else f"{message}; waits for {', '.join(waits_for)}"
     failures = _failures(context) + 1
     if failures < FAILURES_ALLOWED:
-        return code, message
+        return ExitCode.FAILED, message
     return ExitCode.REFUSED, f"{message} (failure {failures} in run {context.placement.run_number}, the last one allowed)"
 
 

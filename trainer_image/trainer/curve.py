@@ -4,10 +4,12 @@
 the clock and decides no result.
 """
 
+import sys
 from time import monotonic
 from typing import Final
 
 from orchestrator.contract.words import GRAD_NORM, LEARNING_RATE, LOSS, TOKENS_PER_SECOND
+from orchestrator.errors import StoreUnavailable
 from orchestrator.store import metrics
 from trainer.context import Context
 
@@ -21,11 +23,13 @@ _TELL: Final = 0.2
 
 
 class Curve:
-    """Of one attempt. `flush` before a checkpoint is published, so that the line of metrics reaches it."""
+    """Of one attempt. `write` before a checkpoint is published, so that the line of metrics reaches it."""
 
     def __init__(self, context: Context, total: int) -> None:
         self._context, self._total = context, total
         self._rows: list[tuple[int, int, str, float]] = []
+        self._tables: list[tuple[str, bytes]] = []
+        self._is_away = False
         self._start = self._flushed = self._noted = monotonic()
         self._told = float("-inf")
 
@@ -43,9 +47,24 @@ class Curve:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows that are not written yet."""
-        metrics.append(self._context.store, self._context.lease, self._rows)
-        self._rows, self._flushed = [], monotonic()
+        """Write the rows that are not written yet, or keep them while the store is away: how long that may last is the lease's affair."""
+        try:
+            self.write()
+        except StoreUnavailable as problem:
+            if not self._is_away:
+                print(f"trainer: {self._context.digest[:12]}: metrics are written later: {problem}", file=sys.stderr, flush=True)
+            self._is_away, self._flushed = True, monotonic()
+
+    def write(self) -> None:
+        """Write the rows that are not written yet. Raises StoreUnavailable and keeps those that it could not write."""
+        if self._rows:
+            # a table that was written although the store said no is written again under its own key, not beside it
+            self._tables.append(metrics.packed(self._context.lease, self._rows))
+            self._rows = []
+        while self._tables:
+            self._context.store.objects.put(*self._tables[0])
+            del self._tables[0]
+        self._is_away, self._flushed = False, monotonic()
 
 
 class Unheard:

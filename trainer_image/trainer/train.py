@@ -174,7 +174,7 @@ def _train(context: Context, task: TrainTask, mixture: Mixture, state: State, gr
         step(task.trajectory, mixture, state, context.placement.micro_batch, curve, group)
         ended, stopping = state.position.tokens >= task.tokens, group.any(context.stopping())
         if ended or stopping or monotonic() - kept_at >= context.placement.checkpoint_seconds:
-            curve.flush()
+            curve.write()
             checkpoint.publish(context.store, context.lease, state, use, context.cache)
             kept_at = monotonic()
         if stopping and not ended:
