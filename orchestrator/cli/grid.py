@@ -161,14 +161,14 @@ def sections(view: StudyView) -> Iterator[tuple[str, list[str]]]:
         yield "pods:", _capped([f"{pod.name}: {pod.phase}{f', {pod.reason}' if pod.reason else ''}" for pod in pods])
     if view.waits:
         yield "waiting, though submitted:", _capped([f"{number} x {reason}" for reason, number in view.waits.items()])
-    missing = _missing(view)
-    if missing:
-        yield "missing, until somebody mends it and runs it again:", _capped(missing)
+    if lost := missing(view):
+        yield "missing, until somebody mends it and runs it again:", _capped(lost)
     if view.trouble and view.phase != "Refused":
         yield "progress and tasks are not known here:" if view.cells else "no grid:", [view.trouble]
 
 
-def _missing(view: StudyView) -> list[str]:
+def missing(view: StudyView) -> list[str]:
+    """A line for every cell that is not whole and will not be by itself."""
     if view.plan is not None:
         return holes(view.plan, view.failed, view.held_back) if view.failed else []
     return [f"{cell['name']}: {cell.get('reason', '')}" for cell in status_of(view.body or {}).get("failedCells") or ()]

@@ -50,7 +50,7 @@ def is_bad(view: "StudyView") -> bool:
 
 def document(view: "StudyView") -> dict[str, Any]:
     """All that `status` shows, for programs. Times are in seconds; what is not known is null."""
-    from orchestrator.cli.grid import sections
+    from orchestrator.cli.grid import missing
     from orchestrator.grid_table import recipe_grids
     from orchestrator.study_object import status_of
 
@@ -69,7 +69,7 @@ def document(view: "StudyView") -> dict[str, Any]:
         "cells": [{"name": each.cell.name, "state": str(each.state), "progress": round(each.progress, 4)} for each in view.cells],
         "atWork": [_at_work(work) for work in view.at_work],
         "waits": [{"reason": reason, "tasks": number} for reason, number in view.waits.items()],
-        "missing": [line for title, lines in sections(view) if title.startswith("missing") for line in lines],
+        "missing": missing(view),
         "conditions": list(told.get("conditions") or ()),
     }
 

@@ -216,6 +216,14 @@ def test_the_json_has_what_the_picture_has(store: Store) -> None:
     assert (work["digest"], work["pid"], work["attempt"]) == (trunks()[0].digest, lease.body.pid, 1)
 
 
+def test_the_json_holds_every_missing_cell_and_the_picture_some() -> None:
+    lost = [{"name": f"scratch/0.03M/c{number}/s1", "reason": "NaN"} for number in range(60)]
+    body = {"metadata": {"name": "mine"}, "spec": {}, "status": {"failedCells": lost}}
+    view = StudyView("mine", utc_now(), "s3://b", body=body)
+    assert document(view)["missing"] == [f"scratch/0.03M/c{number}/s1: NaN" for number in range(60)]
+    assert "... and 20 more" in text_of(view)
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [(0.4, "0s"), (59, "59s"), (99, "99s"), (100, "2m"), (3600, "60m"), (11400, "3h10m"), (172800, "2d0h"), (190000, "2d4h")],
