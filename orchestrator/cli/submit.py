@@ -39,7 +39,7 @@ def submit(
     namespace: NamespaceOption = "",
     context: ContextOption = "",
     wait: Annotated[bool, typer.Option("--wait", help="Until the study is planned and begins, or is refused.")] = False,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that --wait waits.")] = 600,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that --wait waits, also for a cluster that is away.")] = 600,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Let the cluster check everything, and keep nothing.")] = False,
 ) -> None:
     """Submit a study to a cluster, or change the one that is there to what the file says.
@@ -105,7 +105,7 @@ def told(at: At, submitted: "Submitted", *, dry_run: bool) -> str:
 
 
 def _verdict(at: At, patience: Patience, say: Callable[[str], None]) -> bool:
-    verdict = await_verdict(at, patience)
+    verdict = await_verdict(at, patience, say)
     if verdict.word == "refused":
         say(f"refused: {verdict.message}")
         return False
@@ -122,14 +122,26 @@ def _verdict(at: At, patience: Patience, say: Callable[[str], None]) -> bool:
     return not patience.until_planned
 
 
-def await_verdict(at: At, patience: Patience) -> "Verdict":
-    """What the controller says of the newest version, as soon as it is final or, unless --wait, at least something."""
+def await_verdict(at: At, patience: Patience, say: Callable[[str], None]) -> "Verdict":
+    """What the controller says of the newest version, as soon as it is final or, unless --wait, at least something.
+
+    A cluster that is away is asked again until the patience ends. Raises ClusterError.
+    """
+    from orchestrator.errors import ClusterError
     from orchestrator.study_object import find_object, verdict_of
 
-    end = patience.clock() + patience.seconds
+    end, trouble = patience.clock() + patience.seconds, ""
     while True:
-        verdict = verdict_of(find_object(at.cluster, at.name))
-        is_final = verdict.word in ("planned", "refused") or (verdict.word == "planning" and not patience.until_planned)
-        if is_final or patience.clock() >= end:
-            return verdict
+        try:
+            verdict = verdict_of(find_object(at.cluster, at.name))
+            is_final = verdict.word in ("planned", "refused") or (verdict.word == "planning" and not patience.until_planned)
+            if is_final or patience.clock() >= end:
+                return verdict
+        except ClusterError as problem:
+            left = end - patience.clock()
+            if not problem.retryable or left <= 0:
+                raise
+            if str(problem) != trouble:
+                trouble = str(problem)
+                say(f"{trouble}; it is asked again for {left:.0f} s")
         patience.sleep(0.5)

@@ -14,7 +14,7 @@ from orchestrator.cli.submit import Patience, submit_study
 from orchestrator.cluster import Document
 from orchestrator.contract.words import ANNOTATION_RETRY, ExitCode
 from orchestrator.controller.loop import Loop
-from orchestrator.errors import ClusterError, NotThere, Refused
+from orchestrator.errors import ClusterError, ClusterUnavailable, NotThere, Refused
 from orchestrator.memory_cluster import ClusterFault
 from orchestrator.store.plans import current
 from orchestrator.study_object import clear_words, find_object
@@ -93,6 +93,24 @@ def test_without_a_controller_nobody_waits_for_ever(played: Played, at: At) -> N
     assert "no controller has looked at it yet" in said[-1]
     assert played.clock.seconds() < 10
     assert not submit_study(at, values(), patience(played, None, until_planned=True), said.append), "--wait asked for more"
+
+
+def test_a_cluster_that_is_away_for_a_while_ends_no_waiting(played: Played, at: At) -> None:
+    loop, said = played.controller(), list[str]()
+    played.cluster.faults.append(ClusterFault("get", "scalingstudies/mine", skip=1, times=100))
+    assert submit_study(at, values(), patience(played, None, until_planned=True), said.append) is False
+    assert played.clock.seconds() >= 300, "to the end of its patience"
+    assert sum("is away" in line for line in said) == 1, "the same trouble is told once"
+    played.cluster.faults.append(ClusterFault("get", "scalingstudies/mine", skip=1, times=3))
+    assert submit_study(at, values(), patience(played, loop, until_planned=True), said.append)
+    assert said[-1].startswith("accepted and planned")
+
+
+def test_a_cluster_that_stays_away_is_told_when_the_patience_ends(played: Played, at: At) -> None:
+    played.cluster.faults.append(ClusterFault("get", "scalingstudies/mine", skip=1, times=-1))
+    with pytest.raises(ClusterUnavailable):
+        submit_study(at, values(), patience(played, None), lambda _: None)
+    assert 5 <= played.clock.seconds() < 10
 
 
 def test_files_that_a_pod_must_look_at_are_waited_for_only_with_wait(played: Played, at: At) -> None:
