@@ -6,6 +6,7 @@ counts is decided by create-only writes and fencing numbers.
 
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from os import getpid
@@ -274,9 +275,13 @@ def _ended_silently(body: LeaseBody, bodies: list[LeaseBody]) -> bool:
     return body.checkpoint is None and not went_on
 
 
-def tokens_lost(before: LeaseBody, start: int) -> int:
-    """What attempt `before` had trained past `start`, where the next one went on: it is trained a second time."""
-    return max(0, before.tokens - start)
+def tokens_lost(before: Sequence[LeaseBody], start: int, end: int) -> int:
+    """What is trained a second time by an attempt that took up at `start` and whose task ends at `end`.
+
+    `before`: the attempts before it, in order. The last one that took up counts: what earlier ones had trained further, it lost itself.
+    """
+    reached = next((body.tokens for body in reversed(before) if body.took_up), start)
+    return max(0, min(reached, end) - start)
 
 
 def seconds(body: LeaseBody) -> float:

@@ -23,6 +23,7 @@ from orchestrator.store.leases import (
     is_live,
     seconds,
     take,
+    tokens_lost,
     to_bytes,
 )
 from orchestrator.store.memory import Fault, InMemoryObjects, clock_off_by, in_memory_store
@@ -288,6 +289,28 @@ def ended(number: int, code: int, **changes: object) -> LeaseBody:
 )
 def test_what_counts_as_a_failure(bodies: list[LeaseBody], counted: int) -> None:
     assert failures(bodies, "d", 1) == counted
+
+
+def took_up(number: int, tokens: int) -> LeaseBody:
+    return foreign(number, took_up=True, tokens=tokens)
+
+
+@pytest.mark.parametrize(
+    ("before", "lost"),
+    [
+        pytest.param([], 0, id="the first attempt"),
+        pytest.param([took_up(1, 90)], 30, id="one went further"),
+        pytest.param([took_up(1, 60)], 0, id="one stopped there"),
+        pytest.param([took_up(1, 90), took_up(2, 70)], 10, id="what the first one had more, the second one lost"),
+        pytest.param([took_up(1, 90), foreign(2), foreign(3)], 30, id="others never began"),
+        pytest.param([foreign(1)], 0, id="nobody began"),
+        pytest.param([took_up(1, 500)], 40, id="one on a longer way"),
+        pytest.param([took_up(1, 20)], 0, id="one on another way"),
+    ],
+)
+def test_what_is_trained_a_second_time(before: list[LeaseBody], lost: int) -> None:
+    """From 60 tokens on, to an end at 100."""
+    assert tokens_lost(before, 60, 100) == lost
 
 
 @pytest.mark.parametrize(

@@ -441,12 +441,14 @@ def test_failure_json_is_json_that_people_can_read(store: Store, placement: Plac
 
 
 def test_what_every_attempt_lost_of_the_one_before_it_is_in_the_record(store: Store) -> None:
-    """The last attempt is not the only one that went on behind where another had been."""
+    """The last attempt is not the only one that went on behind where another had been; the third one never began."""
+    shorter, longer = (records.create_task(store, TrainTask(TRAJECTORY, tokens)) for tokens in (104, 400))
     root = addresses.work_root("train", "0" * 64)
-    for start, end in ((0, 100), (60, 90), (80, 200)):
-        lease = leases.take(store, root, DIGEST, leases.Holder(study="small"))
-        lease.start_from(start)
-        lease.renew(end)
+    for digest, start, end in ((longer, 0, 120), (shorter, 64, 96), (shorter, None, 0), (longer, 80, 200), (DIGEST, 80, 80)):
+        lease = leases.take(store, root, digest, leases.Holder(study="small"))
+        if start is not None:
+            lease.start_from(start)
+            lease.renew(end)
         lease.end("stopped", ExitCode.STOPPED)
-    own = Attempt(number=4, study="small", start=lease.body.start.isoformat(), end="", from_tokens=150, tokens_lost=50)
-    assert [entry.tokens_lost for entry in lineage.attempts(store, root, own)] == [0, 40, 10, 50]
+    own = Attempt(number=6, study="small", start=lease.body.start.isoformat(), end="", from_tokens=152, tokens_lost=50)
+    assert [entry.tokens_lost for entry in lineage.attempts(store, root, own)] == [0, 104 - 64, 0, 96 - 80, 0, 50]

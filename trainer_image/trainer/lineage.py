@@ -15,9 +15,11 @@ from typing import Final
 from pydantic import ValidationError
 
 from orchestrator.contract.record import Attempt
-from orchestrator.errors import KeyMissing
+from orchestrator.contract.tasks import TrainTask
+from orchestrator.errors import ContractError, Damaged, KeyMissing
 from orchestrator.store import Store, addresses, leases
 from orchestrator.store.leases import LeaseBody
+from orchestrator.store.tasks import read_task
 from trainer.context import Context, Outcome
 
 COMMIT_VARIABLE: Final = "SCALING_STUDY_COMMIT"
@@ -138,10 +140,23 @@ def _tokens(outcome: Outcome) -> dict[str, int]:
 def attempts(store: Store, work_root: str, own: Attempt) -> list[Attempt]:
     """Everybody who worked here up to now, `own` last: what they said of themselves, and what their leases say."""
     before = [body for body in leases.history(store, work_root) if body.number < own.number]
-    return [*(_attempt(store, work_root, body, earlier) for body, earlier in zip(before, [None, *before], strict=False)), own]
+    ends = {digest: _end_of(store, digest) for digest in {body.digest for body in before}}
+    lost = [
+        leases.tokens_lost(before[:place], body.from_tokens, ends[body.digest]) if body.took_up else 0 for place, body in enumerate(before)
+    ]
+    return [*(_attempt(store, work_root, body, tokens) for body, tokens in zip(before, lost, strict=True)), own]
 
 
-def _attempt(store: Store, work_root: str, body: LeaseBody, earlier: LeaseBody | None) -> Attempt:
+def _end_of(store: Store, digest: str) -> int:
+    """Where a train task ends; 0, so that it has lost nothing, for what is no train task or cannot be read any more."""
+    try:
+        task = read_task(store, digest)
+    except (KeyMissing, Damaged, ContractError):
+        return 0
+    return task.tokens if isinstance(task, TrainTask) else 0
+
+
+def _attempt(store: Store, work_root: str, body: LeaseBody, tokens_lost: int) -> Attempt:
     """The lease knows best when and how it ended; a killed attempt has said nothing of that, nor of what it found lost."""
     return _said(store, work_root, body).model_copy(
         update={
@@ -149,7 +164,7 @@ def _attempt(store: Store, work_root: str, body: LeaseBody, earlier: LeaseBody |
             "how": body.ended.how if body.ended else "no word",
             "gpu_seconds": round(leases.seconds(body) * body.gpus, 3),
             "from_tokens": body.from_tokens,
-            "tokens_lost": leases.tokens_lost(earlier, body.from_tokens) if earlier is not None and body.took_up else 0,
+            "tokens_lost": tokens_lost,
         }
     )
 

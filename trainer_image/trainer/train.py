@@ -205,7 +205,6 @@ def _results(position: Position, difference: float) -> dict[str, float | int | s
 
 
 def _tokens_lost(context: Context, start: int) -> int:
-    """What the attempt before this one had trained past the point where this one went on. Earlier ones have counted theirs."""
     before = [body for body in leases.history(context.store, context.lease.work_root) if body.number < context.lease.number]
     assert isinstance(context.task, TrainTask)
-    return min(leases.tokens_lost(before[-1], start), max(0, context.task.tokens - start)) if before else 0
+    return leases.tokens_lost(before, start, context.task.tokens)
