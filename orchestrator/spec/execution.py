@@ -58,7 +58,7 @@ class Execution(Part):
     gpus_per_pod: dict[SizeName, Gpus] = Field({}, max_length=64, description="GPUs of a training pod by size; 1 unless given.")
     nodes: dict[SizeName, Nodes] = Field({}, max_length=64, description="Nodes of a training task by size; 1 unless given.")
     resources: ResourcesByKind = Field(ResourcesByKind(), description="Cores and memory of a pod, by what it does.")
-    micro_batch: BySize[Sequences] | None = Field(None, description="Sequences a forward pass on one GPU, one or by size.")
+    micro_batch: BySize[Sequences] | None = Field(None, description="Sequences a forward pass on one GPU, one or by size; as many as fit unless given.")
     queue: ObjectName | None = Field(None, description="Kueue's queue for training pods.")
     priority_class: ObjectName | None = Field(None, description="PriorityClass of the pods.")
     service_account: ObjectName | None = Field(None, description="ServiceAccount of the Workflows.")
@@ -66,6 +66,6 @@ class Execution(Part):
     store_secret: ObjectName | None = Field(None, description="Secret whose keys are the store's environment variables.")
     node_selector: dict[Line, Line] = Field({}, max_length=32, description="Labels that a node must have.")
     tolerations: tuple[Toleration, ...] = Field((), max_length=32, description="Taints that the pods ignore.")
-    grace_seconds: Annotated[int, whole("120", 1, 3600)] = Field(
-        120, description="Between SIGTERM and SIGKILL: time for a last checkpoint."
+    grace_seconds: Annotated[int, whole("120", 1, 3600)] | None = Field(
+        None, description="Between SIGTERM and SIGKILL, for a last checkpoint; 120 or more, by size, unless given."
     )

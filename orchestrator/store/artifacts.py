@@ -4,10 +4,9 @@ Trainer and evaluation write them and name them in manifests and records; whoeve
 """
 
 import hashlib
-import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 from orchestrator.contract.record import Artifact
 from orchestrator.errors import Damaged
@@ -70,8 +69,8 @@ def _cached(store: Store, artifact: Artifact, cache: Path) -> Path:
     path = cache / artifact.sha256[:2] / artifact.sha256
     if path.exists() and path.stat().st_size == artifact.bytes and hash_once(path) == artifact.sha256:
         return path
-    # two shards of one content may be fetched at once, by two threads
-    staged = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
+    # one content may be fetched twice at once: by two threads, or by two pods, of which each is process 1
+    staged = path.with_name(f"{path.name}.{uuid4().hex}")
     store.objects.fetch(artifact.key, staged)
     try:
         _check(artifact, staged.stat().st_size, lambda: hash_file(staged))

@@ -7,6 +7,7 @@ Pure: no clock, no random id, the same bytes for the same unit, plan and setting
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, Final
 
 from orchestrator.contract.plan import Plan, PlannedTask
@@ -59,8 +60,16 @@ SECURITY: Final[Document] = {
     "runAsNonRoot": True,
     "runAsUser": USER,
     "fsGroup": USER,
+    # a shared cache of a million files is not walked for every pod
+    "fsGroupChangePolicy": "OnRootMismatch",
     "seccompProfile": {"type": "RuntimeDefault"},
 }
+LEAST_GRACE: Final = 120
+"""Seconds between SIGTERM and SIGKILL for a model of any size: the step that runs is finished, then the checkpoint is written."""
+CHECKPOINT_BYTES: Final = 12
+"""Of a parameter in a checkpoint: weights and two moments in float32."""
+CHECKPOINT_BYTES_A_SECOND: Final = 100e6
+"""What a pod is believed to write to a store at least; 2.8B parameters take 336 s then."""
 LABEL_GROUP: Final = "kueue.x-k8s.io/pod-group-name"
 GROUP_OF_ONE: Final[Document] = {"kueue.x-k8s.io/pod-group-total-count": "1", "kueue.x-k8s.io/retriable-in-group": "false"}
 """Every attempt is a group of its own for Kueue: it gives the quota of a single pod away when that is asked to stop, and of a group when
@@ -79,7 +88,8 @@ WAITER_IMAGE: Final = "controller"
 class PodSettings:
     """Where the pods of a study run. `inputs`: fingerprint -> paths. `defaults`: what the namespace's policy adds to every pod.
 
-    `waiter_image`: of the pods that wait for training over several nodes; the controller's own image has what they need.
+    `waiter_image`: of the pods that wait for training over several nodes; the controller's own image has what they need. `cache_claim`:
+    the PersistentVolumeClaim whose files all pods share, "" for a cache that ends with each pod.
     """
 
     namespace: str
@@ -94,6 +104,7 @@ class PodSettings:
     environment: Mapping[str, str] = field(default_factory=dict)
     defaults: Document = field(default_factory=dict)
     waiter_image: str = WAITER_IMAGE
+    cache_claim: str = ""
 
 
 def build_workflow(unit: Unit, plan: Plan, settings: PodSettings) -> Document:
@@ -127,7 +138,7 @@ def workflow_of(
             "podGC": {"strategy": "OnPodCompletion", "deleteDelayDuration": "60s"},
             "ttlStrategy": {"secondsAfterSuccess": KEEP_SECONDS, "secondsAfterFailure": KEEP_FAILED_SECONDS},
             "securityContext": dict(SECURITY),
-            "volumes": _volumes(),
+            "volumes": _volumes(settings),
             "templates": templates,
             **_placed(settings),
         },
@@ -175,10 +186,11 @@ def _placed(settings: PodSettings) -> Document:
     return {**settings.defaults, **own}
 
 
-def _volumes() -> list[Document]:
+def _volumes(settings: PodSettings) -> list[Document]:
+    claim = settings.cache_claim
     return [
         {"name": "tmp", "emptyDir": {}},
-        {"name": "cache", "emptyDir": {}},
+        {"name": "cache", **({"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}})},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
     ]
 
@@ -238,7 +250,7 @@ def _nodes(kind: TaskKind, unit: Unit, settings: PodSettings) -> int:
 
 def _in_one_pod(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) -> Document:
     return {
-        "podSpecPatch": json.dumps({"terminationGracePeriodSeconds": settings.execution.grace_seconds}),
+        "podSpecPatch": json.dumps({"terminationGracePeriodSeconds": grace_seconds(unit, plan, settings.execution)}),
         "container": _container(kind, unit, plan, settings),
     }
 
@@ -251,8 +263,8 @@ def _over_nodes(unit: Unit, plan: Plan, settings: PodSettings, labels: Document)
     pod: Document = {
         "serviceAccountName": execution.service_account or TRAINER,
         "securityContext": dict(SECURITY),
-        "terminationGracePeriodSeconds": execution.grace_seconds,
-        "volumes": _volumes(),
+        "terminationGracePeriodSeconds": grace_seconds(unit, plan, execution),
+        "volumes": _volumes(settings),
         **placed,
         **({"priorityClassName": priority} if priority else {}),
     }
@@ -261,7 +273,13 @@ def _over_nodes(unit: Unit, plan: Plan, settings: PodSettings, labels: Document)
     jobset = build_jobset(_nodes(TaskKind.TRAIN, unit, settings), trainer, pod, every, execution.queue, settings.namespace)
     waiter = container_of(settings.waiter_image, ["python", "-m", "orchestrator.jobset_waiter"], [], settings)
     waiter.pop("envFrom", None)
-    return waiting_template(jobset, waiter, execution.grace_seconds)
+    return waiting_template(jobset, waiter, grace_seconds(unit, plan, execution))
+
+
+def grace_seconds(unit: Unit, plan: Plan, execution: Execution) -> int:
+    """Between SIGTERM and SIGKILL: what the study says, else time for a step and for a checkpoint of the unit's size."""
+    parameters = plan.shapes[unit.size].total if unit.size else 0
+    return execution.grace_seconds or max(LEAST_GRACE, ceil(LEAST_GRACE / 2 + parameters * CHECKPOINT_BYTES / CHECKPOINT_BYTES_A_SECOND))
 
 
 def _gpus(kind: TaskKind, unit: Unit, settings: PodSettings) -> int:

@@ -31,7 +31,7 @@ EXECUTION: dict[str, Any] = {
 }
 
 
-def study(sizes: list[str], percents: list[int], seeds: list[int], stages: int = 1) -> Study:
+def study(sizes: list[str], percents: list[int], seeds: list[int], stages: int = 1, tokens: str = "400K") -> Study:
     mixture = {"codePercent": "grid", "code": {"stack": 100}, "text": {"web": 100}}
     later = [{"name": f"more-{index}", "kind": "continue", "tokens": "100K", "mixture": mixture} for index in range(stages - 1)]
     document = {
@@ -45,7 +45,7 @@ def study(sizes: list[str], percents: list[int], seeds: list[int], stages: int =
             ],
         },
         "training": {"sequenceLength": 128, "precision": "fp32", "schedule": {"warmup": 512}},
-        "recipes": [{"name": "scratch", "stages": [{"name": "pretrain", "tokens": "400K", "mixture": mixture}, *later]}],
+        "recipes": [{"name": "scratch", "stages": [{"name": "pretrain", "tokens": tokens, "mixture": mixture}, *later]}],
         "evaluation": {"after": ["pretrain"], "suites": ["bpb", "continuation"]},
         "execution": EXECUTION,
     }
@@ -152,6 +152,29 @@ def test_placement_reaches_the_trainer_as_flags() -> None:
     assert {"--store=s3://studies/x", "--study=x", "--run-number=3", "--gpus=2"} <= set(words)
     tokenizer = container(built(study(["0.09M"], [50], [1]))[0], "prepare")["container"]["args"]
     assert {f"--input={'a' * 64}=s3://c/web", f"--input={'b' * 64}=s3://c/stack"} <= set(tokenizer)
+
+
+def train_of(size: str, **execution: Any) -> dict[str, Any]:
+    made = study([size], [50], [1], tokens="100M")
+    settings = PodSettings("team", "x", "uid-1", "s3://studies/x", 3, Execution.model_validate({"image": "i:1", **execution}))
+    plan = plan_study(made, {})
+    (unit,) = (unit for unit in units(plan) if unit.kind == "train")
+    found: dict[str, Any] = next(entry for entry in build_workflow(unit, plan, settings)["spec"]["templates"] if entry["name"] == "train")
+    return found
+
+
+@pytest.mark.parametrize(("size", "given", "seconds"), [("0.09M", {}, 120), ("2.8B", {}, 400), ("2.8B", {"graceSeconds": 99}, 99)])
+def test_a_checkpoint_fits_into_the_grace_period(size: str, given: dict[str, int], seconds: int) -> None:
+    found = json.loads(train_of(size, **given)["podSpecPatch"])["terminationGracePeriodSeconds"]
+    assert found == pytest.approx(seconds, rel=0.1)
+
+
+def test_pods_share_a_cache_where_the_namespace_has_one() -> None:
+    made = study(["0.09M"], [50], [1])
+    plan = plan_study(made, {})
+    settings = PodSettings("team", "x", "uid-1", "s3://studies/x", 3, made.spec.execution, cache_claim="shards")
+    volumes = build_workflow(units(plan)[0], plan, settings)["spec"]["volumes"]
+    assert {"name": "cache", "persistentVolumeClaim": {"claimName": "shards"}} in volumes
 
 
 def test_another_run_has_other_names_and_the_same_run_the_same() -> None:

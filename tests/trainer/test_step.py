@@ -1,6 +1,6 @@
 """A step whose loss or gradient is no number."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -13,6 +13,7 @@ from trainer.checkpoint import Position, State
 from trainer.context import Context
 from trainer.curve import Curve
 from trainer.data import Mixture
+from trainer.loss import head_loss
 from trainer.model import initialised
 from trainer.optimizer import adamw
 from trainer.step import SKIPS_ALLOWED, step
@@ -100,3 +101,43 @@ def test_more_bad_steps_in_a_row_than_the_rule_allows_refuse_the_task(store: Sto
         step(TRAJECTORY, windows, state, 0, curve)
     losses = [row["value"] for row in metrics.series(store, WORK).to_pylist() if row["name"] == "loss"]
     assert [number for number, loss in enumerate(losses, start=1) if isfinite(loss)] == [1, SKIPS_ALLOWED + 2]
+
+
+def little_memory(monkeypatch: pytest.MonkeyPatch, refused: Container[int]) -> list[int]:
+    """A GPU whose memory is full at the passes of these numbers, from 1; how many sequences were tried."""
+    tried = list[int]()
+
+    def of_a_small_gpu(hidden: torch.Tensor, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        tried.append(len(hidden) // LENGTH)
+        if len(tried) in refused:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return head_loss(hidden, *arguments)
+
+    monkeypatch.setattr("trainer.step.head_loss", of_a_small_gpu)
+    return tried
+
+
+def test_a_batch_that_a_gpu_does_not_hold_goes_in_halves_from_then_on(
+    curve: Curve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, halved = (State(model, adamw(model, ADAMW), Position()) for model in (initialised(START), initialised(START)))
+    for _ in range(2):
+        step(TRAJECTORY, cast("Mixture", Windows(set())), whole, 0, curve)
+    tried = little_memory(monkeypatch, {1, 3})
+    for _ in range(2):
+        step(TRAJECTORY, cast("Mixture", Windows(set())), halved, 0, curve)
+    assert tried == [4, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert "4 sequences at once do not fit" in capsys.readouterr().err
+    assert halved.position.token_hash == whole.position.token_hash
+    for one, other in zip(whole.model.parameters(), halved.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("micro_batch", "mend"), [(4, "set execution.microBatch lower"), (0, "larger GPU")])
+def test_what_does_not_fit_as_asked_or_at_all_is_refused(
+    curve: Curve, monkeypatch: pytest.MonkeyPatch, micro_batch: int, mend: str
+) -> None:
+    model = initialised(START)
+    little_memory(monkeypatch, range(99))
+    with pytest.raises(TaskRefused, match=mend):
+        step(TRAJECTORY, cast("Mixture", Windows(set())), State(model, adamw(model, ADAMW), Position()), micro_batch, curve)

@@ -52,11 +52,15 @@ class Position:
 
 @dataclass(slots=True)
 class State:
-    """A point of a trajectory: all that a step reads and changes."""
+    """A point of a trajectory: all that a step reads and changes.
+
+    `fits`: sequences of a forward pass that the memory was found to hold, 0 while all did. Of this process alone: no checkpoint has it.
+    """
 
     model: Model
     optimizer: AdamW
     position: Position
+    fits: int = 0
 
 
 @dataclass(frozen=True, slots=True)

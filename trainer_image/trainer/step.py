@@ -2,9 +2,11 @@
 
 `train` repeats it. What it reads is the state and the step's number, what it changes is the state; the curve only hears of it.
 
-Gradients are means over the whole step whatever `micro_batch` is; pieces change the order of float sums, so the default on a CPU is one.
+Gradients are means over the whole step whatever `micro_batch` is. Pieces change the order of float sums, so that without one the whole
+batch goes at once, and in pieces only where a GPU's memory does not hold it.
 """
 
+import sys
 from dataclasses import replace
 from hashlib import sha256
 from math import isfinite
@@ -45,9 +47,8 @@ def step(trajectory: Trajectory, mixture: Mixture, state: State, micro_batch: in
     ids = mixture.batch(before.step).ids
     read = trajectory.tokens_per_step
     settings = trajectory.optimizer
-    clear(state.optimizer)
     batch = torch.from_numpy(ids[group.part(len(ids))]).to(state.model.embedding.device)
-    nats = gradients(state.model, batch, float(settings.z_loss), micro_batch, DTYPES[trajectory.precision], read)
+    nats = gradients_that_fit(state, batch, float(settings.z_loss), micro_batch, DTYPES[trajectory.precision], read)
     group.sum([*gradients_of(state.optimizer), nats])
     loss = nats.item()
     norm, rate = grad_norm(state.optimizer).item(), learning_rate(trajectory.schedule, before.step, read)
@@ -65,6 +66,28 @@ def step(trajectory: Trajectory, mixture: Mixture, state: State, micro_batch: in
             f"{state.position.skipped_in_row} steps in a row up to step {state.position.step} had a loss or gradient that is no number "
             f"(loss {loss}, gradient norm {norm}, rate {rate}); a lower peak or a longer warm-up usually helps"
         )
+
+
+def gradients_that_fit(state: State, batch: Tensor, z_loss: float, micro_batch: int, dtype: torch.dtype, tokens: int = 0) -> Tensor:
+    """`gradients`, with half as many sequences at a time as before whenever the GPU's memory did not hold them. `state` keeps how many fit.
+
+    Raises TaskRefused when not even one fits, or not what `micro_batch` asks for.
+    """
+    while True:
+        clear(state.optimizer)
+        pieces = micro_batch or min(state.fits or batch.shape[0], batch.shape[0])
+        try:
+            return gradients(state.model, batch, z_loss, pieces, dtype, tokens)
+        except torch.OutOfMemoryError as problem:
+            if micro_batch or pieces == 1:
+                asked = "; set execution.microBatch lower, or leave it out" if micro_batch > 1 else "; the size needs a larger GPU"
+                told = f"a forward pass of {pieces} x {batch.shape[1] - 1} tokens does not fit the GPU's memory{asked}"
+                raise TaskRefused(f"{told} ({problem})") from problem
+        # not in the handler: the exception holds the activations
+        state.fits = pieces // 2
+        if batch.is_cuda:
+            torch.cuda.empty_cache()
+        print(f"trainer: {pieces} sequences at once do not fit the GPU's memory; now {state.fits}", file=sys.stderr, flush=True)
 
 
 def gradients(model: Model, batch: Tensor, z_loss: float, micro_batch: int, dtype: torch.dtype, tokens: int = 0) -> Tensor:
