@@ -3,12 +3,11 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import typer
 
-from orchestrator.cli.reach import PLUGIN, Named, connected, name_of, namespace_of, program_of
+from orchestrator.cli.reach import PLUGIN, Named, connected, name_of, namespace_of, program_of, standing_store
 
 if TYPE_CHECKING:
     from orchestrator.cluster import Cluster, Document
@@ -77,15 +76,11 @@ def _address_in(named: Named) -> str:
 
 def _in_store(name: str, address: str) -> "Lookout | None":
     """Looks at a study in a store; None where a bucket does not have it, since its cluster may."""
-    from orchestrator.errors import PlanRefused
     from orchestrator.lookout import Lookout
-    from orchestrator.store import open_store
     from orchestrator.store.objects import utc_now
     from orchestrator.store.plans import current_spec
 
-    if "://" not in address and not Path(address).is_dir():  # to look makes no store
-        raise PlanRefused(f"{address} has no study called {name}; `scaling-study run FILE` begins one")
-    opened = open_store(address)
+    opened = standing_store(address, name)
     if "://" in address and current_spec(opened, name) is None:
         return None
     return Lookout(name, utc_now, store=opened)

@@ -15,6 +15,7 @@ import typer
 
 if TYPE_CHECKING:
     from orchestrator.cluster import Cluster
+    from orchestrator.store import Store
 
 PLUGIN: Final = "kubectl sstudy"
 """The name under which kubectl runs the command line; there a study is always one of a cluster."""
@@ -93,6 +94,20 @@ def namespace_of(named: Named, given: str) -> str:
     if given and named.namespace and given != named.namespace:
         raise ClusterError(f"{named.file}: metadata.namespace is {named.namespace!r} and -n says {given!r}; leave one of them out")
     return given or named.namespace
+
+
+def standing_store(address: str, study: str = "") -> "Store":
+    """The store at an address, for who only reads of `study` there. A folder that is not there is told and not made. Raises StoreError."""
+    from urllib.parse import unquote
+
+    from orchestrator.errors import StoreError
+    from orchestrator.store import open_store
+
+    folder = unquote(address.removeprefix("file://")) if address.startswith("file://") else address
+    if "://" not in folder and not Path(folder).expanduser().is_dir():
+        so = f", and so no study called {study}" if study else ""
+        raise StoreError(f"there is no store at {address}: no such folder{so}. `scaling-study run FILE` begins one; --store names another")
+    return open_store(address)
 
 
 def connected(namespace: str, context: str) -> "Cluster":

@@ -20,15 +20,15 @@ def report(
 ) -> None:
     """Write OUT/report.html, OUT/figures/*.svg, OUT/runs.parquet, OUT/cells.parquet and OUT/cells.csv from what is done."""
     from analysis.report import write_report
+    from orchestrator.cli.reach import standing_store
     from orchestrator.errors import PlanRefused
     from orchestrator.spec import read_study
-    from orchestrator.store import open_store
     from orchestrator.store.plans import current, current_spec, planned_part
     from orchestrator.study import store_address
     from orchestrator.tracking import local_folder
 
     study = read_study(file)
-    opened = open_store(store_address(study, store))
+    opened = standing_store(store_address(study, store), study.name)
     frozen = current(opened, study.name)
     if frozen is None:
         raise PlanRefused(

@@ -59,12 +59,13 @@ def gc(
 
 def open_named(where: str) -> "Store":
     """The store of a study file, or the one at an address. A folder that is not there is a mistake here, not a new store."""
+    from orchestrator.cli.reach import standing_store
     from orchestrator.errors import StoreError
     from orchestrator.spec import read_study
-    from orchestrator.store import open_store
     from orchestrator.study import store_address
 
-    address = store_address(read_study(Path(where)), None) if Path(where).is_file() else where
-    if "://" not in address and not Path(address).is_dir():
+    if Path(where).is_file():
+        return standing_store(store_address(read_study(Path(where)), None))
+    if "://" not in where and not Path(where).expanduser().is_dir():
         raise StoreError(f"{where}: there is no such file and no such folder; give a study file or a store")
-    return open_store(address)
+    return standing_store(where)

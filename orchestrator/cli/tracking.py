@@ -31,13 +31,13 @@ def mirror(
     One experiment a study, one run a task, curves over tokens. With --follow a server that is away is asked again until it answers.
     Exits 1 when MLflow cannot be reached or something could not be mirrored.
     """
-    from orchestrator.store import open_store
+    from orchestrator.cli.reach import standing_store
     from orchestrator.tracking import artifacts_folder, tracking_uri, ui_command
     from orchestrator.tracking.follow import follow as keep_up
     from orchestrator.tracking.follow import mirror_once, told
 
     name, address = which_study(study, store)
-    opened = open_store(address)
+    opened = standing_store(address, name)
     where = tracking_uri(opened, name, uri)
     artifacts = artifacts_folder(opened, name, where)
     if follow:

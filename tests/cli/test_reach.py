@@ -80,7 +80,7 @@ def test_without_a_cluster_a_verb_says_what_to_set(verb: str, tmp_path: Path) ->
 def test_a_study_of_a_folder_needs_no_cluster(verb: str, study: Path) -> None:
     done = command(verb, study)
     assert done.returncode == 1
-    assert "has no study called kleine-studie; `scaling-study run FILE` begins one" in done.stderr
+    assert "no study called kleine-studie. `scaling-study run FILE` begins one" in done.stderr
 
 
 def test_a_file_is_checked_before_any_cluster_is_asked(study: Path) -> None:
@@ -141,6 +141,6 @@ def test_help_of_every_cluster_verb_teaches_and_imports_no_client(tmp_path: Path
 def test_to_look_makes_no_store(study: Path) -> None:
     done = command("status", study, "--store", study.parent / "elsewhere")
     assert done.returncode == 1
-    assert "has no study called kleine-studie" in done.stderr
+    assert "no study called kleine-studie" in done.stderr
     assert not (study.parent / "elsewhere").exists()
     assert not (study.parent / "store").exists()

@@ -50,8 +50,8 @@ def study(tmp_path: Path) -> Path:
     return file
 
 
-def command(*words: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-c", "from orchestrator.cli import main; main()", "report", *map(str, words)]
+def command(*words: object, verb: str = "report") -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-c", "from orchestrator.cli import main; main()", verb, *map(str, words)]
     return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -80,7 +80,17 @@ def test_a_file_that_has_changed_since_is_told_and_the_plan_as_run_reported(stud
     assert "c100" not in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_store_that_is_not_there_is_told_and_not_made(study: Path, tmp_path: Path, scheme: str) -> None:
+    for words in (["report", study], ["tracking", "mirror", study], ["tracking", "mirror", "kleine-studie"], ["status", study]):
+        done = command(*words[1:], "--store", f"{scheme}{tmp_path}/else where", verb=str(words[0]))
+        assert (done.returncode, done.stdout) == (1, ""), words
+        assert f"there is no store at {scheme}{tmp_path}/else where: no such folder" in done.stderr, words
+        assert not (tmp_path / "else where").exists(), words
+
+
 def test_a_study_that_the_store_does_not_have_is_refused_with_what_to_do(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
     done = command(study, "--store", tmp_path / "elsewhere", "--out", tmp_path / "out")
     assert (done.returncode, done.stdout) == (1, "")
     assert "has no study called 'kleine-studie', so there is nothing to report" in done.stderr
