@@ -144,7 +144,7 @@ class Observed:
     `workflows` and `pods`: of the whole namespace. `leases`: by digest, of tasks of the plan that were ever worked on. `spent`:
     GPU-seconds that this study's leases account for. `others`: GPU-seconds that the namespace's other studies have spent.
     `others_promised`: what their tasks in flight are still estimated to cost.
-    `others_in_flight`: their Workflows that are not over.
+    `others_in_flight`: their Workflows that are not over. `others_first`: how many of them have waited longer for a place of their own.
     """
 
     done: frozenset[str]
@@ -155,6 +155,7 @@ class Observed:
     others: float = 0.0
     others_promised: float = 0.0
     others_in_flight: int = 0
+    others_first: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from orchestrator.errors import AlreadyExists, ClusterUnavailable, Conflict, Not
 from orchestrator.estimate import Price
 from orchestrator.observe import Observed, time_of, workflow_seen
 from orchestrator.policy import Policy
-from orchestrator.reconcile import Decision, Limits, StudyEvent, StudyFacts, reconcile
+from orchestrator.reconcile import Decision, Limits, StudyEvent, StudyFacts, Submit, reconcile
 from orchestrator.reconcile.status import condition_of
 from orchestrator.spec import Study
 from orchestrator.store import Store
@@ -58,6 +58,8 @@ class _Known:
     untold: list[StudyEvent] = field(default_factory=list)
     account: tuple[float, float] | None = None
     """GPU-seconds at the last look: of its attempts, and what its tasks in flight are still estimated to cost."""
+    queues_since: datetime | None = None
+    """Since when it has waited for a place for a Workflow; it goes to the end of the line when it got one."""
 
 
 class Passes:
@@ -99,10 +101,12 @@ class Passes:
         self._away.clear()
 
     def awaits(self, name: str, snapshot: Snapshot) -> bool:
-        """Whether a Workflow of another study works on a task of this one."""
+        """Whether another study works on a task of this one, or has the place that it waits for."""
         known = self._known.get(name)
         if known is None or known.planned is None:
             return False
+        if known.queues_since is not None:
+            return True
         workflows, _ = snapshot.about(name, known.planned.plan.tasks, store_label(known.planned.study.spec.store))
         return any(workflow.study != name and not workflow.is_over for workflow in workflows)
 
@@ -231,6 +235,7 @@ class Passes:
         spent = ledger.gpu_seconds(planned.roots, study.name)
         workflows, pods = snapshot.about(study.name, planned.plan.tasks, store)
         others, others_promised = self._others(study.name, snapshot)
+        queued_at, known.queues_since = known.queues_since or now, None
         observed = Observed(
             done=ledger.done,
             workflows=workflows,
@@ -240,12 +245,15 @@ class Passes:
             others=others,
             others_promised=others_promised,
             others_in_flight=snapshot.in_flight(study.name),
+            others_first=sum(other.queues_since is not None and other.queues_since < queued_at for other in self._known.values()),
         )
         decision = reconcile(facts, planned.plan, planned.units, observed, limits, now)
         settings = self._settings(study, body, facts.run_number, inputs(study, planned.plan))
         applier = Applier(self._cluster, ledger, snapshot, planned.plan, settings)
         applier.apply(decision.actions)
         known.account = spent, decision.promised
+        if decision.queued:
+            known.queues_since = now if any(isinstance(action, Submit) for action in decision.actions) else queued_at
         ledger.read_retention(now)
         told = {**_with_refusal(decision.status, applier.refused, facts, now), **_retention(ledger.retention)}
         refusals = [StudyEvent("SubmitRefused", text[:512], is_warning=True) for text in applier.refused]

@@ -62,7 +62,8 @@ class StudyEvent:
 class Decision:
     """`status`: the whole status of the ScalingStudy, in the names of the CRD. `tasks`: what it rests on, for whoever looks on.
 
-    `promised`: GPU-seconds that what is in flight, with what is submitted now, is still estimated to cost.
+    `promised`: GPU-seconds that what is in flight, with what is submitted now, is still estimated to cost. `queued`: Workflows that could
+    start if the namespace had places for them.
     """
 
     actions: tuple[Action, ...]
@@ -70,3 +71,4 @@ class Decision:
     events: tuple[StudyEvent, ...]
     tasks: Mapping[str, TaskSeen]
     promised: float = 0.0
+    queued: int = 0

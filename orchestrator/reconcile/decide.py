@@ -81,7 +81,7 @@ def reconcile(facts: StudyFacts, plan: Plan, units: Sequence[Unit], observed: Ob
         begins=any(isinstance(action, Submit) for action in actions),
     )
     status = status_of(facts, plan, standing, now)
-    return Decision(tuple(actions), status, tuple(_events(facts, plan, observed, tasks, held, status, purse)), tasks, promised)
+    return Decision(tuple(actions), status, tuple(_events(facts, plan, observed, tasks, held, status, purse)), tasks, promised, len(queued))
 
 
 def _is_elsewhere(workflow: WorkflowSeen, facts: StudyFacts) -> bool:
@@ -141,11 +141,11 @@ class _Purse:
 
 
 def _room(own: Sequence[WorkflowSeen], observed: Observed, limits: Limits) -> int:
-    """How many Workflows may be created now."""
+    """How many Workflows may be created now: no place is taken from a study that has waited longer for one."""
     if limits.workflows_at_once is None:
         return limits.submit_at_once
     in_flight = observed.others_in_flight + sum(not workflow.is_over for workflow in own)
-    return min(limits.submit_at_once, max(0, limits.workflows_at_once - in_flight))
+    return min(limits.submit_at_once, max(0, limits.workflows_at_once - in_flight - observed.others_first))
 
 
 def _stops(facts: StudyFacts, plan: Plan, own: Sequence[WorkflowSeen], observed: Observed, purse: _Purse) -> Iterator[Action]:

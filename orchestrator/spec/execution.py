@@ -58,7 +58,9 @@ class Execution(Part):
     gpus_per_pod: dict[SizeName, Gpus] = Field({}, max_length=64, description="GPUs of a training pod by size; 1 unless given.")
     nodes: dict[SizeName, Nodes] = Field({}, max_length=64, description="Nodes of a training task by size; 1 unless given.")
     resources: ResourcesByKind = Field(ResourcesByKind(), description="Cores and memory of a pod, by what it does.")
-    micro_batch: BySize[Sequences] | None = Field(None, description="Sequences a forward pass on one GPU, one or by size; as many as fit unless given.")
+    micro_batch: BySize[Sequences] | None = Field(
+        None, description="Sequences a forward pass on one GPU, one or by size; as many as fit unless given."
+    )
     queue: ObjectName | None = Field(None, description="Kueue's queue for training pods.")
     priority_class: ObjectName | None = Field(None, description="PriorityClass of the pods.")
     service_account: ObjectName | None = Field(None, description="ServiceAccount of the Workflows.")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cluster import Document, Kind
-from orchestrator.contract.words import ANNOTATION_RETRY, LABEL_STUDY, ExitCode
+from orchestrator.contract.words import ANNOTATION_RETRY, LABEL_KIND, LABEL_STUDY, ExitCode
 from orchestrator.controller.loop import Loop
 from orchestrator.errors import ClusterUnavailable, Refused, StudyMistakes
 from orchestrator.fingerprints import Found, write_found
@@ -35,6 +35,10 @@ def undisturbed(**changes: Any) -> Played:
     played.run_to_the_end(played.controller())
     assert played.status()["phase"] == "Succeeded"
     return played
+
+
+def study_of(workflow: Document) -> str:
+    return str(workflow["metadata"]["labels"][LABEL_STUDY])
 
 
 def writes(played: Played) -> list[tuple[str, str]]:
@@ -496,6 +500,23 @@ def test_the_namespaces_number_of_workflows_is_never_passed_and_all_get_done() -
         played.work()
     assert [played.status(f"study-{number}")["phase"] for number in range(3)] == ["Succeeded"] * 3
     assert len(set(played.ran)) == len(played.ran)
+
+
+def test_places_go_round_among_the_studies_that_wait_for_one() -> None:
+    played = Played()
+    played.cluster.configs["scaling-study-policy"] = {"workflowsAtOnce": "1"}
+    loop = played.controller()
+    for number in range(3):
+        played.apply(f"study-{number}", grid={"sizes": ["0.03M"], "codePercent": [0, 50], "seeds": [number + 1]})
+    order = dict[str, str]()
+    for _ in range(60):
+        played.turn(loop)
+        at_work = [body for body in played.workflows("", "Pending", "Running") if body["metadata"]["labels"][LABEL_KIND] == "train"]
+        order |= {body["metadata"]["name"]: study_of(body) for body in at_work}
+        played.work()
+    assert [played.status(f"study-{number}")["phase"] for number in range(3)] == ["Succeeded"] * 3
+    whose = list(order.values())
+    assert [len(set(whose[first : first + 3])) for first in (0, 3)] == [3, 3], whose
 
 
 def test_a_task_without_a_step_is_started_again() -> None:
