@@ -13,12 +13,22 @@ from orchestrator.errors import ClusterError, ScalingStudyError
 from orchestrator.progress import amount
 from orchestrator.store import Store, open_store
 from orchestrator.store.upkeep import gc, note_look
+from orchestrator.study_object import why_not_accepted
 
 
 def clear(cluster: Cluster, open_named: Callable[[str], Store], *, remove: bool) -> Iterator[tuple[str, str, bool]]:
-    """Each store of the namespace's studies, what there is to say of it, and whether it could be looked at. Raises ClusterError."""
-    urls = {body["spec"]["store"] for body in cluster.list("scalingstudies").items if "://" in body["spec"].get("store", "")}
-    for url in sorted(urls):
+    """Each store of the namespace's studies, what there is to say of it, and whether it could be looked at. Raises ClusterError.
+
+    A store that no accepted study names is left alone: it may be one that the namespace does not allow.
+    """
+    named: dict[str, dict[str, str]] = {}
+    for body in cluster.list("scalingstudies").items:
+        if "://" in (url := body["spec"].get("store", "")):
+            named.setdefault(url, {})[body["metadata"]["name"]] = why_not_accepted(body)
+    for url, studies in sorted(named.items()):
+        if all(studies.values()):
+            yield url, "; ".join(f"skipped, since {name} is not accepted ({why})" for name, why in studies.items()), True
+            continue
         try:
             store = open_named(url)
             look = note_look(store, gc(store, dry_run=not remove), removed=remove)

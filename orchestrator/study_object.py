@@ -71,6 +71,14 @@ def phase_of(body: Document) -> str:
     return str(status.get("phase", "")) if int(status.get("observedGeneration", 0)) >= generation_of(body) else ""
 
 
+def why_not_accepted(body: Document) -> str:
+    """Why nobody may open the store that a study names, "" when the controller has accepted the study as it is now."""
+    accepted = condition_of(body, "Accepted")
+    if accepted is None:
+        return "the controller has not looked at it yet"
+    return "" if accepted["status"] == "True" else f"{accepted['reason']}: {accepted['message']}"
+
+
 def verdict_of(body: Document) -> Verdict:
     """Whether the study may run, and why not."""
     accepted, planned = condition_of(body, "Accepted"), condition_of(body, "Planned")

@@ -16,6 +16,7 @@ from orchestrator.errors import ScalingStudyError
 from orchestrator.store import Store, open_store
 from orchestrator.store.addresses import study_prefix
 from orchestrator.store.plans import current
+from orchestrator.study_object import why_not_accepted
 from orchestrator.tracking.follow import told
 from orchestrator.tracking.mirror import Mirror
 
@@ -54,7 +55,10 @@ class _Kept:
 
 @dataclass
 class Keeper:
-    """Every study of a namespace and what of it is in MLflow. What cannot be reached is told, once, and tried again at the next look."""
+    """Every accepted study of a namespace and what of it is in MLflow.
+
+    What cannot be reached is told, once, and tried again at the next look.
+    """
 
     cluster: Cluster
     uri: str
@@ -68,7 +72,7 @@ class Keeper:
         try:
             found = self.cluster.list("scalingstudies").items
         except ScalingStudyError as problem:
-            self._complain("the cluster", problem)
+            self._complain("the cluster", str(problem))
             return
         self._complaints.pop("the cluster", None)
         for study in found:
@@ -76,6 +80,10 @@ class Keeper:
 
     def _look_at(self, study: Document) -> None:
         name, address = study["metadata"]["name"], study["spec"]["store"]
+        if why := why_not_accepted(study):
+            # it may be a store that the namespace does not allow
+            self._complain(name, f"not mirrored, since it is not accepted ({why})")
+            return
         try:
             if (name, address) not in self._studies:
                 self._studies[name, address] = _Kept(self.open(address))
@@ -83,7 +91,7 @@ class Keeper:
             self._complaints.pop(name, None)
         except ScalingStudyError as problem:
             self._studies.pop((name, address), None)
-            self._complain(name, problem)
+            self._complain(name, str(problem))
 
     def _bring_up_to_date(self, name: str, kept: _Kept) -> None:
         newest = sum(1 for _ in kept.store.objects.list(study_prefix(name)))
@@ -98,10 +106,10 @@ class Keeper:
         if change.changed or change.problems:
             self.say(f"{name}: {told(change)}")
 
-    def _complain(self, what: str, problem: ScalingStudyError) -> None:
-        if self._complaints.get(what) != str(problem):
+    def _complain(self, what: str, problem: str) -> None:
+        if self._complaints.get(what) != problem:
             self.say(f"{what}: {problem}; asking again")
-            self._complaints[what] = str(problem)
+            self._complaints[what] = problem
 
 
 if __name__ == "__main__":

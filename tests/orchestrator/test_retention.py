@@ -18,9 +18,33 @@ def with_a_checkpoint_that_nobody_needs(played: Played) -> None:
     lease.end("stopped", 75)
 
 
+def accepted(played: Played) -> None:
+    """The controller has looked, at everything."""
+    played.turn(played.controller())
+
+
+def test_the_store_of_a_refused_study_is_not_opened_and_that_is_told() -> None:
+    played = Played()
+    with_a_checkpoint_that_nobody_needs(played)
+    played.apply("refused", store="memory://forbidden", execution={})
+    accepted(played)
+    played.apply("unseen", store="memory://new")
+    opened: list[str] = []
+
+    def open_named(url: str) -> Store:
+        opened.append(url)
+        return played.store
+
+    told = {url: (words, is_well) for url, words, is_well in clear(played.cluster, open_named, remove=True)}
+    assert opened == ["memory://played"]
+    assert told["memory://forbidden"][0].startswith("skipped, since refused is not accepted (ImageMissing: ")
+    assert told["memory://new"] == ("skipped, since unseen is not accepted (the controller has not looked at it yet)", True)
+
+
 def test_it_says_what_would_go_and_removes_it_only_when_asked() -> None:
     played = Played()
     with_a_checkpoint_that_nobody_needs(played)
+    accepted(played)
     ((url, told, is_well),) = clear(played.cluster, lambda _: played.store, remove=False)
     assert (url, is_well) == ("memory://played", True)
     assert "would go" in told
@@ -53,6 +77,7 @@ def test_a_store_that_is_away_keeps_nobody_from_the_others() -> None:
     played = Played()
     played.apply("mine")
     played.apply("other", store="memory://away")
+    accepted(played)
 
     def open_named(url: str) -> Store:
         if url == "memory://away":

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.contract.plan import Plan, PlannedTask
 from orchestrator.contract.tasks import TrainTask
 from orchestrator.contract.words import TAGS, ExitCode, TaskKind
-from orchestrator.errors import TrackingUnavailable
+from orchestrator.errors import StoreUnavailable, TrackingUnavailable
 from orchestrator.store import Store, open_store
 from orchestrator.store.addresses import done_key, record_key, work_root
 from orchestrator.store.checkpoints import publish
@@ -22,10 +22,12 @@ from orchestrator.store.metrics import append
 from orchestrator.store.plans import freeze
 from orchestrator.store.records import publish_record
 from orchestrator.tracking import Beside, masked, repair_command, tracking_uri, ui_command
+from orchestrator.tracking.cluster import Keeper
 from orchestrator.tracking.follow import follow, mirror_once, sole_writer
 from orchestrator.tracking.mirror import Mirror
 from orchestrator.tracking.view import CURVE_POINTS, curve, parameters_of, tags_of
 from tests.analysis.made_up import MadeUpRecipe, MadeUpStage, MadeUpStudy
+from tests.orchestrator.played import Played
 
 # As few tasks and steps as still have a trunk, a leaf, a cooldown and a second stage
 SMALL = MadeUpStudy(
@@ -363,6 +365,25 @@ def test_addresses_of_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert tracking_uri(folder, "x") == "http://mlflow:5000"
     assert repair_command(folder, "x", "http://mlflow:5000").endswith(" --uri http://mlflow:5000"), "also where the variable is not set"
     assert tracking_uri(folder, "x", given="sqlite:////elsewhere.db") == "sqlite:////elsewhere.db"
+
+
+def test_the_mirror_of_a_namespace_opens_no_store_of_a_refused_study() -> None:
+    played, opened, said = Played(), list[str](), list[str]()
+    played.apply("mine")
+    played.apply("refused", store="memory://forbidden", execution={})
+    played.turn(played.controller())
+
+    def open_named(url: str) -> Store:
+        opened.append(url)
+        raise StoreUnavailable("no credentials")
+
+    keeper = Keeper(played.cluster, NOWHERE, said.append, open_named)
+    keeper.look()
+    keeper.look()
+    assert set(opened) == {"memory://played"}
+    assert said[0] == "mine: no credentials; asking again"
+    assert said[1].startswith("refused: not mirrored, since it is not accepted (ImageMissing: ")
+    assert len(said) == 2, "each thing once"
 
 
 @pytest.mark.parametrize(
