@@ -121,7 +121,7 @@ class LeaseSeen:
     """The last lease on a task, and what all of its attempts have cost. `code`: how the last one ended, None while it works.
 
     `seconds`: from start to end or last renewal, of all attempts; `trained`: tokens that they trained, again after a loss included;
-    `reached`: where the last one stands on the trajectory; `start`: when it began.
+    `reached`: where the last one stands on the trajectory; `start`: when it began; `number`: the attempt's.
     """
 
     study: str
@@ -135,6 +135,7 @@ class LeaseSeen:
     trained: int = 0
     reached: int = 0
     start: datetime | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +261,7 @@ def _with_needs(plan: Plan, found: dict[str, TaskSeen]) -> dict[str, TaskSeen]:
             needs = [(need, settle(need).state) for need in plan.tasks[digest].needs]
             hopeless = [need for need, state in needs if state in (TaskState.FAILED, TaskState.BLOCKED)]
             if hopeless:
-                seen = TaskSeen(TaskState.BLOCKED, f"{plan.tasks[hopeless[0]].label} failed", seen.workflow)
+                seen = TaskSeen(TaskState.BLOCKED, _why_hopeless(plan, hopeless[0], settled[hopeless[0]]), seen.workflow)
             elif seen.state == TaskState.WAITING and all(state == TaskState.DONE for _, state in needs):
                 seen = TaskSeen(TaskState.READY)
         settled[digest] = seen
@@ -269,6 +270,13 @@ def _with_needs(plan: Plan, found: dict[str, TaskSeen]) -> dict[str, TaskSeen]:
     for digest in plan.tasks:
         settle(digest)
     return settled
+
+
+def _why_hopeless(plan: Plan, need: str, seen: TaskSeen) -> str:
+    """What failed first, however many tasks are between."""
+    if seen.state == TaskState.BLOCKED:
+        return seen.reason
+    return f"{plan.tasks[need].label} failed{f': {seen.reason}' if seen.reason else ''}"
 
 
 def _newest_pods(pods: Iterable[PodSeen]) -> dict[str, PodSeen]:

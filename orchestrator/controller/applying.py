@@ -12,7 +12,8 @@ from orchestrator.controller.ledger import Ledger
 from orchestrator.controller.snapshot import Snapshot
 from orchestrator.errors import AlreadyExists, Refused
 from orchestrator.observe import workflow_seen
-from orchestrator.reconcile import Action, Delete, ForceDelete, Restart, Stop, Submit
+from orchestrator.reconcile import Action, Delete, ForceDelete, GiveUp, Restart, Stop, Submit
+from orchestrator.store.addresses import work_root
 from orchestrator.store.records import create_task
 from orchestrator.workflow import PodSettings, build_workflow, workflow_name
 
@@ -33,7 +34,7 @@ class Applier:
         self._settings = settings
 
     def apply(self, actions: Iterable[Action]) -> None:
-        """Raises ClusterUnavailable, StoreUnavailable; whatever has not happened then is decided anew."""
+        """Raises ClusterUnavailable, StoreError; whatever has not happened then is decided anew."""
         for action in actions:
             if isinstance(action, Submit):
                 self._submit(action)
@@ -48,6 +49,10 @@ class Applier:
             elif isinstance(action, ForceDelete):
                 LOG.info("study %s: pod %s is deleted without its node", self._settings.study, action.pod)
                 self._cluster.delete("pods", action.pod, force=True)
+            elif isinstance(action, GiveUp):
+                task = self._plan.tasks[action.digest]
+                LOG.info("study %s: %s is tried no more: %s", self._settings.study, task.label, action.reason)
+                self._ledger.give_up(work_root(task.kind, task.work), action.attempt, action.reason)
 
     def _submit(self, action: Submit) -> None:
         if self.refused:

@@ -17,7 +17,7 @@ from orchestrator.contract.words import ExitCode
 from orchestrator.observe import LeaseSeen
 from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
-from orchestrator.store.leases import CLOCK_MARGIN, LeaseBody, history, seconds
+from orchestrator.store.leases import CLOCK_MARGIN, LeaseBody, end_for, history, seconds
 from orchestrator.store.records import done
 from orchestrator.store.upkeep import Look, last_look
 
@@ -46,6 +46,7 @@ class _Attempt:
     trained: int
     reached: int
     start: datetime
+    number: int
 
 
 @dataclass(slots=True)
@@ -102,6 +103,11 @@ class Ledger:
         live = any(attempt.expires is not None and attempt.expires > now for attempt in account.attempts)
         return (is_hot or live) and now - account.read_at >= READ_AGAIN
 
+    def give_up(self, root: str, attempt: int, reason: str) -> None:
+        """Write into an attempt's lease that its task is tried no more. Raises StoreError."""
+        end_for(self.store, root, attempt, ExitCode.REFUSED.name.lower(), ExitCode.REFUSED, reason)
+        self._accounts[root].depends_on.clear()
+
     def leases(self, plan: Plan, now: datetime) -> dict[str, LeaseSeen]:
         """The last lease of every task of the plan that was ever worked on."""
         found: dict[str, LeaseSeen] = {}
@@ -154,6 +160,7 @@ def _attempt(body: LeaseBody) -> _Attempt:
         trained=max(0, body.tokens - body.from_tokens),
         reached=body.tokens,
         start=body.start,
+        number=body.number,
     )
 
 
@@ -171,6 +178,7 @@ def _seen(attempts: list[_Attempt], now: datetime) -> LeaseSeen:
         trained=sum(attempt.trained for attempt in attempts),
         reached=last.reached,
         start=last.start,
+        number=last.number,
     )
 
 

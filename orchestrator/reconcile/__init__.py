@@ -4,7 +4,7 @@ The controller reads the cluster and the store, calls `reconcile` and applies wh
 Nothing here reads a clock, a file or the network, so every decision can be tested as a table.
 """
 
-from orchestrator.reconcile.actions import Action, Decision, Delete, ForceDelete, Restart, Stop, StudyEvent, Submit
+from orchestrator.reconcile.actions import Action, Decision, Delete, ForceDelete, GiveUp, Restart, Stop, StudyEvent, Submit
 from orchestrator.reconcile.decide import Limits, StudyFacts, reconcile
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Decision",
     "Delete",
     "ForceDelete",
+    "GiveUp",
     "Limits",
     "Restart",
     "Stop",

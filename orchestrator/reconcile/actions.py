@@ -46,7 +46,16 @@ class ForceDelete:
     pod: str
 
 
-Action: TypeAlias = Submit | Stop | Delete | Restart | ForceDelete
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Write into the lease of an attempt that was killed why there will be no other: the Workflow that says so is deleted some day."""
+
+    digest: str
+    attempt: int
+    reason: str
+
+
+Action: TypeAlias = Submit | Stop | Delete | Restart | ForceDelete | GiveUp
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from orchestrator.contract.plan import Plan
 from orchestrator.estimate import Price, cost
 from orchestrator.observe import IN_FLIGHT, Observed, TaskSeen, TaskState, WorkflowSeen, task_states
-from orchestrator.reconcile.actions import Action, Decision, Delete, ForceDelete, Restart, Stop, StudyEvent, Submit
+from orchestrator.reconcile.actions import Action, Decision, Delete, ForceDelete, GiveUp, Restart, Stop, StudyEvent, Submit
 from orchestrator.reconcile.pace import seconds_left
 from orchestrator.reconcile.status import Standing, status_of
 from orchestrator.workflow import Unit, remaining, short, store_label, workflow_name
@@ -60,6 +60,7 @@ def reconcile(facts: StudyFacts, plan: Plan, units: Sequence[Unit], observed: Ob
     own = [workflow for workflow in observed.workflows if workflow.study == facts.name and not workflow.is_deleted]
     purse = _Purse(facts, plan, observed, limits, tasks)
     actions: list[Action] = [*_stops(facts, plan, own, observed, purse), *_restarts(tasks), *_forced(facts, observed, now)]
+    actions += _given_up(facts, tasks, observed)
     held: list[Unit] = []
     queued: list[Unit] = []
     room = _room(own, observed, limits)
@@ -178,6 +179,14 @@ def _forced(facts: StudyFacts, observed: Observed, now: datetime) -> Iterator[Ac
     for pod in observed.pods:
         if pod.gone_by is not None and not pod.node_is_ready and now - pod.gone_by > FORCE_AFTER and pod.workflow not in others:
             yield ForceDelete(pod.name)
+
+
+def _given_up(facts: StudyFacts, tasks: Mapping[str, TaskSeen], observed: Observed) -> Iterator[Action]:
+    """Tasks that Argo tries no more and whose process could not say so, because it was killed for its memory for example."""
+    for digest, lease in observed.leases.items():
+        seen = tasks[digest]
+        if seen.state == TaskState.FAILED and lease.code is None and (lease.study, lease.run_number) == (facts.name, facts.run_number):
+            yield GiveUp(digest, lease.number, seen.reason)
 
 
 def _submissions(

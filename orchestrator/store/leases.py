@@ -225,6 +225,15 @@ def is_live(body: LeaseBody, now: datetime, this_host: Host | None = None) -> bo
     return not (same_machine and started(body.pid) != body.pid_started)
 
 
+def end_for(store: Store, work_root: str, number: int, how: str, code: int, message: str) -> None:
+    """Say how an attempt ended whose process was killed and could not. Only for whoever has seen that it is gone; said once."""
+    key = lease_key(work_root, number)
+    body = LeaseBody.model_validate_json(store.objects.get(key))
+    if body.ended is None:
+        ended = Ended(at=body.renewed, how=how, code=code, message=message)
+        store.objects.put(key, to_bytes(body.model_copy(update={"ended": ended})))
+
+
 def history(store: Store, work_root: str) -> list[LeaseBody]:
     """Every lease that was ever taken on it, by number."""
     stats = sorted(_lease_stats(store, work_root), key=lambda pair: pair[0])

@@ -329,6 +329,29 @@ def test_a_failed_task_is_tried_again_when_a_person_says_so() -> None:
     assert (played.status()["phase"], played.status()["runNumber"]) == ("Succeeded", 2)
 
 
+def test_what_ran_out_of_memory_stays_given_up_when_its_workflow_is_gone() -> None:
+    played = Played()
+    loop = played.controller()
+    played.apply(**SMALL)
+    played.turn(loop)
+    played.start_pods()
+    played.run_out_of_memory()
+    played.clock.advance(3600)
+    played.turn(loop, 2)
+    assert played.status()["phase"] == "Failed"
+    before = [entry for entry in played.objects.log if "leases" in entry[1]]
+    played.turn(loop, 3)
+    assert [entry for entry in played.objects.log if "leases" in entry[1]] == before, "it is said once"
+    for workflow in played.workflows("Failed"):
+        played.cluster.remove("workflows", workflow["metadata"]["name"])
+    played.clock.advance(3600)
+    played.turn(played.controller(), 3)
+    assert played.status()["phase"] == "Failed"
+    assert "OOMKilled" in played.status()["failedCells"][0]["reason"]
+    played.cluster.patch("scalingstudies", "mine", {"metadata": {"annotations": {ANNOTATION_RETRY: "2"}}})
+    played.run_to_the_end(played.controller())
+
+
 def test_the_same_file_under_another_name_runs_nothing() -> None:
     played = undisturbed()
     before = created(played)

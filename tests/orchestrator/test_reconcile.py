@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.contract.words import DIGEST_LABEL_LENGTH, WAITER, TaskKind
 from orchestrator.observe import Observed, TaskState, WorkflowSeen, pod_seen, task_states, workflow_seen
-from orchestrator.reconcile import Delete, ForceDelete, Limits, Restart, Stop, Submit
+from orchestrator.reconcile import Delete, ForceDelete, GiveUp, Limits, Restart, Stop, Submit
 from orchestrator.workflow import Unit, remaining, store_label, workflow_name
 from tests.orchestrator.decisions import (
     FACTS,
@@ -196,6 +196,16 @@ def test_a_task_that_argo_gave_up_is_failed_while_its_workflow_goes_on_with_anot
     assert (states[unit.tasks[0]].state, states[unit.tasks[0]].reason) == (TaskState.FAILED, "OOMKilled")
     again = task_states(PLAN, "mine", 2, observed, NOW, timedelta(hours=1))
     assert again[unit.tasks[0]].state == TaskState.READY, "a person asked for another run, which that Workflow will not make"
+
+
+@pytest.mark.parametrize(("code", "run", "says"), [(None, 1, True), (78, 1, False), (None, 0, False)])
+def test_an_attempt_that_was_killed_for_good_is_given_up_in_its_lease_once(code: int | None, run: int, says: bool) -> None:
+    unit = trunk()
+    short = unit.tasks[0][:DIGEST_LABEL_LENGTH]
+    killed = flight(unit, phase="Failed", failed=frozenset({short}), reasons={short: "OOMKilled"})
+    last = replace(lease(code=code, run=run), number=4, is_live=False)
+    actions = decided(Observed(PREPARED, (killed,), leases={unit.tasks[0]: last})).actions
+    assert (GiveUp(unit.tasks[0], 4, "OOMKilled") in actions) == says
 
 
 def test_a_workflow_that_argo_refuses_as_a_whole_is_not_made_again_and_again() -> None:

@@ -18,13 +18,14 @@ from orchestrator.store.leases import (
     Ended,
     Holder,
     LeaseBody,
+    end_for,
     failures,
     history,
     is_live,
     seconds,
     take,
-    tokens_lost,
     to_bytes,
+    tokens_lost,
 )
 from orchestrator.store.memory import Fault, InMemoryObjects, clock_off_by, in_memory_store
 from orchestrator.store.processes import Host, here, started
@@ -339,3 +340,14 @@ def test_the_end_tells_the_last_progress_also_when_no_renewal_was_due(store: Sto
     lease.renew(200)
     lease.end("stopped", 75)
     assert history(store, ROOT)[0].tokens == 200
+
+
+def test_an_end_is_said_for_a_holder_that_is_gone_and_once(store: Store, clock: Clock) -> None:
+    lease = take(store, "tasks/d", "d", Holder(study="s"))
+    clock.advance(300)
+    end_for(store, "tasks/d", lease.number, "refused", 78, "OOMKilled")
+    end_for(store, "tasks/d", lease.number, "failed", 1, "a second word")
+    (body,) = history(store, "tasks/d")
+    assert body.ended == Ended(at=body.renewed, how="refused", code=78, message="OOMKilled")
+    assert seconds(body) == 0, "nobody was at work when it was said"
+    assert take(store, "tasks/d", "d", Holder()).number == 2
