@@ -339,9 +339,9 @@ def test_what_ran_out_of_memory_stays_given_up_when_its_workflow_is_gone() -> No
     played.clock.advance(3600)
     played.turn(loop, 2)
     assert played.status()["phase"] == "Failed"
-    before = [entry for entry in played.objects.log if "leases" in entry[1]]
+    before = [entry for entry in played.objects.log if "lease" in entry[1]]
     played.turn(loop, 3)
-    assert [entry for entry in played.objects.log if "leases" in entry[1]] == before, "it is said once"
+    assert [entry for entry in played.objects.log if "lease" in entry[1]] == before, "it is said once"
     for workflow in played.workflows("Failed"):
         played.cluster.remove("workflows", workflow["metadata"]["name"])
     played.clock.advance(3600)
