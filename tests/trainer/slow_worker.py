@@ -1,4 +1,7 @@
-"""A worker whose tasks do nothing but last, to test the protocol: `slow` until stopped, `deaf` for ever, `quick`, `noisy`, `forks`."""
+"""A worker whose tasks do nothing but last, to test the protocol.
+
+`slow` until stopped, `deaf` for ever, `quick`, `noisy`, `forks`; a task called by a number ends with it.
+"""
 
 import os
 import signal
@@ -28,7 +31,7 @@ def run(store: Store, digest: str, placement: Placement, emit: Callable[[Event],
         done += 1
         emit(Progress(digest, done, 1_000_000, "tokens", 1 / done))
         time.sleep(0.01)
-    code = ExitCode.STOPPED if stop() else ExitCode.DONE
+    code = ExitCode.STOPPED if stop() else ExitCode(int(digest)) if digest.isdecimal() else ExitCode.DONE
     emit(End(digest, int(code), f"run {placement.run_number}"))
     return code
 

@@ -147,6 +147,26 @@ def test_a_worker_that_nobody_listens_to_stops(worker: WorkerProcess) -> None:
     assert worker.process.wait() == ExitCode.STOPPED
 
 
+@pytest.mark.parametrize("code", [ExitCode.FAILED, ExitCode.REFUSED])
+def test_a_worker_whose_task_failed_on_a_gpu_leaves_and_has_not_failed_the_next(worker: WorkerProcess, code: ExitCode) -> None:
+    """As a parent that has already given it another task sees it: that one was stopped, which is no failure."""
+    worker.ask(str(int(code)), Placement(gpus=1))
+    worker.ask("quick", Placement(gpus=1))
+    worker.leave_alone()
+
+    assert worker.until_end().code == code
+    assert list(worker.events()) == []
+    assert worker.left_with() == ExitCode.STOPPED
+
+
+@pytest.mark.parametrize(("code", "gpus"), [(ExitCode.FAILED, 0), (ExitCode.REFUSED, 0), (ExitCode.HELD, 1), (ExitCode.DONE, 1)])
+def test_a_worker_stays_after_every_other_end(worker: WorkerProcess, code: ExitCode, gpus: int) -> None:
+    worker.ask(str(int(code)), Placement(gpus=gpus))
+    worker.ask("quick", Placement(gpus=gpus))
+
+    assert [worker.until_end().code, worker.until_end().code] == [code, ExitCode.DONE]
+
+
 def test_a_line_that_is_no_request_ends_the_worker_with_a_word(worker: WorkerProcess) -> None:
     worker.say('{"run": 3}')
 

@@ -3,6 +3,9 @@
 The parent (`orchestrator.local`) writes requests as JSON lines to stdin and reads events from stdout (`contract.events`). Stdout
 belongs to the events alone: whatever a library prints goes to stderr. SIGTERM, SIGINT and the parent's death all mean: finish the
 step, write a checkpoint, say `end` with 75, leave. A second SIGINT means: at once. End of stdin means: finish what was asked, leave.
+
+A task that has failed on a GPU may have broken this process's CUDA context, in which every later task would fail too: then the worker
+leaves of itself, and the parent starts another. It leaves with 75, so that a task which it was given meanwhile is asked for again.
 """
 
 import os
@@ -101,7 +104,9 @@ def serve(
         except ContractError as problem:
             print(f"worker: {problem}", file=sys.stderr)
             return int(ExitCode.FAILED)
-        run(store, request.run, request.placement, events.send, stop)
+        code = run(store, request.run, request.placement, events.send, stop)
+        if request.placement.gpus and code in (ExitCode.FAILED, ExitCode.REFUSED):  # the third failure is called a refusal
+            return int(ExitCode.STOPPED)
     return int(ExitCode.STOPPED if stop() else ExitCode.DONE)
 
 
