@@ -7,6 +7,7 @@ help and a wrong flag answer at once. What a command cannot do, it raises as a S
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Final
 
 import typer
@@ -59,6 +60,9 @@ def plugin() -> None:
 
 
 def _run(app: typer.Typer, program: str) -> None:
+    if isinstance(sys.stdout, TextIOWrapper):
+        # a pipe gets every line of `watch` and `logs --follow` as it comes
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         app(prog_name=program)
     except (StudyMistakes, CommandMistake) as problem:

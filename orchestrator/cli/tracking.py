@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 
+EXIT_STOPPED = 75
+"""Ctrl-C twice: see the command line's help."""
+
 
 def register(app: typer.Typer) -> None:
     tracking = typer.Typer(help="The mirror of a study in MLflow.", no_args_is_help=True)
@@ -29,7 +32,7 @@ def mirror(
     """Make or mend the whole mirror of a study from its plan, metrics and records. Doing it again changes nothing.
 
     One experiment a study, one run a task, curves over tokens. With --follow a server that is away is asked again until it answers.
-    Exits 1 when MLflow cannot be reached or something could not be mirrored.
+    Ctrl-C once: a last look; twice: at once (75). Exits 1 when MLflow cannot be reached or something could not be mirrored.
     """
     from orchestrator.cli.reach import standing_store
     from orchestrator.tracking import artifacts_folder, tracking_uri, ui_command
@@ -41,7 +44,10 @@ def mirror(
     where = tracking_uri(opened, name, uri)
     artifacts = artifacts_folder(opened, name, where)
     if follow:
-        whole = keep_up(opened, name, where, artifacts, _waiting(interval), print, until_done=True)
+        try:
+            whole = keep_up(opened, name, where, artifacts, _waiting(interval), print, until_done=True)
+        except KeyboardInterrupt:
+            raise typer.Exit(EXIT_STOPPED) from None
     else:
         change = mirror_once(opened, name, where, artifacts)
         print(told(change))
@@ -70,12 +76,15 @@ def which_study(study: str, store: str | None) -> tuple[str, str]:
 
 
 def _waiting(interval: float) -> Callable[[], bool]:
-    """Sleeps between two looks; SIGTERM and Ctrl-C make the next look the last."""
-    asked = threading.Event()
+    """Sleeps between two looks; SIGTERM and Ctrl-C make the next look the last, the second one ends at once."""
+    from orchestrator.tracking.follow import LastTries
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    asked, tries = threading.Event(), LastTries("the wish to stop")
+
+    def stop(number: int, _frame: FrameType | None) -> None:
         asked.set()
+        signal.signal(number, signal.default_int_handler)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    return lambda: asked.wait(interval)
+    return lambda: asked.wait(interval) and tries.another()

@@ -91,6 +91,7 @@ class Beside:
             return False
 
     def last_words(self) -> str:
-        """The last line of its log."""
-        lines = masked(self.log.read_text(errors="replace")).strip().splitlines()
-        return lines[-1] if lines else ""
+        """The last line of its log that is for people: on a full disk a log may end in the middle of a traceback, or be empty."""
+        lines = masked(self.log.read_text(errors="replace")).splitlines()
+        told = [line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))]
+        return told[-1] if told else f"it left no word in {self.log}; the disk may be full"

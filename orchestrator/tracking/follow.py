@@ -6,6 +6,7 @@ share this loop; they differ in when it ends.
 
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +19,30 @@ from orchestrator.store.plans import current
 from orchestrator.tracking.mirror import Mirror, Pass
 
 _SQLITE: Final = "sqlite:///"
+# Seconds after the wish to end: between two tries of a last look that fails, and until it is given up. One that is slow may take longer:
+# how long anybody waits for it is their own affair.
+PAUSE: Final = 0.5
+GIVE_UP: Final = 5.0
+
+
+class LastTries:
+    """The tries of a last look. `what`: since when, for people, such as "the run's end"."""
+
+    def __init__(self, what: str, sleep: Callable[[float], None] = time.sleep, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._what = what
+        self._sleep = sleep
+        self._monotonic = monotonic
+        self._since: float | None = None
+
+    def another(self) -> bool:
+        """True, as whoever waits for a look says that it is the last; after a pause unless it is the first. Raises TrackingUnavailable."""
+        if self._since is None:
+            self._since = self._monotonic()
+            return True
+        self._sleep(PAUSE)
+        if self._monotonic() - self._since > GIVE_UP:
+            raise TrackingUnavailable(f"given up {GIVE_UP:.0f} s after {self._what}")
+        return True
 
 
 @contextmanager
@@ -57,7 +82,8 @@ def follow(
 ) -> bool:  # fmt: skip
     """Looks again and again; whether the last look was whole.
 
-    `wait` sleeps until the next look and says whether it is to be the last one; while MLflow is away, a last look is repeated.
+    `wait` sleeps until the next look and says whether it is to be the last one; while MLflow is away, a last look is repeated, until `wait`
+    raises TrackingUnavailable (`LastTries`).
     `until_done`: end by oneself when every task of the plan is done and mirrored.
     """
     with ExitStack() as lock:
@@ -84,7 +110,10 @@ def _follow(
                 say(f"{problem}; asked to stop, so this is left to whoever mirrors")
                 return False
             say(f"{problem}; asking again")
-            last = wait() or last
+            try:
+                last = wait() or last
+            except TrackingUnavailable as end:
+                raise TrackingUnavailable(f"{problem}; {end}") from problem
             continue
         if change.changed or change.problems:
             say(told(change))

@@ -240,8 +240,7 @@ class Mirror:
         try:
             return request()
         except Exception as problem:
-            first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-            raise TrackingUnavailable(masked(f"MLflow at {self._uri} did not do what it was asked: {first[:300]}")) from problem
+            raise TrackingUnavailable(masked(f"MLflow at {self._uri} did not do what it was asked: {_first_line(problem)}")) from problem
 
 
 def _agrees(run: _Run, view: View) -> bool:
@@ -270,4 +269,10 @@ def _client(uri: str) -> tuple[Any, Any]:
     try:
         return mlflow.MlflowClient(tracking_uri=uri), mlflow
     except Exception as problem:
-        raise TrackingUnavailable(masked(f"MLflow at {uri} cannot be opened: {problem}")) from problem
+        raise TrackingUnavailable(masked(f"MLflow at {uri} cannot be opened: {_first_line(problem)}")) from problem
+
+
+def _first_line(problem: Exception) -> str:
+    """What people can read of it: MLflow's go on with SQL or HTML."""
+    told = str(problem).strip().splitlines()
+    return told[0][:300] if told else type(problem).__name__

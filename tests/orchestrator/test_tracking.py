@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from orchestrator.store.plans import freeze
 from orchestrator.store.records import publish_record
 from orchestrator.tracking import Beside, masked, repair_command, tracking_uri, ui_command
 from orchestrator.tracking.cluster import Keeper
-from orchestrator.tracking.follow import follow, mirror_once, sole_writer
+from orchestrator.tracking.follow import LastTries, follow, mirror_once, sole_writer
 from orchestrator.tracking.mirror import Mirror
 from orchestrator.tracking.view import CURVE_POINTS, curve, parameters_of, tags_of
 from tests.analysis.made_up import MadeUpRecipe, MadeUpStage, MadeUpStudy
@@ -405,6 +406,51 @@ def test_no_word_about_a_mirror_holds_its_password(finished_store: Store) -> Non
         Mirror(in_memory_store(), PLAN, uri)
     assert "secret" not in str(told.value)
     assert "secret" not in ui_command(uri) + repair_command(finished_store, "made-up", uri)
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        (
+            "the disk is full; asking again\nTraceback (most recent call last):\n  File 'a.py', line 3, in fol",
+            "the disk is full; asking again",
+        ),
+        ("Traceback (most recent call last):\n  File 'a.py'\nOSError: [Errno 28] No space left", "OSError: [Errno 28] No space left"),
+        ("", "it left no word in "),
+    ],
+)
+def test_last_words_are_for_people_however_the_log_was_cut(finished_store: Store, tmp_path: Path, log: str, told: str) -> None:
+    beside = Beside(finished_store, "made-up", NOWHERE, tmp_path / "tracking.log")
+    beside.finish(0)
+    beside.log.write_text(log)
+    assert beside.last_words().startswith(told)
+
+
+def test_a_last_look_is_tried_a_while_and_then_given_up_with_its_reason(finished_store: Store) -> None:
+    pauses, said = list[float](), list[str]()
+    tries = LastTries("the wish to stop", pauses.append, lambda: sum(pauses))
+    with pytest.raises(TrackingUnavailable, match=r"MLflow at http://127.* did not .*; given up 5 s after the wish to stop"):
+        follow(finished_store, "made-up", NOWHERE, None, tries.another, said.append, until_done=True)
+    assert len(said) == len(pauses) + 1 == 12
+
+
+@pytest.mark.parametrize(("times", "code"), [(1, 1), (2, 75)])
+def test_ctrl_c_ends_a_mirror_whose_server_is_away(finished_store: Store, times: int, code: int) -> None:
+    line = [sys.executable, "-m", "orchestrator.cli", "tracking", "mirror", "made-up", "--store", finished_store.url]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    mirror = subprocess.Popen(
+        [*line, "--uri", NOWHERE, "--follow"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    assert mirror.stdout is not None
+    told = mirror.stdout.readline()
+    assert told.endswith("asking again\n")
+    for _ in range(times):
+        mirror.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    rest, _ = mirror.communicate(timeout=60)
+    assert mirror.returncode == code, rest
+    assert ("given up 5 s after the wish to stop" in rest) == (times == 1)
+    assert (len(rest.splitlines()) < 20, "Traceback" in rest) == (True, False), "it pauses between two tries"
 
 
 def test_the_process_beside_a_run_has_no_password_on_its_command_line(finished_store: Store, tmp_path: Path) -> None:
