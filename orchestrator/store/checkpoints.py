@@ -5,7 +5,7 @@ turns out damaged is moved aside by the one who holds the lease, and the next lo
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -87,11 +87,15 @@ def latest(store: Store, work_root: str, at_most: int, cache: Path) -> tuple[Che
     return None
 
 
-def at(store: Store, work_root: str, tokens: int, cache: Path) -> tuple[Checkpoint, dict[str, Path]]:
-    """The checkpoint at exactly `tokens`, with its files, checked. Raises KeyMissing when it is not there, Damaged when it is not whole."""
+def at(store: Store, work_root: str, tokens: int, cache: Path, names: Collection[str] | None = None) -> tuple[Checkpoint, dict[str, Path]]:
+    """The checkpoint at exactly `tokens`, with its files, checked; of these only `names`, if given, are fetched.
+
+    Raises KeyMissing when it is not there, Damaged when what was asked for is not whole.
+    """
     checkpoint = find(store, work_root, tokens)
+    wanted = {name: artifact for name, artifact in checkpoint.files.items() if names is None or name in names}
     try:
-        return checkpoint, {name: artifacts.fetch(store, artifact, cache) for name, artifact in checkpoint.files.items()}
+        return checkpoint, {name: artifacts.fetch(store, artifact, cache) for name, artifact in wanted.items()}
     except KeyMissing as problem:
         raise Damaged(f"{checkpoint_pointer_key(work_root, tokens)} points to a file that is gone: {problem}") from problem
 

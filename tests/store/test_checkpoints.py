@@ -102,6 +102,18 @@ def test_a_damaged_checkpoint_gives_way_to_the_next_lower(store: Store, cache: P
     assert tokens_of(latest(store, ROOT, 2048, cache)) == 1024
 
 
+def test_only_what_is_asked_for_is_fetched_and_checked(store: Store, cache: Path, tmp_path: Path) -> None:
+    published(store, lease_on(store), 1024)
+    overwrite(store, f"{ROOT}/attempts/000001/checkpoints/1024/optimizer.bin", "flip")
+    checkpoint, files = at(store, ROOT, 1024, cache, names=("weights.bin",))
+    assert (set(files), set(checkpoint.files)) == ({"weights.bin"}, set(FILES))
+    with pytest.raises(Damaged):
+        at(store, ROOT, 1024, cache)
+    overwrite(store, KEYS["weights"], "flip")
+    with pytest.raises(Damaged):
+        at(store, ROOT, 1024, tmp_path / "a cache without it", names=("weights.bin",))
+
+
 def test_the_record_of_the_task_that_ends_in_a_damaged_checkpoint_is_moved_aside_with_it(store: Store, cache: Path) -> None:
     lease = lease_on(store)
     published(store, lease, 512, 1024)

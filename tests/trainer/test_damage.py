@@ -100,6 +100,17 @@ def test_a_cut_checkpoint_that_is_evaluated_is_trained_again_to_the_same_bits(st
     assert run(study, evaluate)[0] == ExitCode.DONE
 
 
+def test_an_evaluation_reads_no_moments(study: SmallStudy) -> None:
+    state = study.train(STEPS)
+    train = study.plan(state)
+    assert run(study, train)[0] == ExitCode.DONE
+    cut(file_of(study, record_of(study, train).artifacts["optimizer.safetensors"]))
+
+    evaluate = study.plan(bits_per_byte(state, digest_of(state.trajectory.identity()), study.sources[0]))
+
+    assert run(study, evaluate)[0] == ExitCode.DONE
+
+
 def test_a_record_cut_in_half_costs_no_training(study: SmallStudy) -> None:
     train = study.plan(study.train(STEPS))
     assert run(study, train)[0] == ExitCode.DONE

@@ -225,6 +225,20 @@ def test_a_fresh_optimizer_counts_from_nothing(desk: Desk) -> None:
     assert hashes(fresh)["model.safetensors"] != hashes(kept)["model.safetensors"]
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_moments_are_fetched_where_they_are_taken_up_and_nowhere_else(desk: Desk, keep: bool) -> None:
+    """Neither the check of an export reads them nor a start with a fresh optimizer."""
+    desk.attempt(desk.task(2))
+    assert fetched(desk, "optimizer.safetensors") == []
+    desk.attempt(desk.task(2, start=FromState(digest_of(desk.trajectory().identity()), 2 * STEP, keep_optimizer=keep)))
+    assert len(fetched(desk, "optimizer.safetensors")) == keep
+
+
+def fetched(desk: Desk, name: str) -> list[str]:
+    assert isinstance(desk.store.objects, InMemoryObjects)
+    return [key for operation, key in desk.store.objects.log if operation == "fetch" and key.endswith(name)]
+
+
 def test_a_leaf_falls_to_its_final_rate(desk: Desk) -> None:
     desk.attempt(desk.task(8))
     start = FromState(digest_of(desk.trajectory().identity()), 8 * STEP, keep_optimizer=True)

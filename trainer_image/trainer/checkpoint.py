@@ -27,6 +27,8 @@ from trainer.model import Model, from_llama, to_llama
 CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 OPTIMIZER: Final = "optimizer.safetensors"
+MODEL_FILES: Final = (CONFIG, WEIGHTS)
+"""What a model is loaded from; the optimizer's file is twice as large."""
 
 LOSSES_KEPT: Final = 10
 """A task's `loss` is the mean over so many last steps; they travel with the state, so that no restart changes it."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import ScalingStudyError
-from trainer.checkpoint import CONFIG, WEIGHTS, load_model
+from trainer.checkpoint import MODEL_FILES, load_model
 
 LARGEST_DIFFERENCE: Final = 1e-4
 """Between two logits in float32, for each 1 of the largest logit and at least for 1: rounding grows with what is rounded.
@@ -49,7 +49,7 @@ def _logits_of_transformers(files: Mapping[str, Path], ids: Tensor, device: torc
 
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="export-") as folder:
-        for name in (CONFIG, WEIGHTS):
+        for name in MODEL_FILES:
             (Path(folder) / name).symlink_to(files[name].resolve())
         model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval().to(device)
     logits: Tensor = model(input_ids=ids, use_cache=False).logits.float()

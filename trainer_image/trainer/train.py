@@ -158,7 +158,9 @@ def _start(context: Context, trajectory: Trajectory, device: torch.device) -> St
         model = initialised(start).to(device)
         return State(model, adamw(model, trajectory.optimizer), Position())
     work_root = addresses.work_root(TaskKind.TRAIN, start.trajectory)
-    _, files = checkpoints.at(context.store, work_root, start.tokens, context.cache)
+    _, files = checkpoints.at(
+        context.store, work_root, start.tokens, context.cache, None if start.keep_optimizer else checkpoint.MODEL_FILES
+    )
     model = checkpoint.load_model(files, device)
     optimizer = adamw(model, trajectory.optimizer)
     if start.keep_optimizer:
@@ -183,7 +185,7 @@ def _train(context: Context, task: TrainTask, mixture: Mixture, state: State, gr
 
 def _checked_export(context: Context, task: TrainTask, mixture: Mixture, device: torch.device) -> tuple[Checkpoint, float]:
     """The checkpoint that is kept at the task's end, and how far transformers is from us on the first window."""
-    kept, files = checkpoints.at(context.store, context.lease.work_root, task.tokens, context.cache)
+    kept, files = checkpoints.at(context.store, context.lease.work_root, task.tokens, context.cache, checkpoint.MODEL_FILES)
     window = torch.from_numpy(mixture.batch(0).ids[:1, :-1][:, :_EXPORT_TOKENS])
     return kept, export.check(files, window, device)
 

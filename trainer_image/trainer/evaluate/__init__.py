@@ -13,7 +13,7 @@ from orchestrator.contract.record import Artifact
 from orchestrator.contract.tasks import EvaluateTask
 from orchestrator.contract.words import TaskKind
 from orchestrator.store import addresses, artifacts, checkpoints
-from trainer.checkpoint import load_model
+from trainer.checkpoint import MODEL_FILES, load_model
 from trainer.context import Context, Outcome, Stopped
 from trainer.evaluate import items, suites
 from trainer.evaluate.items import Benchmark, Row
@@ -28,7 +28,8 @@ def run(context: Context) -> Outcome:
     torch.set_num_threads(context.placement.threads)
     asked = suites.benchmarks(context, task)
     device = torch.device("cuda" if context.placement.gpus else "cpu")
-    _, files = checkpoints.at(context.store, addresses.work_root(TaskKind.TRAIN, task.trajectory), task.tokens, context.cache)
+    work_root = addresses.work_root(TaskKind.TRAIN, task.trajectory)
+    _, files = checkpoints.at(context.store, work_root, task.tokens, context.cache, MODEL_FILES)
     context.fetched()
     model = load_model(files, device)
     results: dict[str, float | int | str] = {}
