@@ -1,0 +1,21 @@
+"""What an image is made of is said to the last digit: built again, it is the same."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("project", [".", "trainer_image"])
+def test_what_builds_the_packages_is_pinned(project: str) -> None:
+    build = tomllib.loads((ROOT / project / "pyproject.toml").read_text())["build-system"]
+    assert [re.fullmatch(r"[\w-]+==[\d.]+", requirement) is not None for requirement in build["requires"]] == [True]
+
+
+def test_every_package_of_the_image_is_pinned_and_torch_by_its_build_argument() -> None:
+    lines = (ROOT / "trainer_image" / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if not re.fullmatch(r"#.*|[\w-]+==[\w.]+", line)] == []
+    assert re.search(r"^ARG TORCH_VERSION=\d+\.\d+\.\d+$", (ROOT / "trainer_image" / "Dockerfile").read_text(), re.MULTILINE)
