@@ -32,7 +32,8 @@ class Artifact(_Model):
 class Attempt(_Model):
     """One process or pod that worked on a task. Times are ISO 8601 in UTC; `tokens_lost` were trained and then thrown away.
 
-    `ranks`: processes that trained together, on all nodes; `gpus`: of all of them.
+    `ranks`: processes that trained together, on all nodes; `gpus` and `gpu_seconds`: of all of them; `cpu_seconds`: of rank 0 alone, and 0
+    of an attempt that was killed.
     """
 
     number: int
