@@ -61,8 +61,8 @@ def plugin() -> None:
 
 def _run(app: typer.Typer, program: str) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
-        # a pipe gets every line of `watch` and `logs --follow` as it comes
-        sys.stdout.reconfigure(line_buffering=True)
+        # a pipe gets every line of `watch` and `logs --follow` as it comes; a letter that a terminal does not know is spelt out
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         app(prog_name=program)
     except (StudyMistakes, CommandMistake) as problem:

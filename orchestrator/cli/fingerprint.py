@@ -21,7 +21,9 @@ def fingerprint(
     from orchestrator.fingerprints import Wanted, look_at, write_found
     from orchestrator.store import open_store
 
-    if wrong := [text for text in source if "=" not in text]:
+    if not source and not tokenizer:
+        raise typer.BadParameter("nothing to look at: give --source NAME=PATH, --tokenizer PATH or both")
+    if wrong := [text for text in source if not text.partition("=")[0] or "=" not in text]:
         raise typer.BadParameter(f"--source {wrong[0]}: write NAME=PATH, for example web=s3://corpora/web")
     found = look_at(Wanted(dict(text.split("=", 1) for text in source), tokenizer), Path())
     for name, digest in found.fingerprints.items():

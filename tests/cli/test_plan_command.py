@@ -1,6 +1,7 @@
 """`plan` and `explain` as a person meets them: what they print, refuse, and how they end."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,9 +48,9 @@ def study(tmp_path: Path) -> Path:
     return file
 
 
-def command(*words: object) -> subprocess.CompletedProcess[str]:
+def command(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-c", "from orchestrator.cli import main; main()", *map(str, words)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment})
 
 
 def printed_json(*words: object) -> dict[str, Any]:
@@ -117,6 +118,20 @@ def test_words_of_a_study_are_shown_as_they_are_and_not_read_as_markup(study: Pa
     assert "warning: text: [a-f]/:x:/[red]: no such file or folder" in done.stdout
     assert "warning: code: [/x]: no such file or folder" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_letters_that_a_terminal_does_not_know_are_spelt_out(study: Path) -> None:
+    study.write_text(STUDY.replace("path: text", "path: größe ☃"))
+    done = command("plan", study, PYTHONIOENCODING="ascii")
+    assert done.returncode == 1
+    assert r"warning: text: gr\xf6\xdfe \u2603: no such file or folder" in done.stdout
+
+
+@pytest.mark.parametrize("words", [[], ["--source", "web"], ["--source", "=text"]])
+def test_a_fingerprint_of_nothing_is_a_mistake(words: list[str]) -> None:
+    done = command("fingerprint", *words, COLUMNS="200")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--source" in done.stderr
 
 
 @pytest.mark.parametrize(("words", "message"), [(("--gpu", "tpu"), "--gpu tpu"), (("--mfu", "1.5"), "--mfu 1.5")])
