@@ -23,7 +23,7 @@ def plan(
     ask_store: Annotated[bool, typer.Option(help="Ask the store of the file what is done, also when it is a bucket.")] = False,
     gpu: Annotated[str, typer.Option(help="GPU that is priced: a100, h100, h200, b200.")] = "h100",
     mfu: Annotated[float, typer.Option(help="Model FLOPs utilisation that is reckoned with.")] = 0.45,
-    price: Annotated[float | None, typer.Option(min=0, help="Money a GPU-hour, in any currency.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, max=1e9, help="Money a GPU-hour, in any currency.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON document.")] = False,
     graph: Annotated[Path | None, typer.Option(help="Draw tasks and their needs into this SVG file (extra `graph`).")] = None,
 ) -> None:

@@ -141,6 +141,10 @@ def test_a_price_that_cannot_be_is_refused(study: Path, words: tuple[str, str], 
     assert message in done.stderr
 
 
+def test_a_price_without_end_is_refused_since_json_knows_none(study: Path) -> None:
+    assert command("plan", study, "--json", "--price", "inf").returncode == 2
+
+
 def test_a_wrong_study_exits_2_without_a_traceback(study: Path) -> None:
     study.write_text(STUDY.replace("0.09M", "0.08M"))
     done = command("plan", study)
