@@ -67,7 +67,8 @@ def cloud(url: str) -> S3Store | GCSStore | AzureStore:
             retry_config={"max_retries": 8, "retry_timeout": _RETRY},
         )
     except (BaseError, ValueError) as problem:
-        raise StoreError(f"{url}: this names no bucket: {problem}") from problem
+        # what follows the first line is the client's own structures
+        raise StoreError(f"{url}: this names no bucket: {str(problem).splitlines()[0]}") from problem
     if not isinstance(backend, (S3Store, GCSStore, AzureStore)):
         raise StoreError(f"{url}: not a bucket that this project can use; allowed are s3://, gs:// and az://")
     return backend
