@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from trainer.context import PeerLost
 from trainer.launch import Launcher, is_needed, launch
-from trainer.ranks import Group
+from trainer.ranks import Group, join
 
 from orchestrator.contract.events import Placement
 from orchestrator.contract.identity import digest_of
@@ -167,6 +168,36 @@ def test_every_sequence_is_some_ranks(world: int) -> None:
         parts = [range(sequences)[Group(rank, world).part(sequences)] for rank in range(world)]
         assert [each for part in parts for each in part] == list(range(sequences))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_a_process_alone_is_not_taken_for_eight() -> None:
+    """As a worker that was given eight GPUs: seven of them would idle, and the record would say that they had worked."""
+    with pytest.raises(TaskRefused, match=r"8 processes are to train together, .* and this is one of 1"):
+        join(Placement(gpus=8))
+    assert join(Placement()).world == 1
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        (RuntimeError("Connection closed by peer"), PeerLost),
+        (torch.distributed.DistBackendError("NCCL communicator was aborted"), PeerLost),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), torch.AcceleratorError),
+        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_breaks_here_is_not_laid_on_another_rank(
+    problem: RuntimeError, told: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure of this machine's GPU counts as one; the loss of another rank does not."""
+
+    def broken(*_arguments: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", broken)
+    with pytest.raises(told):
+        Group(0, 2).sum([torch.ones(2)])
 
 
 def test_alone_nothing_is_summed_or_copied() -> None:

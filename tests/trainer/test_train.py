@@ -372,6 +372,7 @@ def test_the_lease_is_renewed_with_every_shard_that_comes(desk: Desk) -> None:
     train.run(replace(leaping.context(task, lease), stop=stop))
     shards = 3
     assert len(set(renewed[: shards + 1])) == shards + 1
+    assert leases.history(leaping.store, root(task))[0].checkpoint == STEP, "and told with the checkpoint, before its export is checked"
 
 
 def test_asked_to_stop_while_it_fetches_it_makes_no_step_and_fetches_no_more(desk: Desk) -> None:

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from orchestrator.contract.events import Placement
 from orchestrator.errors import TaskRefused
 from trainer.context import PeerLost
 
@@ -93,10 +94,10 @@ ALONE: Final = Group()
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """What torch says when another rank has gone is a RuntimeError of no particular type."""
+    """What torch says when another rank has gone is a RuntimeError of no particular type; what breaks on our own GPU has one."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except RuntimeError as problem:
         raise PeerLost(f"another rank has gone ({str(problem).splitlines()[0][:300]})") from problem
@@ -115,12 +116,17 @@ def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def join(gpus: int) -> Group:
+def join(placement: Placement) -> Group:
     """The group that this process was started into, by the names that torchrun uses; a group of one without them.
 
-    Waits for the other ranks. Raises PeerLost when they do not come.
+    Waits for the other ranks. Raises PeerLost when they do not come, TaskRefused when `placement` means another number of them.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world, gpus = int(os.environ.get("WORLD_SIZE", "1")), placement.gpus
+    if world != placement.world:
+        raise TaskRefused(
+            f"{placement.world} processes are to train together, by --gpus, --ranks and --nodes, and this is one of {world}; "
+            "a worker of `scaling-study run` is one process with one GPU (--gpus 1), `python -m trainer DIGEST` starts as many as asked for"
+        )
     if world == 1:
         return Group(device=torch.device("cuda" if gpus else "cpu"))
     local_rank = int(os.environ["LOCAL_RANK"])

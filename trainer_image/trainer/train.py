@@ -44,7 +44,7 @@ def run(context: Context) -> Outcome:
     assert isinstance(task, TrainTask)
     _refuse_what_no_retry_mends(task)
     with _processor(context.placement):
-        group = join(context.placement.gpus)
+        group = join(context.placement)
         mixture = open_mixture(context.store, task.trajectory, context.cache, _together(group, context.stop, context.lease))
         state = _take_up(context, task, group.device)
         _refuse_foreign_ids(mixture, state.model)
@@ -67,7 +67,7 @@ def follow(store: Store, digest: str, placement: Placement, cache: Path, stop: C
     task = read_task(store, digest)
     assert isinstance(task, TrainTask)
     with _processor(placement):
-        group = join(placement.gpus)
+        group = join(placement)
         mixture = open_mixture(store, task.trajectory, cache, _together(group, stop))
         told: tuple[Shape, Position] = group.tell()
         shape, position = told
@@ -178,6 +178,7 @@ def _train(context: Context, task: TrainTask, mixture: Mixture, state: State, gr
         if ended or stopping or monotonic() - kept_at >= context.placement.checkpoint_seconds:
             curve.write()
             checkpoint.publish(context.store, context.lease, state, use, context.cache)
+            context.lease.renew_uncounted()  # writing a large one took minutes, and at the end its check begins
             kept_at = monotonic()
         if stopping and not ended:
             raise Stopped(f"asked to stop; kept at {state.position.tokens} of {task.tokens} tokens")
