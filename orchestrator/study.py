@@ -16,7 +16,7 @@ from orchestrator.fingerprints import look_at, wanted
 from orchestrator.plan import UNKNOWN, is_runnable, plan_study
 from orchestrator.repetition import SourceTokens
 from orchestrator.spec import Study, TokenizerFile, read_study
-from orchestrator.store import Store, open_store
+from orchestrator.store import Store, is_there, open_store
 from orchestrator.store.plans import current, current_spec, freeze, planned_part
 from orchestrator.store.records import read_record
 
@@ -41,26 +41,33 @@ class Opened:
 
 
 def preview_study(file: Path, store_url: str | None = None) -> Opened:
-    """The study in `file` and a new plan of it. The store is named and not asked. Raises StudyMistakes, PlanRefused."""
+    """The study in `file` and a new plan of it. The store is named and not asked. Raises StudyMistakes, PlanRefused.
+
+    A folder that is not there is not made: who only looks finds an empty store under its name.
+    """
     study = read_study(file)
     found = look_at(wanted(study), Path(study.path).resolve().parent)
     plan = plan_study(study, found.fingerprints, found.tokenizer)
-    return Opened(study, open_store(store_address(study, store_url)), plan, False, found.bytes_of, found.unreachable)
+    return Opened(study, _to_read(store_address(study, store_url)), plan, False, found.bytes_of, found.unreachable)
 
 
-def open_study(file: Path, store_url: str | None = None, *, replan: bool = False) -> Opened:
+def _to_read(address: str) -> Store:
+    return open_store(address) if is_there(address) else replace(open_store("memory://"), url=address)
+
+
+def open_study(file: Path, store_url: str | None = None, *, replan: bool = False, only_looks: bool = False) -> Opened:
     """The study in `file` and its plan: the frozen one if the store has it and the file asks for the same, else a new one.
 
-    Nothing is written; `keep` does that. Raises StudyMistakes, PlanRefused (also when the files of a source have changed under a frozen
-    plan and `replan` is not given), StoreError.
+    Nothing is written; `keep` does that. `only_looks`: nor is the store's folder made. Raises StudyMistakes, PlanRefused (also when the
+    files of a source have changed under a frozen plan and `replan` is not given), StoreError.
     """
     fresh = preview_study(file, store_url)
-    study, store = fresh.study, fresh.store
+    study, store = fresh.study, fresh.store if only_looks else open_store(store_address(fresh.study, store_url))
     newest = None if replan else current(store, study.name)
     if newest is not None:
         _refuse_changed_files(newest[1], fresh.plan)
     frozen = None if replan else frozen_plan(store, study)
-    return fresh if frozen is None else replace(fresh, plan=frozen[1], is_frozen=True)
+    return replace(fresh, store=store) if frozen is None else replace(fresh, store=store, plan=frozen[1], is_frozen=True)
 
 
 def frozen_plan(store: Store, study: Study) -> tuple[str, Plan] | None:

@@ -25,7 +25,7 @@ def explain(
     from orchestrator.store.records import done
     from orchestrator.study import open_study
 
-    opened = open_study(file, store)
+    opened = open_study(file, store, only_looks=True)
     digests = [digest for digest in opened.plan.tasks if len(cell) >= 12 and digest.startswith(cell)]
     if digests:
         print_task(opened.store, opened.plan, digests[0])

@@ -98,13 +98,10 @@ def namespace_of(named: Named, given: str) -> str:
 
 def standing_store(address: str, study: str = "") -> "Store":
     """The store at an address, for who only reads of `study` there. A folder that is not there is told and not made. Raises StoreError."""
-    from urllib.parse import unquote
-
     from orchestrator.errors import StoreError
-    from orchestrator.store import open_store
+    from orchestrator.store import is_there, open_store
 
-    folder = unquote(address.removeprefix("file://")) if address.startswith("file://") else address
-    if "://" not in folder and not Path(folder).expanduser().is_dir():
+    if not is_there(address):
         so = f", and so no study called {study}" if study else ""
         raise StoreError(f"there is no store at {address}: no such folder{so}. `scaling-study run FILE` begins one; --store names another")
     return open_store(address)

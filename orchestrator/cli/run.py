@@ -80,7 +80,7 @@ def run(
     from orchestrator.contract.events import Placement
     from orchestrator.study import inputs, keep, open_study
 
-    opened = open_study(file, store, replan=replan)
+    opened = open_study(file, store, replan=replan, only_looks=dry_run)
     _refuse(opened)
     if dry_run:
         _show(opened, only or [])

@@ -62,10 +62,11 @@ def open_named(where: str) -> "Store":
     from orchestrator.cli.reach import standing_store
     from orchestrator.errors import StoreError
     from orchestrator.spec import read_study
+    from orchestrator.store import is_there
     from orchestrator.study import store_address
 
     if Path(where).is_file():
         return standing_store(store_address(read_study(Path(where)), None))
-    if "://" not in where and not Path(where).expanduser().is_dir():
+    if not is_there(where):
         raise StoreError(f"{where}: there is no such file and no such folder; give a study file or a store")
     return standing_store(where)

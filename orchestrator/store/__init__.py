@@ -6,6 +6,6 @@ and command line call them.
 """
 
 from orchestrator.store.objects import Store, utc_now
-from orchestrator.store.opening import open_store
+from orchestrator.store.opening import is_there, open_store
 
-__all__ = ["Store", "open_store", "utc_now"]
+__all__ = ["Store", "is_there", "open_store", "utc_now"]

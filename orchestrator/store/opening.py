@@ -28,13 +28,26 @@ def open_store(url_or_path: str, *, clock: Callable[[], datetime] = utc_now) -> 
     Credentials and endpoint come from the cloud's usual environment variables. A folder is made. Raises StoreError.
     """
     scheme = _scheme(url_or_path) if "://" in url_or_path else ""
-    if scheme in ("", "file"):
-        return _open_folder(unquote(urlsplit(url_or_path).path) if scheme else url_or_path, url_or_path, clock)
+    if (root := _folder(url_or_path, scheme)) is not None:
+        return _open_folder(root, url_or_path, clock)
     if scheme == "memory":
         return Store(named_memory(url_or_path.removeprefix("memory://").strip("/")), url_or_path, clock)
     if scheme in _CLOUDS:
         return Store(BucketObjects(cloud(url_or_path), url_or_path), url_or_path, clock)
     raise StoreError(f"{url_or_path}: {scheme}:// is no store; allowed are a folder, file://, s3://, gs:// and az://")
+
+
+def is_there(url_or_path: str) -> bool:
+    """False for a folder that nobody has made; what is in a bucket only the bucket knows. Raises StoreError."""
+    root = _folder(url_or_path, _scheme(url_or_path) if "://" in url_or_path else "")
+    return root is None or root.exists()
+
+
+def _folder(url_or_path: str, scheme: str) -> Path | None:
+    """Of a store that is one."""
+    if scheme not in ("", "file"):
+        return None
+    return Path(unquote(urlsplit(url_or_path).path) if scheme else url_or_path).expanduser().absolute()
 
 
 def _scheme(url: str) -> str:
@@ -44,8 +57,7 @@ def _scheme(url: str) -> str:
         raise StoreError(f"{url}: this is no address: {problem}") from problem
 
 
-def _open_folder(path: str, url: str, clock: Callable[[], datetime]) -> Store:
-    root = Path(path).expanduser().absolute()
+def _open_folder(root: Path, url: str, clock: Callable[[], datetime]) -> Store:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as problem:

@@ -7,6 +7,17 @@ import pytest
 from tests.cli.test_plan_command import STUDY, command
 
 
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With a study and what it reads; commands run in it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("text", "code"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(f"A sentence of {name}. " * 500)
+    (tmp_path / "study.yaml").write_text(STUDY)
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -17,13 +28,17 @@ from tests.cli.test_plan_command import STUDY, command
         (["demo-corpus", "study.yaml"], "study.yaml cannot be written: Not a directory. Name a folder"),
     ],
 )
-def test_a_place_that_cannot_be_written_is_a_mistake_of_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], told: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("text", "code"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.txt").write_text(f"A sentence of {name}. " * 500)
-    (tmp_path / "study.yaml").write_text(STUDY)
+@pytest.mark.usefixtures("folder")
+def test_a_place_that_cannot_be_written_is_a_mistake_of_the_command(words: list[str], told: str) -> None:
     done = command(*words)
     assert (done.returncode, done.stderr.startswith(told), len(done.stderr.splitlines())) == (2, True, 1), done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["plan"], ["render"], ["explain", "scratch/0.03M/c0/s1"], ["run", "--dry-run"], ["plan", "--store", "else where"]]
+)
+def test_what_only_looks_makes_no_store(folder: Path, words: list[str]) -> None:
+    before = sorted(folder.iterdir())
+    done = command(words[0], "study.yaml", *words[1:])
+    assert done.returncode == 0, done.stderr
+    assert sorted(folder.iterdir()) == before
