@@ -147,11 +147,24 @@ def process_of_rank(rank: int, launcher: int) -> int:
 
 def test_a_rank_that_ends_badly_is_seen_while_rank_0_waits_for_it_for_ever() -> None:
     """As NCCL lets it wait: the launcher ends what is left, and the code is that of the rank that knows why."""
-    program = f"import os, sys, time; sys.exit({int(ExitCode.REFUSED)}) if os.environ['RANK'] == '1' else time.sleep(30)"
-    ranks = Launcher([{"RANK": "0"}, {"RANK": "1"}], [sys.executable, "-c", program], grief_seconds=0.5)
+    assert launched(ends="1", code=ExitCode.REFUSED, grief_seconds=0.5) == ExitCode.REFUSED
+
+
+@pytest.mark.parametrize("code", [ExitCode.DONE, ExitCode.HELD])
+def test_ranks_do_not_wait_for_one_that_found_nothing_to_do(code: ExitCode) -> None:
+    """It has not even joined them: the task is done already, or another works on it."""
+    begun = time.monotonic()
+    assert launched(ends="0", code=code, parting_seconds=0.5) == code
+    assert time.monotonic() - begun < 20
+
+
+def launched(*, ends: str, code: ExitCode, **seconds: float) -> int:
+    """The code of a node of two ranks, of which one `ends` with `code` and the other stays."""
+    program = f"import os, sys, time; sys.exit({int(code)}) if os.environ['RANK'] == '{ends}' else time.sleep(30)"
+    ranks = Launcher([{"RANK": "0"}, {"RANK": "1"}], [sys.executable, "-c", program], **seconds)
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     try:
-        assert ranks.run() == ExitCode.REFUSED
+        return ranks.run()
     finally:
         for number, handler in zip((signal.SIGTERM, signal.SIGINT), handlers, strict=True):
             signal.signal(number, handler)

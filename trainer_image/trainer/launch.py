@@ -25,6 +25,8 @@ PORT: Final = 29400
 """Where rank 0 waits for ranks of other nodes."""
 GRIEF_SECONDS: Final = 60.0
 """So long after one rank has gone the others may still be there; they learn of it at their next sum, and leave."""
+PARTING_SECONDS: Final = 10.0
+"""So long after the rank that speaks has ended: a task that is done or held already keeps the GPUs of those who wait for it no longer."""
 SIGNALLED: Final = 128
 """What shells add to the number of the signal that ended a process."""
 _LOOK_SECONDS: Final = 0.1
@@ -83,13 +85,21 @@ def _meeting_point(placement: Placement) -> tuple[str, int]:
 class Launcher:
     """The ranks of this node. The first of them speaks for the node: on node 0 it is rank 0.
 
-    `environments`: what each rank is told beside our own. `grief_seconds`: when one is lost, the others have so long to end by themselves.
+    `environments`: what each rank is told beside our own. `grief_seconds`, `parting_seconds`: when one is lost, or the first has ended, the
+    others have so long to end by themselves.
     """
 
-    def __init__(self, environments: Sequence[dict[str, str]], command: Sequence[str], grief_seconds: float = GRIEF_SECONDS) -> None:
+    def __init__(
+        self,
+        environments: Sequence[dict[str, str]],
+        command: Sequence[str],
+        grief_seconds: float = GRIEF_SECONDS,
+        parting_seconds: float = PARTING_SECONDS,
+    ) -> None:
         self._environments = environments
         self._command = list(command)
         self._grief_seconds = grief_seconds
+        self._parting_seconds = parting_seconds
         self._ranks: list[subprocess.Popen[bytes]] = []
         self._was_asked = False
         self._first_bad = 0
@@ -103,21 +113,27 @@ class Launcher:
             self._send(signal.SIGTERM)
         end_by = float("inf")
         while None in [rank.poll() for rank in self._ranks]:  # every one: what has ended is known of no other way
-            if end_by == float("inf") and self._has_lost_one():
-                end_by = time.monotonic() + self._grief_seconds
+            end_by = min(end_by, time.monotonic() + self._patience())
             if time.monotonic() > end_by:
                 self._send(signal.SIGKILL)
             time.sleep(_LOOK_SECONDS)
         self._has_lost_one()
         return self._code()
 
+    def _patience(self) -> float:
+        """Seconds for which the ranks that are left may go on."""
+        has_lost_one = self._has_lost_one()
+        if self._ranks[0].returncode is not None:
+            return self._parting_seconds
+        return self._grief_seconds if has_lost_one else float("inf")
+
     def _has_lost_one(self) -> bool:
-        """Whether a rank has ended badly, or the one that speaks at all; the first bad end is kept."""
+        """Whether a rank has ended badly; the first bad end is kept."""
         codes = [_shell_code(rank.returncode) for rank in self._ranks if rank.returncode is not None]
         bad = [code for code in codes if code not in (ExitCode.DONE, ExitCode.STOPPED)]
         if bad and not self._first_bad:
             self._first_bad = bad[0]
-        return bool(bad) or self._ranks[0].returncode is not None
+        return bool(bad)
 
     def _code(self) -> int:
         """Rank 0 calls it a stop when another rank has gone, or is killed for it; why that one went says whether a retry may help."""
