@@ -126,6 +126,8 @@ def follow_logs(looking: "Lookout", what: str, say: Callable[[str], None], pause
                 _show(looking, view, asked, say, tail)
             return
         pause()
+        if streams.trouble is not None:
+            raise streams.trouble
 
 
 def label_of(pod: "PodSeen", asked: "Wanted") -> str:
@@ -145,6 +147,7 @@ class _Streams:
         self._say = say
         self._before = {pod.name: pod for pod in before}
         self._tail = tail
+        self.trouble: OSError | None = None
         self._lock = threading.Lock()
         self._threads: dict[str, threading.Thread] = {}
         self._said: dict[str, int] = {}
@@ -186,3 +189,5 @@ class _Streams:
                     self._say(f"{label}{line}")
         except ClusterError:
             return  # gone, not begun, or the API is away: the next look decides
+        except OSError as problem:  # whoever reads us has closed the pipe
+            self.trouble = problem

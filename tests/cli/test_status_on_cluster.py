@@ -401,6 +401,17 @@ def test_follow_begins_with_the_last_lines_and_leaves_out_none_that_come_later(p
     assert lines == [f"step {number}" for number in range(3, 9)]
 
 
+def test_follow_ends_when_nobody_reads_it(played: Played) -> None:
+    view = training(played)
+    with_logs(played, view)
+
+    def closed(_line: str) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        follow_logs(lookout(played), "", closed, lambda: time.sleep(0.05))
+
+
 def test_follow_of_what_has_ended_shows_what_there_is(played: Played) -> None:
     view = training(played)
     pod, task, lines = view.at_work[0].pod, view.at_work[0].task, list[str]()
