@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from trainer import lineage
-from trainer.attempt import run_task
+from trainer.attempt import follow_task, run_task
 from trainer.context import Context, Outcome, Stopped
 
 from orchestrator.contract.events import End, Event, Placement, Progress, Start
@@ -413,6 +413,15 @@ def test_horizons_of_one_trajectory_share_a_place_and_a_lease(store: Store, plac
     record = records.read_record(store, longer)
     assert isinstance(record, Record)
     assert [one.number for one in record.attempts] == [1, 2]
+
+
+def test_a_rank_that_does_not_speak_leaves_its_traceback_in_the_log(
+    store: Store, placement: Placement, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert follow_task(store, "0" * 64, placement, lambda: False) == ExitCode.FAILED
+    told = capsys.readouterr().err
+    assert "Traceback" in told
+    assert "rank None of 000000000000" in told
 
 
 def test_what_an_interrupt_leaves_is_a_lease_that_has_ended(store: Store, placement: Placement) -> None:

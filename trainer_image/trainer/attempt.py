@@ -91,8 +91,11 @@ def follow_task(store: Store, digest: str, placement: Placement, stop: Callable[
 
             train.follow(store, digest, placement, _cache(placement), stop)
     except Exception as problem:
+        code = exit_code(problem)
+        if code == ExitCode.FAILED:  # rank 0 writes failure.json, and knows only that another rank has gone
+            traceback.print_exception(problem)
         print(f"trainer: rank {os.environ.get('RANK')} of {digest[:12]}: {sentence(problem)}", file=sys.stderr, flush=True)
-        return exit_code(problem)
+        return code
     return ExitCode.STOPPED if stop() else ExitCode.DONE
 
 
