@@ -25,7 +25,7 @@ KNOWN: Final = (
     "tolerations",
     "storeSecret",
     "storeSecrets",
-    "cacheClaim",
+    "shardsClaim",
     "gpu",
     "stallMinutes",
     "checkpointSeconds",
@@ -44,7 +44,7 @@ class Policy:
     stores: tuple[str, ...] = ()
     store_secret: str = ""
     store_secrets: tuple[str, ...] = ()
-    cache_claim: str = ""
+    shards_claim: str = ""
     gpu: str = "h100"
     mfu: float = DEFAULT_MFU
     stall_minutes: float = 30
@@ -90,7 +90,7 @@ def read_policy(data: Mapping[str, str] | None) -> Policy:
         stores=_lines(given, "stores"),
         store_secret=given.get("storeSecret", ""),
         store_secrets=_lines(given, "storeSecrets"),
-        cache_claim=given.get("cacheClaim", ""),
+        shards_claim=given.get("shardsClaim", ""),
         gpu=gpu,
         stall_minutes=_number(given, "stallMinutes") or Policy().stall_minutes,
         checkpoint_seconds=int(_number(given, "checkpointSeconds") or Policy().checkpoint_seconds),

@@ -21,10 +21,11 @@ class Placement:
     """Where and how a task runs here. Nothing in it may change a result; each field is a flag of `python -m trainer`.
 
     `inputs`: fingerprint of a source -> the files, folders or patterns that hold it (URLs or paths); for a tokenizer given as a file,
-    `file:<sha256>` -> its path. `threads`: of torch and tokenizers. `micro_batch`: sequences a forward pass, 0 for the whole batch.
+    `file:<sha256>` -> its path. `threads`: of torch and tokenizers. `micro_batch`: sequences a forward pass, 0 for all that fit.
     `checkpoint_seconds`: between two checkpoints. `lease_seconds`: after how long without a step the lease may be taken over.
     `ranks`: processes on this node that train together, 0 for one a GPU; `nodes`: machines that each have so many.
-    `cache`: a folder for downloads, "" for the system's. `run_number`: failures are counted in it; a person's `retry` begins a new one.
+    `cache`: a folder for downloads, "" for the system's; `shards`: one for those of prepared sources, which several machines may share,
+    "" for `cache`. `run_number`: failures are counted in it; a person's `retry` begins a new one.
     """
 
     study: str = ""
@@ -39,6 +40,7 @@ class Placement:
     checkpoint_seconds: int = 600
     lease_seconds: int = 600
     cache: str = ""
+    shards: str = ""
     inputs: dict[str, list[str]] = field(default_factory=dict)
 
     @property

@@ -298,7 +298,7 @@ class Passes:
             checkpoint_seconds=self.policy.checkpoint_seconds,
             defaults=self.policy.pod_defaults,
             waiter_image=self._waiter_image,
-            cache_claim=self.policy.cache_claim,
+            shards_claim=self.policy.shards_claim,
         )
 
     # What is written

@@ -88,8 +88,8 @@ WAITER_IMAGE: Final = "controller"
 class PodSettings:
     """Where the pods of a study run. `inputs`: fingerprint -> paths. `defaults`: what the namespace's policy adds to every pod.
 
-    `waiter_image`: of the pods that wait for training over several nodes; the controller's own image has what they need. `cache_claim`:
-    the PersistentVolumeClaim whose files all pods share, "" for a cache that ends with each pod.
+    `waiter_image`: of the pods that wait for training over several nodes; the controller's own image has what they need. `shards_claim`:
+    the PersistentVolumeClaim on which all pods share the shards that they fetch, "" for a copy that ends with each pod.
     """
 
     namespace: str
@@ -104,7 +104,7 @@ class PodSettings:
     environment: Mapping[str, str] = field(default_factory=dict)
     defaults: Document = field(default_factory=dict)
     waiter_image: str = WAITER_IMAGE
-    cache_claim: str = ""
+    shards_claim: str = ""
 
 
 def build_workflow(unit: Unit, plan: Plan, settings: PodSettings) -> Document:
@@ -187,11 +187,12 @@ def _placed(settings: PodSettings) -> Document:
 
 
 def _volumes(settings: PodSettings) -> list[Document]:
-    claim = settings.cache_claim
+    claim = settings.shards_claim
     return [
         {"name": "tmp", "emptyDir": {}},
-        {"name": "cache", **({"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}})},
+        {"name": "cache", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        *([{"name": "shards", "persistentVolumeClaim": {"claimName": claim}}] if claim else []),
     ]
 
 
@@ -327,6 +328,7 @@ def container_of(image: str, command: list[str], arguments: list[str], settings:
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "cache", "mountPath": "/cache"},
             {"name": "shm", "mountPath": "/dev/shm"},
+            *([{"name": "shards", "mountPath": "/shards"}] if settings.shards_claim else []),
         ],
     }
     if settings.execution.store_secret:
@@ -350,6 +352,7 @@ def _arguments(unit: Unit, plan: Plan, settings: PodSettings, gpus: int, nodes: 
         "checkpoint-seconds": settings.checkpoint_seconds,
         "lease-seconds": settings.lease_seconds,
         "cache": "/cache",
+        **({"shards": "/shards"} if settings.shards_claim else {}),
     }
     inputs = [f"--input={fingerprint}={path}" for fingerprint, path in _inputs(unit, plan, settings)]
     return ["{{inputs.parameters.digest}}", *(f"--{name}={value}" for name, value in flags.items()), *inputs]

@@ -169,12 +169,15 @@ def test_a_checkpoint_fits_into_the_grace_period(size: str, given: dict[str, int
     assert found == pytest.approx(seconds, rel=0.1)
 
 
-def test_pods_share_a_cache_where_the_namespace_has_one() -> None:
+def test_pods_share_their_shards_where_the_namespace_has_a_volume_for_them() -> None:
     made = study(["0.09M"], [50], [1])
     plan = plan_study(made, {})
-    settings = PodSettings("team", "x", "uid-1", "s3://studies/x", 3, made.spec.execution, cache_claim="shards")
-    volumes = build_workflow(units(plan)[0], plan, settings)["spec"]["volumes"]
-    assert {"name": "cache", "persistentVolumeClaim": {"claimName": "shards"}} in volumes
+    settings = PodSettings("team", "x", "uid-1", "s3://studies/x", 3, made.spec.execution, shards_claim="shards")
+    spec = build_workflow(units(plan)[0], plan, settings)["spec"]
+    assert {"name": "shards", "persistentVolumeClaim": {"claimName": "shards"}} in spec["volumes"]
+    container = spec["templates"][1]["container"]
+    assert {"name": "shards", "mountPath": "/shards"} in container["volumeMounts"]
+    assert "--shards=/shards" in container["args"]
 
 
 def test_another_run_has_other_names_and_the_same_run_the_same() -> None:

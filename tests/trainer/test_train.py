@@ -408,3 +408,12 @@ def test_the_hash_of_the_tokens_is_a_chain_over_the_ids_of_every_step(desk: Desk
     for number in range(3):
         chained = sha256(chained + mixture.batch(number).ids.astype("<i8").tobytes()).digest()
     assert desk.attempt(task).results["token_hash"] == chained.hex()
+
+
+def test_prepared_tokens_alone_go_to_the_folder_that_machines_share(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> None:
+    shared = tmp_path_factory.mktemp("shared")
+    outcome = desk.attempt(desk.task(2), shards=str(shared))
+    fetched = {path.name for path in shared.rglob("*") if path.is_file()}
+    assert fetched
+    assert not fetched & {artifact.sha256 for artifact in outcome.artifacts.values()}
+    assert not fetched & {path.name for path in desk.cache.rglob("*") if path.is_file()}

@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     placed.add_argument("--ranks", type=int, default=default.ranks, help="processes that train together here (default: one a GPU)")
     placed.add_argument("--nodes", type=int, default=default.nodes, help="machines that train together, with as many processes each")
     placed.add_argument("--threads", type=int, default=default.threads, help="threads on the CPU; changes last bits (default %(default)s)")
-    placed.add_argument("--micro-batch", type=int, default=default.micro_batch, help="sequences a forward pass; 0: the whole batch")
+    placed.add_argument("--micro-batch", type=int, default=default.micro_batch, help="sequences a forward pass; 0: all that fit")
     placed.add_argument(
         "--checkpoint-seconds", type=int, default=default.checkpoint_seconds, help="between checkpoints (default %(default)s)"
     )
@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     placed.add_argument(
         "--cache", default=default.cache, metavar="FOLDER", help="for downloads (default: in the system's temporary folder)"
+    )
+    placed.add_argument(
+        "--shards", default=default.shards, metavar="FOLDER", help="for prepared tokens, may be shared by machines (default: --cache)"
     )
     placed.add_argument(
         "--input", action="append", default=[], metavar="FINGERPRINT=PATH", help="where the files of a source lie; again for more paths"

@@ -23,7 +23,7 @@ from orchestrator.errors import ContractError, Damaged, KeyMissing, LeaseHeld, M
 from orchestrator.store import Store, addresses, aside, leases, records
 from orchestrator.store.leases import Holder, Lease
 from trainer import lineage
-from trainer.context import Context, Outcome, PeerLost, Stopped
+from trainer.context import Context, Outcome, PeerLost, Stopped, shards_of
 from trainer.lineage import Journal
 from trainer.needs import move_damaged_aside, undone
 
@@ -89,7 +89,7 @@ def follow_task(store: Store, digest: str, placement: Placement, stop: Callable[
         if isinstance(_read(store, digest), TrainTask):
             from trainer import train
 
-            train.follow(store, digest, placement, _cache(placement), stop)
+            train.follow(store, digest, placement, shards_of(placement, _cache(placement)), stop)
     except Exception as problem:
         code = exit_code(problem)
         if code == ExitCode.FAILED:  # rank 0 writes failure.json, and knows only that another rank has gone

@@ -41,6 +41,11 @@ class Outcome:
 STOPPED_FETCHING: Final = "asked to stop while it fetched what it reads; no step was made"
 
 
+def shards_of(placement: Placement, cache: Path) -> Path:
+    """Where prepared tokens are fetched to: a volume that is there already, or the folder for all that is downloaded."""
+    return Path(placement.shards) if placement.shards else cache
+
+
 def _nobody_listens(done: int, total: int, unit: str, loss: float | None) -> None:
     del done, total, unit, loss
 
@@ -66,6 +71,11 @@ class Context:
     cache: Path
     listen: Callable[[int, int, str, float | None], None] = field(default=_nobody_listens)
     stop: Callable[[], bool] = field(default=_never)
+
+    @property
+    def shards(self) -> Path:
+        """A folder for prepared tokens, which other machines may read and fill too."""
+        return shards_of(self.placement, self.cache)
 
     def progress(self, done: int, total: int, unit: str, loss: float | None = None) -> None:
         """Tell whoever watches how far the task is, for example `progress(4096, 524288, "tokens", 3.1)`."""

@@ -45,7 +45,7 @@ def run(context: Context) -> Outcome:
     _refuse_what_no_retry_mends(task)
     with _processor(context.placement):
         group = join(context.placement)
-        mixture = open_mixture(context.store, task.trajectory, context.cache, _together(group, context.stop, context.lease))
+        mixture = open_mixture(context.store, task.trajectory, context.shards, _together(group, context.stop, context.lease))
         state = _take_up(context, task, group.device)
         _refuse_foreign_ids(mixture, state.model)
         start = state.position.tokens
@@ -59,7 +59,7 @@ def run(context: Context) -> Outcome:
     return Outcome(results, dict(final.files), start, _tokens_lost(context, start))
 
 
-def follow(store: Store, digest: str, placement: Placement, cache: Path, stop: Callable[[], bool]) -> None:
+def follow(store: Store, digest: str, placement: Placement, shards: Path, stop: Callable[[], bool]) -> None:
     """What every rank but rank 0 does for a train task: its part of each step.
 
     Raises PeerLost, TaskRefused, Stopped, what the store raises.
@@ -68,7 +68,7 @@ def follow(store: Store, digest: str, placement: Placement, cache: Path, stop: C
     assert isinstance(task, TrainTask)
     with _processor(placement):
         group = join(placement)
-        mixture = open_mixture(store, task.trajectory, cache, _together(group, stop))
+        mixture = open_mixture(store, task.trajectory, shards, _together(group, stop))
         told: tuple[Shape, Position] = group.tell()
         shape, position = told
         model = Model(shape).to(group.device)

@@ -30,7 +30,7 @@ def benchmarks(context: Context, task: EvaluateTask) -> list[Benchmark]:
 
 def _bits_per_byte(context: Context, task: EvaluateTask) -> list[Benchmark]:
     source, documents, window = _asked(task, source=str, documents=int, window=int)
-    prepared = PreparedSource.open(context.store, source, context.cache)
+    prepared = PreparedSource.open(context.store, source, context.shards)
     return [BitsPerByte(list(prepared.held_out(documents, Fetching(context.fetched))), prepared.end_of_text, window)]
 
 
@@ -38,7 +38,7 @@ def _continuation(context: Context, task: EvaluateTask) -> list[Benchmark]:
     source, documents, start, length, choices, seed = _asked(
         task, source=str, documents=int, context=int, continuation=int, choices=int, seed=int
     )
-    prepared = PreparedSource.open(context.store, source, context.cache)
+    prepared = PreparedSource.open(context.store, source, context.shards)
     held_out: list[HeldOut] = list(prepared.held_out(documents, Fetching(context.fetched)))
     asked = questions(held_out, prepared.end_of_text, context=start, continuation=length, choices=choices, seed=seed)
     return [Continuation(asked, _text_bytes(context, source))]
