@@ -37,7 +37,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and what keeps it from it, and write nothing.")] = False,
     replan: Annotated[bool, typer.Option("--replan", help="Plan anew although the files of a source have changed.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of a worker; another number changes the last bits of results.")] = 1,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each worker; 0: the CPU.")] = 0,
+    gpus: Annotated[int, typer.Option(min=0, help="1: every worker has a GPU of its own; 0: the CPU.")] = 0,
     checkpoint_seconds: Annotated[int, typer.Option(min=1, help="Between two checkpoints of a task.")] = 60,
     tracking_uri: Annotated[
         str, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, the place for a password, else an sqlite file beside the results.")

@@ -58,7 +58,7 @@ def run_plan(
 ) -> RunResult:
     """Brings every wanted task of `plan` to a record. Returns when nothing can go on; never raises for a task that failed.
 
-    `workers`: at most so many at once; 0 for one a core, or one for every `placement.gpus` GPUs. `only`: names of cells or patterns, empty
+    `workers`: at most so many at once; 0 for one a core, or one a GPU. `only`: names of cells or patterns, empty
     for all. `logs`: folder for the workers' standard error. `micro_batch`: by size, where it is not the placement's. `prepared`: called
     after every prepare task; what it raises ends the run in order. `command`: starts a worker, by default this interpreter's
     `python -m trainer worker`. Raises PlanRefused for a cell that is not there or GPUs that are not, StoreError when the store cannot be

@@ -156,15 +156,23 @@ def start_worker(number: int, command: Sequence[str], extra: Mapping[str, str], 
 
 
 def share_gpus(gpus: int, workers: int) -> list[tuple[str, ...]]:
-    """`gpus` devices for each of `workers`, as many workers as there are devices for if 0. Raises PlanRefused when there are too few."""
-    there = visible_gpus()
-    shared = workers or len(there) // gpus
-    if not shared or shared * gpus > len(there):
+    """A device for each of `workers`, as many workers as there are devices if 0.
+
+    Raises PlanRefused when there are too few, or when a worker, which is one process, is to have more than one.
+    """
+    if gpus > 1:
         raise PlanRefused(
-            f"{max(1, shared)} workers with {gpus} GPUs each need {max(1, shared) * gpus}; this machine shows {len(there)}.\n"
-            "    Ask for fewer (--workers, --gpus), or look at CUDA_VISIBLE_DEVICES"
+            f"a worker trains on one GPU, and {gpus} are asked for.\n    Write --gpus 1: the machine's other GPUs do other tasks at the "
+            "same time. One task over several is what a pod does: `python -m trainer DIGEST --store URL --gpus 8`"
         )
-    return [tuple(there[first : first + gpus]) for first in range(0, shared * gpus, gpus)]
+    there = visible_gpus()
+    shared = workers or len(there)
+    if not shared or shared > len(there):
+        raise PlanRefused(
+            f"{max(1, shared)} workers with a GPU each need {max(1, shared)}; this machine shows {len(there)}.\n"
+            "    Ask for fewer (--workers), or look at CUDA_VISIBLE_DEVICES"
+        )
+    return [(device,) for device in there[:shared]]
 
 
 @dataclass

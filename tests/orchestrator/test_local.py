@@ -307,9 +307,11 @@ def test_placement_and_environment_keep_a_worker_to_its_share(small_plan: Any, f
 def test_each_worker_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,GPU-5ac")
     assert share_gpus(1, 0) == [("0",), ("2",), ("GPU-5ac",)]
-    assert share_gpus(2, 0) == [("0", "2")]
-    with pytest.raises(PlanRefused, match="2 workers with 2 GPUs each need 4; this machine shows 3"):
-        share_gpus(2, 2)
+    assert share_gpus(1, 2) == [("0",), ("2",)]
+    with pytest.raises(PlanRefused, match="4 workers with a GPU each need 4; this machine shows 3"):
+        share_gpus(1, 4)
+    with pytest.raises(PlanRefused, match="Write --gpus 1"):
+        share_gpus(2, 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(PlanRefused, match="this machine shows 0"):
         share_gpus(1, 0)
