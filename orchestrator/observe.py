@@ -146,6 +146,7 @@ class Observed:
     GPU-seconds that this study's leases account for. `others`: GPU-seconds that the namespace's other studies have spent.
     `others_promised`: what their tasks in flight are still estimated to cost.
     `others_in_flight`: their Workflows that are not over. `others_first`: how many of them have waited longer for a place of their own.
+    `given_up`: why tasks failed for good in this run, of those that this study has seen fail.
     """
 
     done: frozenset[str]
@@ -157,6 +158,7 @@ class Observed:
     others_promised: float = 0.0
     others_in_flight: int = 0
     others_first: int = 0
+    given_up: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,14 +174,16 @@ class TaskSeen:
 def task_states(plan: Plan, study: str, run_number: int, observed: Observed, now: datetime, stall: timedelta) -> dict[str, TaskSeen]:
     """The state of every task of the plan. `stall`: how long a running task may go without a step."""
     pods = _newest_pods(observed.pods)
-    flights = _flights(observed.workflows)
+    flights = _flights(observed.workflows, study)
     found: dict[str, TaskSeen] = {}
     for digest in plan.tasks:
         if digest in observed.done:
             found[digest] = TaskSeen(TaskState.DONE)
         else:
             lease, pod = observed.leases.get(digest), pods.get(digest[:DIGEST_LABEL_LENGTH])
-            found[digest] = _unfinished(digest, study, run_number, flights.get(digest), pod, lease, now, stall)
+            found[digest] = _unfinished(
+                digest, study, run_number, flights.get(digest), pod, lease, now, stall, observed.given_up.get(digest)
+            )
     return _with_needs(plan, found)
 
 
@@ -192,6 +196,7 @@ def _unfinished(
     lease: LeaseSeen | None,
     now: datetime,
     stall: timedelta,
+    given_up: str | None,
 ) -> TaskSeen:
     if lease is not None and lease.code == ExitCode.REFUSED and lease.study == study and lease.run_number >= run_number:
         return TaskSeen(TaskState.FAILED, lease.message, flight.name if flight else "")
@@ -205,9 +210,11 @@ def _unfinished(
             why = flight.reasons.get(digest[:DIGEST_LABEL_LENGTH], "Argo has given it up")
             return TaskSeen(TaskState.FAILED, why, flight.name) if flight.run_number >= run_number else TaskSeen(TaskState.WAITING)
         return _in_workflow(digest, flight, pod, lease, now, stall)
-    if flight is not None and not at_work and (why := _given_up(digest, flight, run_number)):
+    if flight is not None and flight.study == study and not at_work and (why := _given_up(digest, flight, run_number)):
         # a process that was killed could not give its lease back: nobody waits for that
         return TaskSeen(TaskState.FAILED, why, flight.name)
+    if given_up is not None and not at_work:
+        return TaskSeen(TaskState.FAILED, given_up)
     if at_work or (lease is not None and lease.is_live):
         return _outliving(flight, pod_name, at_work, lease)
     return TaskSeen(TaskState.WAITING)
@@ -238,10 +245,17 @@ def _in_workflow(
         return TaskSeen(TaskState.QUEUED, reason, flight.name, pod.name if pod else "")
     if pod.gone_by is not None:
         return TaskSeen(TaskState.STOPPING, "its pod is being stopped", flight.name, pod.name)
-    since = lease.renewed if lease is not None and _is_of(lease, pod) else pod.at_work_since
+    since = _last_sign(lease if lease is not None and _is_of(lease, pod) else None, pod)
     if since is not None and now - since > stall:
         return TaskSeen(TaskState.STALLED, f"no step since {since:%Y-%m-%d %H:%M:%S} UTC", flight.name, pod.name)
     return TaskSeen(TaskState.RUNNING, "", flight.name, pod.name)
+
+
+def _last_sign(lease: LeaseSeen | None, pod: PodSeen) -> datetime | None:
+    """When the pod's process made its last step, or was started; None where nobody can know, as of a pod that waits for others."""
+    if pod.at_work_since is None:
+        return lease.renewed if lease is not None and lease.code is None else None
+    return pod.at_work_since if lease is None else max(lease.renewed, pod.at_work_since)
 
 
 def _is_of(lease: LeaseSeen, pod: PodSeen) -> bool:
@@ -289,13 +303,17 @@ def _newest_pods(pods: Iterable[PodSeen]) -> dict[str, PodSeen]:
     return found
 
 
-def _flights(workflows: Iterable[WorkflowSeen]) -> dict[str, WorkflowSeen]:
-    """One Workflow a task: one that is at work before one that is over, the younger run before the older."""
+def _flights(workflows: Iterable[WorkflowSeen], study: str) -> dict[str, WorkflowSeen]:
+    """One Workflow a task: one that is at work before one that is over, then the study's own, then the younger run before the older."""
+
+    def rank(workflow: WorkflowSeen) -> tuple[bool, bool, int]:
+        return not workflow.is_over, workflow.study == study, workflow.run_number
+
     found: dict[str, WorkflowSeen] = {}
     for workflow in workflows:
         for digest in workflow.digests:
             known = found.get(digest)
-            if known is None or (not workflow.is_over, workflow.run_number) > (not known.is_over, known.run_number):
+            if known is None or rank(workflow) > rank(known):
                 found[digest] = workflow
     return found
 

@@ -16,6 +16,7 @@ its name, and only the very Workflow that was listed is deleted.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Final, Protocol, TypeAlias
 
 from orchestrator.argo_server.client import ArgoApi
@@ -46,12 +47,12 @@ class Calls(Protocol):
 
 
 class ArgoServerCluster:
-    """One namespace, through an Argo Server."""
+    """One namespace, through an Argo Server. `clock`: what time it is for the objects that no cluster keeps."""
 
-    def __init__(self, api: Calls, namespace: str) -> None:
+    def __init__(self, api: Calls, namespace: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._api = api
         self._namespace = namespace
-        self._here = InMemoryCluster(namespace)
+        self._here = InMemoryCluster(namespace, clock)
         self._uids: dict[str, str] = {}
         self._listed: tuple[Mapping[str, str] | None, Documents] | None = None
         self._workflow_of: dict[str, str] = {}

@@ -26,8 +26,11 @@ def _pod(workflow: Document, node: Document) -> Document:
     labels = {LABEL_MANAGED_BY: MANAGED_BY, LABEL_WORKFLOW: workflow["name"], LABEL_STORE: store}
     if short := _short(node):
         labels[LABEL_DIGEST] = short
+    metadata: Document = {"name": pod_name(workflow, node), "namespace": workflow.get("namespace", ""), "labels": labels}
+    if node.get("startedAt"):
+        metadata["creationTimestamp"] = node["startedAt"]
     return {
-        "metadata": {"name": pod_name(workflow, node), "namespace": workflow.get("namespace", ""), "labels": labels},
+        "metadata": metadata,
         "spec": {},
         "status": {"phase": node.get("phase") or "Pending", "message": node.get("message") or ""},
     }

@@ -7,6 +7,7 @@ finished ones once more and then never.
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from sys import intern
@@ -14,6 +15,7 @@ from typing import Final
 
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.words import ExitCode
+from orchestrator.errors import KeyMissing
 from orchestrator.observe import LeaseSeen
 from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
@@ -105,8 +107,9 @@ class Ledger:
 
     def give_up(self, root: str, attempt: int, reason: str) -> None:
         """Write into an attempt's lease that its task is tried no more. Raises StoreError."""
-        end_for(self.store, root, attempt, ExitCode.REFUSED.name.lower(), ExitCode.REFUSED, reason)
         self._accounts[root].depends_on.clear()
+        with suppress(KeyMissing):  # somebody has cleared it away
+            end_for(self.store, root, attempt, ExitCode.REFUSED.name.lower(), ExitCode.REFUSED, reason)
 
     def leases(self, plan: Plan, now: datetime) -> dict[str, LeaseSeen]:
         """The last lease of every task of the plan that was ever worked on."""

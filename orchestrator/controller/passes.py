@@ -22,7 +22,7 @@ from orchestrator.controller.planning import Planned, Unplanned, accept, allow, 
 from orchestrator.controller.snapshot import Snapshot
 from orchestrator.errors import AlreadyExists, ClusterUnavailable, Conflict, NotThere, Refused, StoreUnavailable
 from orchestrator.estimate import Price
-from orchestrator.observe import Observed, time_of, workflow_seen
+from orchestrator.observe import Observed, TaskState, time_of, workflow_seen
 from orchestrator.policy import Policy
 from orchestrator.reconcile import Decision, Limits, StudyEvent, StudyFacts, Submit, reconcile
 from orchestrator.reconcile.status import condition_of
@@ -60,6 +60,9 @@ class _Known:
     """GPU-seconds at the last look: of its attempts, and what its tasks in flight are still estimated to cost."""
     queues_since: datetime | None = None
     """Since when it has waited for a place for a Workflow; it goes to the end of the line when it got one."""
+    given_up: dict[str, str] = field(default_factory=dict)
+    given_up_in: int = 0
+    """What this study has seen fail for good in a run, and why: another study's Workflow may take the place of the one that says so."""
 
 
 class Passes:
@@ -105,7 +108,7 @@ class Passes:
         known = self._known.get(name)
         if known is None or known.planned is None:
             return False
-        if known.queues_since is not None:
+        if known.queues_since is not None and known.queues_since == min(self._queue()):
             return True
         workflows, _ = snapshot.about(name, known.planned.plan.tasks, store_label(known.planned.study.spec.store))
         return any(workflow.study != name and not workflow.is_over for workflow in workflows)
@@ -120,8 +123,13 @@ class Passes:
             return None
         started = time.perf_counter()
         known = self._known_of(name, body)
+        # whoever cannot be looked at to the end keeps no place from others
+        queued_at, known.queues_since = known.queues_since or self._clock(), None
         ready = self._planned(known, body)
-        after = self._run(known, ready, body, snapshot) if isinstance(ready, Planned) else self._wait(known, ready, body, snapshot)
+        if isinstance(ready, Planned):
+            after = self._run(known, ready, body, snapshot, queued_at)
+        else:
+            after = self._wait(known, ready, body, snapshot)
         self._metrics.looked_at(time.perf_counter() - started)
         return after
 
@@ -213,7 +221,7 @@ class Passes:
 
     # A study that has
 
-    def _run(self, known: _Known, planned: Planned, body: Document, snapshot: Snapshot) -> float | None:
+    def _run(self, known: _Known, planned: Planned, body: Document, snapshot: Snapshot, queued_at: datetime) -> float | None:
         study, now = planned.study, self._clock()
         self._forget_files(study.name, "", snapshot)
         ledger, store = self._ledger(study.spec.store), store_label(study.spec.store)
@@ -235,7 +243,8 @@ class Passes:
         spent = ledger.gpu_seconds(planned.roots, study.name)
         workflows, pods = snapshot.about(study.name, planned.plan.tasks, store)
         others, others_promised = self._others(study.name, snapshot)
-        queued_at, known.queues_since = known.queues_since or now, None
+        if known.given_up_in != facts.run_number:
+            known.given_up, known.given_up_in = {}, facts.run_number
         observed = Observed(
             done=ledger.done,
             workflows=workflows,
@@ -245,13 +254,15 @@ class Passes:
             others=others,
             others_promised=others_promised,
             others_in_flight=snapshot.in_flight(study.name),
-            others_first=sum(other.queues_since is not None and other.queues_since < queued_at for other in self._known.values()),
+            others_first=sum(since < queued_at for since in self._queue()),
+            given_up=known.given_up,
         )
         decision = reconcile(facts, planned.plan, planned.units, observed, limits, now)
         settings = self._settings(study, body, facts.run_number, inputs(study, planned.plan))
         applier = Applier(self._cluster, ledger, snapshot, planned.plan, settings)
         applier.apply(decision.actions)
         known.account = spent, decision.promised
+        known.given_up |= {digest: seen.reason for digest, seen in decision.tasks.items() if seen.state == TaskState.FAILED}
         if decision.queued:
             known.queues_since = now if any(isinstance(action, Submit) for action in decision.actions) else queued_at
         ledger.read_retention(now)
@@ -263,6 +274,10 @@ class Passes:
         self._metrics.study(study.name, told, ledger.causes(planned.roots, study.name))
         self.looked(planned, decision)
         return _next_look(told, bool(decision.actions), bool(applier.refused))
+
+    def _queue(self) -> list[datetime]:
+        """Since when studies wait for a place."""
+        return [known.queues_since for known in self._known.values() if known.queues_since is not None]
 
     def _others(self, name: str, snapshot: Snapshot) -> tuple[float, float]:
         """What the namespace's other studies have spent and promised. One that was not looked at yet says so in its status."""

@@ -126,7 +126,9 @@ def run_study(
     """
     number = run_number(cluster, body["metadata"]["name"], store.clock())
     body["metadata"]["annotations"] = {ANNOTATION_RETRY: str(number)}
-    cluster.create("scalingstudies", body)
+    made = cluster.create("scalingstudies", body)
+    # the number is known: attempts of before are those of an earlier process of this run
+    cluster.patch_status(body["metadata"]["name"], {"runNumber": number}, made["metadata"]["resourceVersion"])
     with _logged(listener):
         run = _Run(cluster, body["metadata"]["name"], store, listener, interrupts, planned, monotonic)
         run.following = Following(cluster, listener.note) if logs else None

@@ -4,13 +4,19 @@ Trainer and evaluation write them and name them in manifests and records; whoeve
 """
 
 import hashlib
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 from uuid import uuid4
 
 from orchestrator.contract.record import Artifact
 from orchestrator.errors import Damaged
 from orchestrator.store.objects import Store
+
+STALE_SECONDS: Final = 24 * 3600
+"""A download to which nothing has been added for so long is nobody's."""
 
 # (file, size, mtime, inode) -> SHA-256: a file is hashed once a process
 _hashed: dict[tuple[str, int, int, int], str] = {}
@@ -70,15 +76,23 @@ def _cached(store: Store, artifact: Artifact, cache: Path) -> Path:
     if path.exists() and path.stat().st_size == artifact.bytes and hash_once(path) == artifact.sha256:
         return path
     # one content may be fetched twice at once: by two threads, or by two pods, of which each is process 1
+    _remove_halves(path)
     staged = path.with_name(f"{path.name}.{uuid4().hex}")
-    store.objects.fetch(artifact.key, staged)
     try:
+        store.objects.fetch(artifact.key, staged)
         _check(artifact, staged.stat().st_size, lambda: hash_file(staged))
-    except Damaged:
-        staged.unlink()
-        raise
-    staged.replace(path)
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
     return path
+
+
+def _remove_halves(path: Path) -> None:
+    """What a process that was killed in mid-download left beside it: nobody else clears a volume that pods share."""
+    for left in path.parent.glob(f"{path.name}.*"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink()
 
 
 def _check(artifact: Artifact, size: int, hashed: Callable[[], str]) -> None:

@@ -69,12 +69,15 @@ class BucketObjects:
     def fetch(self, key: str, path: Path) -> None:
         staged = path.with_name(f"{path.name}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._errors("read", key):
-            if self._root is not None:
-                shutil.copyfile(self._root / key, staged)
-            else:
-                self._download(key, staged)
-        staged.replace(path)
+        try:
+            with self._errors("read", key):
+                if self._root is not None:
+                    shutil.copyfile(self._root / key, staged)
+                else:
+                    self._download(key, staged)
+            staged.replace(path)
+        finally:
+            staged.unlink(missing_ok=True)
 
     def _download(self, key: str, staged: Path) -> None:
         size = obstore.head(self._backend, key)["size"]

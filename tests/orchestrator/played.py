@@ -18,7 +18,7 @@ from orchestrator.errors import KeyMissing
 from orchestrator.memory_cluster import InMemoryCluster
 from orchestrator.observe import LABEL_WORKFLOW
 from orchestrator.store import Store
-from orchestrator.store.addresses import work_root
+from orchestrator.store.addresses import lease_key, work_root
 from orchestrator.store.leases import Holder, Lease, take
 from orchestrator.store.memory import InMemoryObjects
 from orchestrator.store.records import publish_record, read_task
@@ -190,6 +190,16 @@ class Played:
             self._leases.pop(self._digests[pod["metadata"]["labels"][LABEL_DIGEST]])
             self.cluster.remove("pods", pod["metadata"]["name"])
             failed = {"phase": "Failed", "message": "main: OOMKilled (exit code 137)"}
+            self.cluster.set_status("workflows", pod["metadata"]["labels"][LABEL_WORKFLOW], failed)
+
+    def never_begin(self) -> None:
+        """Every pod's image is missing, and Argo gives up: nobody has taken a lease."""
+        for pod in self.cluster.list("pods").items:
+            digest = self._digests[pod["metadata"]["labels"][LABEL_DIGEST]]
+            lease = self._leases.pop(digest)
+            self.store.objects.delete(lease_key(lease.work_root, lease.number))
+            self.cluster.remove("pods", pod["metadata"]["name"])
+            failed = {"phase": "Failed", "message": "ImagePullBackOff"}
             self.cluster.set_status("workflows", pod["metadata"]["labels"][LABEL_WORKFLOW], failed)
 
     def _record(self, digest: str) -> Record:

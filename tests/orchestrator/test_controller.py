@@ -9,7 +9,7 @@ import pytest
 from orchestrator.cluster import Document, Kind
 from orchestrator.contract.words import ANNOTATION_RETRY, LABEL_KIND, LABEL_STUDY, ExitCode
 from orchestrator.controller.loop import Loop
-from orchestrator.errors import ClusterUnavailable, Refused, StudyMistakes
+from orchestrator.errors import ClusterUnavailable, Refused, StoreUnavailable, StudyMistakes
 from orchestrator.fingerprints import Found, write_found
 from orchestrator.memory_cluster import ClusterFault
 from orchestrator.spec import read_object
@@ -352,6 +352,42 @@ def test_what_ran_out_of_memory_stays_given_up_when_its_workflow_is_gone() -> No
     played.run_to_the_end(played.controller())
 
 
+def test_what_another_study_failed_at_is_tried_by_this_one_and_by_nobody_for_ever() -> None:
+    played = Played()
+    loop = played.controller()
+    for name, image in (("mine", "small:1"), ("yours", "large:1")):
+        played.apply(name, **SMALL, execution={"image": image})
+        for _ in range(6):
+            played.turn(loop)
+            played.start_pods()
+            if name == "mine":
+                played.never_begin()
+            else:
+                played.end_pods()
+        if name == "mine":
+            assert played.status()["phase"] == "Failed"
+    played.run_to_the_end(loop, "yours")
+    assert played.status()["phase"] == "Succeeded", "what the other has done is done"
+
+
+def test_two_studies_that_both_fail_do_not_take_turns_for_ever() -> None:
+    played = Played()
+    loop = played.controller()
+    for name in ("mine", "yours"):
+        played.apply(name, **SMALL)
+    for _ in range(12):
+        played.turn(loop)
+        played.start_pods()
+        played.never_begin()
+    before = created(played)
+    for _ in range(6):
+        played.turn(loop)
+        played.start_pods()
+        played.never_begin()
+    assert created(played) == before
+    assert [played.status(name)["phase"] for name in ("mine", "yours")] == ["Failed", "Failed"]
+
+
 def test_the_same_file_under_another_name_runs_nothing() -> None:
     played = undisturbed()
     before = created(played)
@@ -540,6 +576,38 @@ def test_places_go_round_among_the_studies_that_wait_for_one() -> None:
     assert [played.status(f"study-{number}")["phase"] for number in range(3)] == ["Succeeded"] * 3
     whose = list(order.values())
     assert [len(set(whose[first : first + 3])) for first in (0, 3)] == [3, 3], whose
+
+
+def unless_second(planned: Callable[..., Any]) -> Callable[..., Any]:
+    """The store of study `second` is away."""
+
+    def found(known: Any, body: Document) -> Any:
+        if body["metadata"]["name"] == "second":
+            raise StoreUnavailable("it is away")
+        return planned(known, body)
+
+    return found
+
+
+@pytest.mark.parametrize("trouble", ["the policy", "the store"])
+def test_a_study_that_cannot_use_a_place_keeps_none_from_others(trouble: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    played = Played()
+    loop = played.controller()
+    played.cluster.configs["scaling-study-policy"] = {"workflowsAtOnce": "1"}
+    played.apply("first")
+    played.apply("second", grid={"sizes": ["0.03M"], "codePercent": [0, 50], "seeds": [2]}, execution={"image": "other:1"})
+    for _ in range(4):
+        played.turn(loop)
+        played.work()
+    assert loop._passes._known["second"].queues_since is not None
+    if trouble == "the policy":
+        played.cluster.configs["scaling-study-policy"]["images"] = "trainer:*"
+    else:
+        monkeypatch.setattr(loop._passes, "_planned", unless_second(loop._passes._planned))
+    for _ in range(40):
+        played.turn(loop)
+        played.work()
+    assert played.status("first")["phase"] == "Succeeded"
 
 
 def test_a_task_without_a_step_is_started_again() -> None:

@@ -21,6 +21,7 @@ from orchestrator.errors import ClusterError
 from orchestrator.memory_cluster import ClusterFault, InMemoryCluster
 from orchestrator.policy import broken_rules, read_policy
 from orchestrator.spec import read_object
+from orchestrator.store.addresses import lease_key
 from orchestrator.store.leases import Holder, take
 from tests.orchestrator.played import SPEC, Clock, Played
 
@@ -234,6 +235,17 @@ def test_leases_are_read_again_only_while_they_may_change() -> None:
     assert ledger.gpu_seconds([root], "mine") == 60
     assert ledger.gpu_seconds([root], "yours") == 0
     assert ledger.causes([root], "mine") == {"done": 60}
+
+
+def test_a_lease_that_somebody_cleared_away_needs_no_last_word() -> None:
+    played = Played()
+    ledger = Ledger(played.store)
+    lease = take(played.store, "tasks/" + "a" * 64, "a" * 64, Holder(study="mine"))
+    ledger.read_leases("mine", {lease.work_root: "killed"}, [], played.clock())
+    played.store.objects.delete(lease_key(lease.work_root, lease.number))
+    ledger.give_up(lease.work_root, lease.number, "OOMKilled")
+    ledger.read_leases("mine", {lease.work_root: "killed"}, [], played.clock())
+    assert ledger.highest_run([lease.work_root], "mine", played.clock()) == 0
 
 
 BROKEN: list[tuple[dict[str, Any], dict[str, str], str]] = [

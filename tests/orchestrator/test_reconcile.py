@@ -248,6 +248,29 @@ def test_a_trainer_that_never_takes_a_lease_or_hangs_after_it_is_stalled() -> No
     assert not any(isinstance(action, Restart) for action in decided(waiter).actions), "its ranks may wait in a queue"
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_pod_that_comes_after_a_long_wait_is_not_stalled_by_a_short_attempt_before_it(waits: bool) -> None:
+    """Both began within a minute, the second then stood in a queue; a waiter stands there itself."""
+    unit = trunk()
+    created = NOW - timedelta(hours=2)
+    short = replace(lease(code=75, minutes=119), start=created - timedelta(seconds=30))
+    newly = pod(unit, created=created, at_work_since=None if waits else NOW - timedelta(seconds=2))
+    decision = decided(Observed(PREPARED, (flight(unit),), (newly,), {unit.tasks[0]: short}))
+    assert not any(isinstance(action, Restart) for action in decision.actions)
+
+
+def test_what_another_study_failed_at_is_not_this_ones_failure() -> None:
+    unit = trunk()
+    short = unit.tasks[0][:DIGEST_LABEL_LENGTH]
+    theirs = flight(unit, study="theirs", phase="Failed", failed=frozenset({short}), reasons={short: "OOMKilled"}, run_number=9)
+    ours = flight(unit, phase="Failed", failed=frozenset({short}), reasons={short: "ImagePullBackOff"})
+    assert decided(Observed(PREPARED, (theirs,))).tasks[unit.tasks[0]].state == TaskState.READY
+    for flights in ((theirs, ours), (ours, theirs)):
+        assert decided(Observed(PREPARED, flights)).tasks[unit.tasks[0]].reason == "ImagePullBackOff"
+    known = decided(Observed(PREPARED, (theirs,), given_up={unit.tasks[0]: "ImagePullBackOff"}))
+    assert known.tasks[unit.tasks[0]].state == TaskState.FAILED
+
+
 @pytest.mark.parametrize(("account", "works"), [("scaling-study-executor", True), (WAITER, False)])
 def test_the_time_since_which_a_pod_works_is_that_of_its_trainer(account: str, works: bool) -> None:
     running = {"name": "main", "state": {"running": {"startedAt": "2030-01-01T00:00:00Z"}}}

@@ -80,7 +80,7 @@ class Place:
 
         spec = copy.deepcopy(SPEC) | SMALL | changes
         study = read_object({"apiVersion": API_VERSION, "kind": OBJECT_KIND, "metadata": {"name": "mine"}, "spec": spec})
-        cluster = ArgoServerCluster(self.server, self.played.cluster.namespace)
+        cluster = ArgoServerCluster(self.server, self.played.cluster.namespace, self.played.clock)
         self.person = Person(pass_time)
         return run_study(
             cluster,

@@ -1,12 +1,14 @@
 """An artifact is read as it was written, or not at all."""
 
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from orchestrator.contract.record import Artifact
-from orchestrator.errors import Damaged, KeyMissing
+from orchestrator.errors import Damaged, KeyMissing, StoreError
 from orchestrator.store import Store
 from orchestrator.store import artifacts as subject
 from orchestrator.store.memory import InMemoryObjects, in_memory_store
@@ -100,3 +102,22 @@ def test_files_of_one_content_may_be_fetched_at_once(tmp_path: Path) -> None:
         with ThreadPoolExecutor(8) as threads:
             paths = set(threads.map(lambda artifact, cache=tmp_path / str(turn): subject.fetch(store, artifact, cache), same))
         assert [path.stat().st_size for path in paths] == [100_000]
+
+
+@pytest.mark.parametrize("trouble", ["it is gone", "it has changed"])
+def test_half_a_download_is_not_left_where_nobody_clears_it(cache: Path, trouble: str) -> None:
+    store = in_memory_store()
+    artifact = subject.write_bytes(store, "k", b"0123")
+    folder = cache / artifact.sha256[:2]
+    folder.mkdir(parents=True)
+    for age, name in ((2 * subject.STALE_SECONDS, "old"), (60, "young")):
+        left = folder / f"{artifact.sha256}.{name}"
+        left.write_bytes(b"01")
+        os.utime(left, (time.time() - age,) * 2)
+    if trouble == "it is gone":
+        store.objects.delete("k")
+    else:
+        store.objects.put("k", b"0124")
+    with pytest.raises(StoreError):
+        subject.fetch(store, artifact, cache)
+    assert [path.suffix for path in folder.iterdir()] == [".young"], "which may be another pod's"
