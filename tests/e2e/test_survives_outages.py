@@ -36,9 +36,10 @@ def on(lane: dict[str, Outage]) -> Callable[[Outage], Outage]:
 @pytest.fixture(scope="module")
 def outcomes(ground: Ground, controller: Controller, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[None]]]:
     asked = {item.callspec.params["name"] for item in request.session.items if item.module is request.module}  # type: ignore[attr-defined]
-    if asked & NODES.keys() and not ready(SECOND):
-        cluster("add-node", SECOND)
+    if asked & NODES.keys():
+        cluster("add-node", SECOND)  # which does nothing when it runs
         within(90, lambda: ready(SECOND), "the second node is ready")
+        ground.kubectl.run("uncordon", SECOND)
     nodes, services = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
     lanes = zip((nodes, services), LANES, strict=True)
     yield {name: thread.submit(run, ground, controller) for thread, lane in lanes for name, run in lane.items() if name in asked}
