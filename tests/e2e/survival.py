@@ -34,7 +34,7 @@ from tests.e2e.installation import ROOT, STORE_SECRET, TRAINER_IMAGE
 from tests.e2e.kubectl import Failed, Kubectl, eventually
 
 # Long enough to be disturbed in its middle on two busy cores, and short enough to be done again
-LONG: Final = "384K"
+LONG: Final = "512K"
 SHORT: Final = "32K"
 # Seconds; a trial takes half a minute where nobody else works, and ten times that where ten others do
 LONGEST: Final = 600

@@ -18,7 +18,7 @@ from tests.e2e.test_workflow import EVERYTHING
 
 pytestmark = pytest.mark.cluster
 
-SEED = 21
+SEED = 51
 NODES = 2
 # A second of training between two checkpoints is in the middle of it
 TOKENS = "384K"

@@ -81,10 +81,10 @@ def a_node_that_is_gone_for_good_loses_its_pod_and_the_study_goes_on_elsewhere(g
     label = f"scaling-study.dev/{ground.kubectl.namespace}"
     ground.kubectl.run("label", "node", SECOND, f"{label}=yes", "--overwrite")
     study = ground.applied("for-good", execution={"nodeSelector": {label: "yes"}})
-    study.is_under_way()
+    # all but the switching off is done before: the training takes ten seconds
+    eventually(lambda: [pod for pod in study.pods() if pod["spec"].get("nodeName") == SECOND], "its pod is there")
     ground.kubectl.run("label", "node", ground.here, f"{label}=yes", "--overwrite")
-    (pod,) = study.pods()
-    assert pod["spec"]["nodeName"] == SECOND
+    study.is_under_way()
     with disturbing(f"node {SECOND} is off"):
         cluster("power-off", SECOND)
         try:
