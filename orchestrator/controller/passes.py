@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
-from orchestrator.cluster import Cluster, StudyReference
+from orchestrator.cluster import Cluster
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.tasks import TrainTask
 from orchestrator.contract.words import ANNOTATION_RETRY, TaskKind
 from orchestrator.controller.applying import Applier
 from orchestrator.controller.ledger import Ledger
 from orchestrator.controller.metrics import Metrics
+from orchestrator.controller.news import News
 from orchestrator.controller.planning import Planned, Unplanned, accept, allow, plan, run_number
+from orchestrator.controller.shares import Shares
 from orchestrator.controller.snapshot import Snapshot
-from orchestrator.errors import AlreadyExists, ClusterUnavailable, Conflict, NotThere, Refused, StoreUnavailable
+from orchestrator.errors import AlreadyExists, Conflict, NotThere, StoreUnavailable
 from orchestrator.estimate import Price
 from orchestrator.observe import Observed, TaskState, time_of, workflow_seen
 from orchestrator.policy import Policy
@@ -39,12 +41,8 @@ Document: TypeAlias = dict[str, Any]
 # A study at work is looked at so often even when no watch says anything: progress, cost and stalls make no event
 AT_WORK_SECONDS: Final = 10.0
 SOON_SECONDS: Final = 1.0
-# The same thing is told again only after so long: its event is still there
-TELL_AGAIN: Final = timedelta(minutes=10)
 # What looks at files is called so, and then by what it looks at
 FILES: Final = "ss-files-"
-# So many events of a study wait for an API that is away
-UNTOLD: Final = 100
 
 
 @dataclass(slots=True)
@@ -54,12 +52,6 @@ class _Known:
     spec_of: tuple[str, int]
     study: Study | Unplanned
     planned: Planned | None = None
-    told: dict[StudyEvent, datetime] = field(default_factory=dict)
-    untold: list[StudyEvent] = field(default_factory=list)
-    account: tuple[float, float] | None = None
-    """GPU-seconds at the last look: of its attempts, and what its tasks in flight are still estimated to cost."""
-    queues_since: datetime | None = None
-    """Since when it has waited for a place for a Workflow; it goes to the end of the line when it got one."""
     given_up: dict[str, str] = field(default_factory=dict)
     given_up_in: int = 0
     """What this study has seen fail for good in a run, and why: another study's Workflow may take the place of the one that says so."""
@@ -90,6 +82,8 @@ class Passes:
         self._metrics = metrics
         self._image = image
         self._waiter_image = waiter_image or WAITER_IMAGE
+        self._shares = Shares()
+        self._news = News(cluster, clock)
         self._known: dict[str, _Known] = {}
         self._ledgers: dict[str, Ledger] = {}
         self._fresh: set[str] = set()
@@ -99,7 +93,9 @@ class Passes:
         """Forget studies that are gone, and that `done/` was listed: a round lists it once a store, or finds once that it is away."""
         for name in set(self._known) - names:
             del self._known[name]
+            self._shares.forget(name)
             self._metrics.forget(name)
+        self._news.forget_all_but({known.spec_of[0] for known in self._known.values()})
         self._fresh.clear()
         self._away.clear()
 
@@ -108,7 +104,7 @@ class Passes:
         known = self._known.get(name)
         if known is None or known.planned is None:
             return False
-        if known.queues_since is not None and known.queues_since == min(self._queue()):
+        if self._shares.is_first(name):
             return True
         workflows, _ = snapshot.about(name, known.planned.plan.tasks, store_label(known.planned.study.spec.store))
         return any(workflow.study != name and not workflow.is_over for workflow in workflows)
@@ -123,13 +119,9 @@ class Passes:
             return None
         started = time.perf_counter()
         known = self._known_of(name, body)
-        # whoever cannot be looked at to the end keeps no place from others
-        queued_at, known.queues_since = known.queues_since or self._clock(), None
+        in_line_since = self._shares.step_out(name, self._clock())
         ready = self._planned(known, body)
-        if isinstance(ready, Planned):
-            after = self._run(known, ready, body, snapshot, queued_at)
-        else:
-            after = self._wait(known, ready, body, snapshot)
+        after = self._run(known, ready, body, snapshot, in_line_since) if isinstance(ready, Planned) else self._wait(ready, body, snapshot)
         self._metrics.looked_at(time.perf_counter() - started)
         return after
 
@@ -138,10 +130,7 @@ class Passes:
         spec_of = metadata["uid"], metadata.get("generation", 1)
         known = self._known.get(name)
         if known is None or known.spec_of != spec_of:
-            new = _Known(spec_of, accept(body))
-            if known is not None and known.spec_of[0] == metadata["uid"]:  # an edit undoes nothing that was spent or has yet to be told
-                new.account, new.untold = known.account, known.untold
-            known = self._known[name] = new
+            known = self._known[name] = _Known(spec_of, accept(body))
         return known
 
     def _planned(self, known: _Known, body: Document) -> Planned | Unplanned:
@@ -175,7 +164,7 @@ class Passes:
 
     # A study that has no plan yet
 
-    def _wait(self, known: _Known, why: Unplanned, body: Document, snapshot: Snapshot) -> float | None:
+    def _wait(self, why: Unplanned, body: Document, snapshot: Snapshot) -> float | None:
         if isinstance(body["spec"], dict) and body["spec"].get("paused"):
             self._stop_what_runs(body["metadata"]["name"], snapshot)
         self._forget_files(body["metadata"]["name"], _files_name(why), snapshot)
@@ -183,7 +172,7 @@ class Passes:
             self._send_to_look(why, body, snapshot)
         status = _early_status(body, why, self._clock())
         if why.phase == "Refused":
-            self._tell(known, body, [StudyEvent(why.reason, why.message.partition("\n")[0][:512], is_warning=True)])
+            self._news.tell(body, [StudyEvent(why.reason, why.message.partition("\n")[0][:512], is_warning=True)])
         self._write(body, status)
         return None if why.phase == "Refused" else AT_WORK_SECONDS
 
@@ -221,7 +210,7 @@ class Passes:
 
     # A study that has
 
-    def _run(self, known: _Known, planned: Planned, body: Document, snapshot: Snapshot, queued_at: datetime) -> float | None:
+    def _run(self, known: _Known, planned: Planned, body: Document, snapshot: Snapshot, in_line_since: datetime) -> float | None:
         study, now = planned.study, self._clock()
         self._forget_files(study.name, "", snapshot)
         ledger, store = self._ledger(study.spec.store), store_label(study.spec.store)
@@ -242,7 +231,7 @@ class Passes:
         limits = self._limits(planned, ledger)
         spent = ledger.gpu_seconds(planned.roots, study.name)
         workflows, pods = snapshot.about(study.name, planned.plan.tasks, store)
-        others, others_promised = self._others(study.name, snapshot)
+        others, others_promised = self._shares.of_others(study.name, snapshot.studies)
         if known.given_up_in != facts.run_number:
             known.given_up, known.given_up_in = {}, facts.run_number
         observed = Observed(
@@ -254,42 +243,27 @@ class Passes:
             others=others,
             others_promised=others_promised,
             others_in_flight=snapshot.in_flight(study.name),
-            others_first=sum(since < queued_at for since in self._queue()),
+            others_first=self._shares.before(in_line_since),
             given_up=known.given_up,
         )
         decision = reconcile(facts, planned.plan, planned.units, observed, limits, now)
         settings = self._settings(study, body, facts.run_number, inputs(study, planned.plan))
         applier = Applier(self._cluster, ledger, snapshot, planned.plan, settings)
         applier.apply(decision.actions)
-        known.account = spent, decision.promised
+        self._shares.settle(study.name, spent, decision.promised)
         known.given_up |= {digest: seen.reason for digest, seen in decision.tasks.items() if seen.state == TaskState.FAILED}
         if decision.queued:
-            known.queues_since = now if any(isinstance(action, Submit) for action in decision.actions) else queued_at
+            # whoever got a place goes to the end of the line
+            self._shares.stand(study.name, now if any(isinstance(action, Submit) for action in decision.actions) else in_line_since)
         ledger.read_retention(now)
         told = {**_with_refusal(decision.status, applier.refused, facts, now), **_retention(ledger.retention)}
         refusals = [StudyEvent("SubmitRefused", text[:512], is_warning=True) for text in applier.refused]
         # in this order: what is news goes by the status, and whoever dies in between tells it twice and not never
-        self._tell(known, body, [*decision.events, *refusals])
+        self._news.tell(body, [*decision.events, *refusals])
         self._write(body, told)
         self._metrics.study(study.name, told, ledger.causes(planned.roots, study.name))
         self.looked(planned, decision)
         return _next_look(told, bool(decision.actions), bool(applier.refused))
-
-    def _queue(self) -> list[datetime]:
-        """Since when studies wait for a place."""
-        return [known.queues_since for known in self._known.values() if known.queues_since is not None]
-
-    def _others(self, name: str, snapshot: Snapshot) -> tuple[float, float]:
-        """What the namespace's other studies have spent and promised. One that was not looked at yet says so in its status."""
-        accounts = [self._account(other, body) for other, body in snapshot.studies.items() if other != name]
-        return sum(spent for spent, _ in accounts), sum(promised for _, promised in accounts)
-
-    def _account(self, name: str, body: Document) -> tuple[float, float]:
-        known = self._known.get(name)
-        if known is not None and known.account is not None:
-            return known.account
-        hours = (body.get("status") or {}).get("gpuHours") or {}
-        return float(hours.get("used") or 0) * 3600, float(hours.get("promised") or 0) * 3600
 
     def _limits(self, planned: Planned, ledger: Ledger) -> Limits:
         budget = planned.study.spec.budget.gpu_hours
@@ -344,24 +318,6 @@ class Passes:
                 return
             written = self._cluster.patch_status(metadata["name"], status, newest["metadata"]["resourceVersion"])
         body["status"], metadata["resourceVersion"] = status, written["metadata"]["resourceVersion"]
-
-    def _tell(self, known: _Known, body: Document, events: list[StudyEvent]) -> None:
-        """Events are for people: one that cannot be told holds nothing up, and is told when the API is back."""
-        now = self._clock()
-        reference = StudyReference(body["metadata"]["name"], body["metadata"]["uid"])
-        known.told = {event: at for event, at in known.told.items() if now - at < TELL_AGAIN}
-        new = [event for event in dict.fromkeys((*known.untold, *events)) if event not in known.told]
-        known.untold = []
-        for event in new:
-            try:
-                self._cluster.event(reference, event.reason, event.message, is_warning=event.is_warning)
-            except ClusterUnavailable as problem:
-                known.untold = new[new.index(event) :][:UNTOLD]
-                LOG.warning("study %s: %d events have to wait: %s", reference.name, len(known.untold), problem)
-                return
-            except Refused as problem:
-                LOG.warning("study %s: event %s: %s", reference.name, event.reason, problem)
-            known.told[event] = now
 
 
 def _files_name(why: Unplanned) -> str:

@@ -77,6 +77,7 @@ class Played:
         self.cluster = InMemoryCluster(clock=self.clock)
         self.objects = InMemoryObjects(clock=self.clock)
         self.store = Store(self.objects, "memory://played", self.clock)
+        self._stores = {"memory://played": self.store}
         self._leases: dict[str, Lease] = {}
         self._digests: dict[str, str] = {}
 
@@ -85,8 +86,14 @@ class Played:
     def controller(self, may_work: Callable[[], bool] = lambda: True) -> Loop:
         """A new controller, which knows nothing yet."""
         metrics = Metrics()
-        passes = Passes(self.cluster, lambda _: self.store, self.clock, metrics)
+        passes = Passes(self.cluster, lambda url: self._stores.get(url, self.store), self.clock, metrics)
         return Loop(self.cluster, passes, metrics, self.clock, may_work=may_work, monotonic=self.clock.seconds)
+
+    def open_apart(self, url: str) -> InMemoryObjects:
+        """Another store, in which nobody works, and what it holds."""
+        objects = InMemoryObjects(clock=self.clock)
+        self._stores[url] = Store(objects, url, self.clock)
+        return objects
 
     def turn(self, loop: Loop, turns: int = 1) -> None:
         """Some turns at which everything is looked at."""

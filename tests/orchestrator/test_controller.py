@@ -9,7 +9,7 @@ import pytest
 from orchestrator.cluster import Document, Kind
 from orchestrator.contract.words import ANNOTATION_RETRY, LABEL_KIND, LABEL_STUDY, ExitCode
 from orchestrator.controller.loop import Loop
-from orchestrator.errors import ClusterUnavailable, Refused, StoreUnavailable, StudyMistakes
+from orchestrator.errors import ClusterUnavailable, Refused, StudyMistakes
 from orchestrator.fingerprints import Found, write_found
 from orchestrator.memory_cluster import ClusterFault
 from orchestrator.spec import read_object
@@ -39,6 +39,19 @@ def undisturbed(**changes: Any) -> Played:
 
 def study_of(workflow: Document) -> str:
     return str(workflow["metadata"]["labels"][LABEL_STUDY])
+
+
+def refused() -> tuple[Played, Loop]:
+    """A study whose first task has refused for good."""
+    played = Played()
+    loop = played.controller()
+    played.apply(**SMALL)
+    played.turn(loop)
+    played.start_pods()
+    played.end_pods(ExitCode.REFUSED, "out of memory")
+    played.turn(loop, 2)
+    assert played.status()["phase"] == "Failed"
+    return played, loop
 
 
 def writes(played: Played) -> list[tuple[str, str]]:
@@ -281,14 +294,7 @@ def test_files_that_are_edited_away_are_looked_at_no_more() -> None:
 
 
 def test_a_study_that_was_deleted_and_comes_again_is_another_run_and_tries_what_failed() -> None:
-    played = Played()
-    loop = played.controller()
-    played.apply(**SMALL)
-    played.turn(loop)
-    played.start_pods()
-    played.end_pods(ExitCode.REFUSED, "out of memory")
-    played.turn(loop, 2)
-    assert played.status()["phase"] == "Failed"
+    played, loop = refused()
     played.cluster.delete("scalingstudies", "mine")
     played.turn(loop)
     played.apply(**SMALL)
@@ -313,14 +319,7 @@ def test_pausing_stops_and_resuming_is_another_run() -> None:
 
 
 def test_a_failed_task_is_tried_again_when_a_person_says_so() -> None:
-    played = Played()
-    loop = played.controller()
-    played.apply(**SMALL)
-    played.turn(loop)
-    played.start_pods()
-    played.end_pods(ExitCode.REFUSED, "out of memory")
-    played.turn(loop, 2)
-    assert played.status()["phase"] == "Failed"
+    played, loop = refused()
     assert "out of memory" in next(body["message"] for body in played.cluster.list("events").items if body["reason"] == "CellFailed")
     played.cluster.patch("scalingstudies", "mine", {"metadata": {"annotations": {ANNOTATION_RETRY: "2"}}})
     played.turn(loop)
@@ -578,32 +577,20 @@ def test_places_go_round_among_the_studies_that_wait_for_one() -> None:
     assert [len(set(whose[first : first + 3])) for first in (0, 3)] == [3, 3], whose
 
 
-def unless_second(planned: Callable[..., Any]) -> Callable[..., Any]:
-    """The store of study `second` is away."""
-
-    def found(known: Any, body: Document) -> Any:
-        if body["metadata"]["name"] == "second":
-            raise StoreUnavailable("it is away")
-        return planned(known, body)
-
-    return found
-
-
 @pytest.mark.parametrize("trouble", ["the policy", "the store"])
-def test_a_study_that_cannot_use_a_place_keeps_none_from_others(trouble: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_that_cannot_use_a_place_keeps_none_from_others(trouble: str) -> None:
     played = Played()
+    apart = played.open_apart("memory://apart")
     loop = played.controller()
     played.cluster.configs["scaling-study-policy"] = {"workflowsAtOnce": "1"}
     played.apply("first")
-    played.apply("second", grid={"sizes": ["0.03M"], "codePercent": [0, 50], "seeds": [2]}, execution={"image": "other:1"})
-    for _ in range(4):
-        played.turn(loop)
-        played.work()
-    assert loop._passes._known["second"].queues_since is not None
+    played.apply("second", store="memory://apart", execution={"image": "other:1"})
+    played.turn(loop)
+    assert "the namespace has 1 at once" in played.condition("Progressing", "second")["message"], "it stands in the line"
     if trouble == "the policy":
         played.cluster.configs["scaling-study-policy"]["images"] = "trainer:*"
     else:
-        monkeypatch.setattr(loop._passes, "_planned", unless_second(loop._passes._planned))
+        apart.faults.append(Fault("*", "*", "before", times=-1))
     for _ in range(40):
         played.turn(loop)
         played.work()
