@@ -5,6 +5,7 @@ read YAML 1.1, follow cycles and nest without a limit.
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -20,6 +21,8 @@ LARGEST_TREE: Final = 50_000
 DEEPEST: Final = 24
 
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+"""What ends a line in YAML (1.1, which libyaml reads)."""
 _CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -124,22 +127,35 @@ def _not_utf8(body: bytes, at: int, file: str) -> Mistake:
 
 def _compose(text: str, file: str) -> tuple[Node | None, int]:
     """The tree of the first document, and the line where a second one begins (0 if there is none)."""
-    composer = _Composer(file)
+    lines = _Lines(text)
+    composer = _Composer(file, lines)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             composer.take(event)
             if composer.second:
                 break
     except yaml.YAMLError as problem:
-        raise NotYaml(_syntax(problem, text, file)) from None
+        raise NotYaml(_syntax(problem, text, lines, file)) from None
     return composer.root, composer.second
+
+
+class _Lines:
+    """Numbers of lines, from 1, as editors count them: YAML takes three letters of Unicode for ends of lines too, which they do not."""
+
+    def __init__(self, text: str) -> None:
+        self._extra = [number for number, found in enumerate(_BREAK.finditer(text)) if found[0] not in ("\n", "\r", "\r\n")]
+
+    def of(self, mark: Any) -> int:  # noqa: ANN401  (of PyYAML)
+        line: int = mark.line
+        return line + 1 - bisect_left(self._extra, line)
 
 
 class _Composer:
     """Builds a tree from events, without recursion."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, lines: _Lines) -> None:
         self.file = file
+        self.lines = lines
         self.root: Node | None = None
         self.second = 0
         self.open: list[Node] = []
@@ -149,7 +165,7 @@ class _Composer:
         self.count = 0
 
     def take(self, event: Any) -> None:  # noqa: ANN401  (PyYAML's events share no type that knows their fields)
-        line = event.start_mark.line + 1
+        line = self.lines.of(event.start_mark)
         if isinstance(event, yaml.DocumentStartEvent):
             self.second = line if self.seen else 0
             self.seen = True
@@ -272,16 +288,17 @@ def _too_deep(file: str, line: int) -> Mistake:
     return Mistake(file, line, "", f"this nests deeper than {DEEPEST} levels.", "No study file needs that.")
 
 
-def _syntax(problem: yaml.YAMLError, text: str, file: str) -> Mistake:
+def _syntax(problem: yaml.YAMLError, text: str, lines: _Lines, file: str) -> Mistake:
     mark = getattr(problem, "problem_mark", None)
-    line = mark.line + 1 if mark is not None else 1
+    line = lines.of(mark) if mark is not None else 1
     said = (getattr(problem, "problem", None) or str(problem).splitlines()[0])[:120]
     if "nesting depth" in said:  # libyaml has a bound of its own and may come to it before us
         return _too_deep(file, line)
     if "\t" in _indentation(text, line):
         said = "a tab where YAML wants spaces"
     context = getattr(problem, "context_mark", None)
-    since = f", in what begins in line {context.line + 1}" if context is not None and context.line + 1 != line else ""
+    begun = lines.of(context) if context is not None else line
+    since = f", in what begins in line {begun}" if begun != line else ""
     advice = next((advice for sign, advice in _ADVICE if sign in said), "Check indentation, brackets and quotes up to this line.")
     return Mistake(file, line, "", f"this is not YAML: {said}{since}.", advice)
 

@@ -91,6 +91,7 @@ def dumped(document: Any) -> bytes:
 
 @settings(max_examples=200, deadline=None)
 @given(CHANGES)
+@example([(("spec", "execution"), "set", {"\u2028": None}, ""), (("apiVersion",), "set", None, "")])
 @example([(("spec", "grid", "seeds", 0), "set", [], ""), (("spec", "grid", "seeds", 0), "double", None, "")])
 def test_a_mutated_file_is_a_study_or_mistakes(changes: list[tuple[Place, str, Any, str]]) -> None:
     body = dumped(changed(changes))
