@@ -12,7 +12,7 @@ from typing import Final
 
 import typer
 
-from orchestrator.cli.reach import PLUGIN
+from orchestrator.cli.connect import PLUGIN
 from orchestrator.errors import CommandMistake, ScalingStudyError, StudyMistakes
 
 # What is done to a study on a cluster: the verbs of the kubectl plugin
@@ -20,7 +20,7 @@ ON_CLUSTER: Final = ("submit", "status", "watch", "logs", "stop", "resume", "ret
 # In the order in which --help shows them: the way of a study from file to report, then upkeep.
 COMMANDS: Final = ("plan", "explain", "render", "run", *ON_CLUSTER, "report", "tracking", "store", "fingerprint", "demo_corpus")
 
-# Exit codes of the command line itself. Workers and pods have their own: orchestrator.contract.words.ExitCode.
+# Exit codes of the command line itself. Workers and pods have their own: orchestrator.contract.vocabulary.ExitCode.
 EXIT_FAILED: Final = 1
 EXIT_MISTAKES: Final = 2
 EXIT_STOPPED: Final = 75

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.reach import At, ContextOption, NamespaceOption, StudyArgument
+from orchestrator.cli.connect import At, ContextOption, NamespaceOption, StudyArgument
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +22,7 @@ def delete(
 
     Running tasks get their grace period to write a checkpoint: submitted again, the study goes on from there.
     """
-    from orchestrator.cli.reach import on_cluster
+    from orchestrator.cli.connect import on_cluster
 
     with on_cluster(ctx, study, namespace, context) as at:
         print(what_goes(at))
@@ -44,8 +44,8 @@ def _confirmed() -> bool:
 
 def what_goes(at: At) -> str:
     """What would go and what stays. Raises NotThere."""
-    from orchestrator.contract.words import LABEL_STUDY
-    from orchestrator.study_object import find_object, phase_of, status_of
+    from orchestrator.cluster.study_object import find_object, phase_of, status_of
+    from orchestrator.contract.vocabulary import LABEL_STUDY
 
     body = find_object(at.cluster, at.name)
     pods = sum((pod.get("status") or {}).get("phase") == "Running" for pod in at.cluster.list("pods", {LABEL_STUDY: at.name}).items)

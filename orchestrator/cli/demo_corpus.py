@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
 
 def demo_corpus(out: Annotated[Path, typer.Argument(help="Folder to write; manifests/examples/demo.yaml reads corpus/demo.")]) -> None:
     """Write OUT/code (Python's standard library) and OUT/text (prose of the installed packages), unless they are there."""
-    from orchestrator.cli.places import writing
+    from orchestrator.cli.outputs import writing
     from orchestrator.demo_corpus import write_corpus
 
     begin = time.perf_counter()

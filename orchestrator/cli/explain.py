@@ -20,10 +20,10 @@ def explain(
 
     Digests of train tasks can be shared: the last column says with how many other cells.
     """
-    from orchestrator.cli.explanations import print_cell, print_task
-    from orchestrator.explain import find_cell
+    from orchestrator.cli.explain_tables import print_cell, print_task
+    from orchestrator.planning.explain import find_cell
     from orchestrator.store.records import done
-    from orchestrator.study import open_study
+    from orchestrator.study.opening import open_study
 
     opened = open_study(file, store, only_looks=True)
     digests = [digest for digest in opened.plan.tasks if len(cell) >= 12 and digest.startswith(cell)]

@@ -18,8 +18,8 @@ def fingerprint(
 ) -> None:
     """Reads and hashes the files of sources, and prints their fingerprints."""
     from orchestrator.errors import StoreUnavailable
-    from orchestrator.fingerprints import Wanted, look_at, write_found
     from orchestrator.store import open_store
+    from orchestrator.study.fingerprints import Wanted, look_at, write_found
 
     if not source and not tokenizer:
         raise typer.BadParameter("nothing to look at: give --source NAME=PATH, --tokenizer PATH or both")

@@ -13,11 +13,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.grid_table import FIXED, RecipeGrid, Square, recipe_grids
-from orchestrator.observe import TaskState
-from orchestrator.progress import amount, duration, holes
-from orchestrator.study_object import condition_of, status_of
-from orchestrator.study_view import AtWork, StudyView, target_of
+from orchestrator.cluster.study_object import condition_of, status_of
+from orchestrator.contract.formatting import amount, duration
+from orchestrator.monitor.grid_table import FIXED, RecipeGrid, Square, recipe_grids
+from orchestrator.monitor.progress import holes
+from orchestrator.monitor.study_view import AtWork, StudyView, target_of
+from orchestrator.reconcile.observe import TaskState
 
 LISTED: Final = 40
 """Lines of one list; the rest are counted."""

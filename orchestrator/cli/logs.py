@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from orchestrator.cli.reach import ContextOption, NamespaceOption, StoreOption, StudyArgument
+from orchestrator.cli.connect import ContextOption, NamespaceOption, StoreOption, StudyArgument
 
 if TYPE_CHECKING:
-    from orchestrator.cluster import Cluster
-    from orchestrator.log_sources import Piece, Wanted
-    from orchestrator.lookout import Lookout
-    from orchestrator.observe import PodSeen
-    from orchestrator.study_view import StudyView
+    from orchestrator.cluster.port import Cluster
+    from orchestrator.monitor.log_sources import Piece, Wanted
+    from orchestrator.monitor.status_reader import Lookout
+    from orchestrator.monitor.study_view import StudyView
+    from orchestrator.reconcile.observe import PodSeen
 
 LOOK_SECONDS: Final = 2.0
 EXIT_STOPPED: Final = 75
@@ -44,7 +44,7 @@ def logs(
     Pods go a minute after they end: their logs are in the store then, with each attempt, and are read from there. Exits 1 when there is
     no log, and says why.
     """
-    from orchestrator.cli.lookouts import lookout
+    from orchestrator.cli.status_readers import lookout
 
     with lookout(ctx, study, namespace, context, store) as looking:
         if follow:
@@ -58,14 +58,14 @@ def logs(
 
 def show_logs(looking: "Lookout", what: str, say: Callable[[str], None], tail: int = 0) -> bool:
     """Prints what there is; False when there is nothing but the reason. Raises PlanRefused for a cell that is not there."""
-    from orchestrator.log_sources import wanted
+    from orchestrator.monitor.log_sources import wanted
 
     view = looking.look()
     return _show(looking, view, wanted(view, what), say, tail)
 
 
 def _show(looking: "Lookout", view: "StudyView", asked: "Wanted", say: Callable[[str], None], tail: int) -> bool:
-    from orchestrator.log_sources import pieces, why_none
+    from orchestrator.monitor.log_sources import pieces, why_none
 
     found = pieces(view, asked, looking.cluster, looking.store)
     for number, piece in enumerate(found):
@@ -98,10 +98,10 @@ def follow_logs(looking: "Lookout", what: str, say: Callable[[str], None], pause
 
     `tail`: of pods that are at work at the first look, the last lines of what they have said by then; of later ones all.
     """
+    from orchestrator.cluster.study_object import OVER
     from orchestrator.errors import PlanRefused
-    from orchestrator.log_sources import is_settled, wanted
-    from orchestrator.observe import TERMINAL
-    from orchestrator.study_object import OVER
+    from orchestrator.monitor.log_sources import is_settled, wanted
+    from orchestrator.reconcile.observe import TERMINAL
 
     cluster = looking.cluster
     if cluster is None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from orchestrator.outline import Outline
-    from orchestrator.study import Opened
+    from orchestrator.planning.summary import Outline
+    from orchestrator.study.opening import Opened
 
 
 def register(app: typer.Typer) -> None:
@@ -32,9 +32,9 @@ def plan(
     Shows cells, tasks, what sharing saves, epochs a source, parameters, batches, rates and where they come from, steps, FLOPs, GPU-hours
     and the longest path. Exits 1 when the plan cannot be run, 2 when the file has mistakes.
     """
-    from orchestrator.cli.tables import print_outline
-    from orchestrator.plan import is_runnable
-    from orchestrator.study import preview_study
+    from orchestrator.cli.plan_tables import print_outline
+    from orchestrator.planning import is_runnable
+    from orchestrator.study.opening import preview_study
 
     gc.disable()  # this process ends with its one answer: nothing of a plan is garbage before that
     opened = preview_study(file, store)
@@ -45,8 +45,8 @@ def plan(
     else:
         print_outline(shown)
     if graph is not None:
-        from orchestrator.cli.places import writing
-        from orchestrator.graph import draw
+        from orchestrator.cli.outputs import writing
+        from orchestrator.planning.graph import draw
 
         with writing(graph, "a file in a folder that is there: --graph plan.svg"):
             draw(opened.plan, graph)
@@ -57,11 +57,11 @@ def plan(
 
 
 def _outline(opened: "Opened", gpu: str, mfu: float, price: float | None, asks: bool) -> "Outline":
-    from orchestrator.estimate import Price, estimate
-    from orchestrator.outline import outline
-    from orchestrator.repetition import readings, refuse_repetition
+    from orchestrator.planning.estimate import Price, estimate
+    from orchestrator.planning.repetition import readings, refuse_repetition
+    from orchestrator.planning.summary import outline
     from orchestrator.store.records import done
-    from orchestrator.study import gpu_seconds_a_token, known_tokens
+    from orchestrator.study.opening import gpu_seconds_a_token, known_tokens
 
     finished = done(opened.store) & opened.plan.tasks.keys() if asks else set()
     reads = readings(opened.plan, opened.study.spec.data.sources, known_tokens(opened, finished))

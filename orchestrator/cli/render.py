@@ -24,8 +24,8 @@ def render(
     The same study gives the same bytes. The controller submits each when what it needs is done; applied by hand all at once, they would
     not wait for each other.
     """
-    from orchestrator.cli.places import writing
-    from orchestrator.study import inputs, preview_study
+    from orchestrator.cli.outputs import writing
+    from orchestrator.study.opening import inputs, preview_study
     from orchestrator.workflow import PodSettings, build_workflow, units
     from orchestrator.workflow.text import to_yaml
 

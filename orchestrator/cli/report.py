@@ -19,12 +19,12 @@ def report(
     store: Annotated[str | None, typer.Option("--store", help="Where the results are, instead of the file's `store`.")] = None,
 ) -> None:
     """Write OUT/report.html, OUT/figures/*.svg, OUT/runs.parquet, OUT/cells.parquet and OUT/cells.csv from what is done."""
-    from analysis.report import write_report
-    from orchestrator.cli.reach import standing_store
+    from analysis.report.page import write_report
+    from orchestrator.cli.connect import standing_store
     from orchestrator.errors import PlanRefused
     from orchestrator.spec import read_study
     from orchestrator.store.plans import current, current_spec, planned_part
-    from orchestrator.study import store_address
+    from orchestrator.study.opening import store_address
     from orchestrator.tracking import local_folder
 
     study = read_study(file)

@@ -2,7 +2,7 @@
 
 import typer
 
-from orchestrator.cli.reach import At, ContextOption, NamespaceOption, StudyArgument
+from orchestrator.cli.connect import At, ContextOption, NamespaceOption, StudyArgument
 
 
 def register(app: typer.Typer) -> None:
@@ -11,7 +11,7 @@ def register(app: typer.Typer) -> None:
 
 def resume(ctx: typer.Context, study: StudyArgument, namespace: NamespaceOption = "", context: ContextOption = "") -> None:
     """Let a stopped study go on, from its checkpoints: takes `spec.paused` away. What has failed is tried again by `retry`."""
-    from orchestrator.cli.reach import on_cluster
+    from orchestrator.cli.connect import on_cluster
 
     with on_cluster(ctx, study, namespace, context) as at:
         print(resume_study(at))
@@ -19,7 +19,7 @@ def resume(ctx: typer.Context, study: StudyArgument, namespace: NamespaceOption 
 
 def resume_study(at: At) -> str:
     """Takes the pause away; what to tell. Raises NotThere, Refused."""
-    from orchestrator.study_object import find_object, phase_of
+    from orchestrator.cluster.study_object import find_object, phase_of
 
     body = find_object(at.cluster, at.name)
     if not body["spec"].get("paused"):

@@ -2,7 +2,7 @@
 
 import typer
 
-from orchestrator.cli.reach import At, ContextOption, NamespaceOption, StudyArgument
+from orchestrator.cli.connect import At, ContextOption, NamespaceOption, StudyArgument
 
 
 def register(app: typer.Typer) -> None:
@@ -15,7 +15,7 @@ def retry(ctx: typer.Context, study: StudyArgument, namespace: NamespaceOption =
     Begins a new run number, in which failures are counted from nothing. Tasks that merely crashed or were preempted need no `retry`: they
     are tried again by themselves. On this machine `run FILE` again does the same.
     """
-    from orchestrator.cli.reach import on_cluster
+    from orchestrator.cli.connect import on_cluster
 
     with on_cluster(ctx, study, namespace, context) as at:
         print(retry_study(at))
@@ -23,8 +23,8 @@ def retry(ctx: typer.Context, study: StudyArgument, namespace: NamespaceOption =
 
 def retry_study(at: At) -> str:
     """Raises the run number where something has failed; what to tell. Raises NotThere, Refused."""
-    from orchestrator.contract.words import ANNOTATION_RETRY
-    from orchestrator.study_object import find_object, phase_of, status_of, verdict_of
+    from orchestrator.cluster.study_object import find_object, phase_of, status_of, verdict_of
+    from orchestrator.contract.vocabulary import ANNOTATION_RETRY
 
     body = find_object(at.cluster, at.name)
     verdict = verdict_of(body)

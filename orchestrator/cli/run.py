@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli import ending
+from orchestrator.cli import finish as ending
 
 if TYPE_CHECKING:
     from orchestrator.contract.events import Placement
     from orchestrator.local import RunResult
-    from orchestrator.study import Opened
+    from orchestrator.study.opening import Opened
 
 # Tasks that --dry-run lists by name; the rest are counted
 LISTED = 40
@@ -78,7 +78,7 @@ def run(
         run_there(file, server, Wishes(store, out, tracking_uri if tracking else None, plain, logs))
         return
     from orchestrator.contract.events import Placement
-    from orchestrator.study import inputs, keep, open_study
+    from orchestrator.study.opening import inputs, keep, open_study
 
     opened = open_study(file, store, replan=replan, only_looks=dry_run)
     _refuse(opened)
@@ -134,9 +134,9 @@ def _refuse_mixed_options(ctx: typer.Context, is_elsewhere: bool) -> None:
 
 def _refuse(opened: "Opened") -> None:
     """What a plan shows and this machine would find out hours later: raises PlanRefused for sources that are read too often."""
-    from orchestrator.repetition import readings, refuse_repetition
+    from orchestrator.planning.repetition import readings, refuse_repetition
     from orchestrator.store.records import done
-    from orchestrator.study import known_tokens
+    from orchestrator.study.opening import known_tokens
 
     finished = done(opened.store) & opened.plan.tasks.keys()
     refuse_repetition(readings(opened.plan, opened.study.spec.data.sources, known_tokens(opened, finished)))
@@ -146,7 +146,7 @@ def _refuse_to_begin(opened: "Opened", gpus: int, workers: int) -> None:
     """What keeps a run from beginning, also one that is only shown: raises PlanRefused."""
     from orchestrator.errors import PlanRefused
     from orchestrator.local.workers import share_gpus
-    from orchestrator.study import refuse_unknown
+    from orchestrator.study.opening import refuse_unknown
 
     if opened.study.spec.paused:
         raise PlanRefused(f"{opened.study.path}: spec.paused is true, so nothing runs; take it away. --dry-run shows what would run")
@@ -173,8 +173,8 @@ def _show(opened: "Opened", only: list[str]) -> None:
 def _work(opened: "Opened", placement: "Placement", workers: int, only: list[str], plain: bool) -> "RunResult":
     """The tasks themselves, under the eyes of whoever watches."""
     from orchestrator.local import StopRequest, run_plan
-    from orchestrator.plan.settle import by_size
-    from orchestrator.progress import PlainLines, choose_view
+    from orchestrator.monitor.progress import PlainLines, choose_view
+    from orchestrator.planning.defaults import by_size
     from orchestrator.tracking import local_folder
 
     plan, stop = opened.plan, StopRequest()

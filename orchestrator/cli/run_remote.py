@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from orchestrator.cli import ending
+from orchestrator.cli import finish as ending
 
 if TYPE_CHECKING:
-    from orchestrator.cluster import Cluster
+    from orchestrator.cluster.port import Cluster
     from orchestrator.remote import End
     from orchestrator.spec import Study
     from orchestrator.store import Store
@@ -65,7 +65,7 @@ class Wishes:
 def run_there(file: Path, server: Server, wishes: Wishes) -> None:
     """Runs the study to its end. Exits as a local run does. Raises ScalingStudyError."""
     from orchestrator.errors import PlanRefused
-    from orchestrator.policy import Policy, broken_rules
+    from orchestrator.reconcile.policy import Policy, broken_rules
     from orchestrator.spec import read_study
     from orchestrator.store import open_store
     from orchestrator.store.records import done
@@ -94,7 +94,7 @@ def _connected(server: Server) -> "Cluster":
     from orchestrator.errors import MissingExtra
 
     try:
-        from orchestrator.argo_server import connect
+        from orchestrator.cluster.argo_server import connect
     except ModuleNotFoundError as problem:
         raise MissingExtra(f"--argo-server needs the package {problem.name}: pip install 'scaling-study[cluster]'") from problem
     ca_file = str(server.ca_file) if server.ca_file else ""
@@ -133,7 +133,7 @@ def token_source(server: Server) -> Callable[[], str]:
 
 def _work(cluster: "Cluster", study: "Study", store: "Store", server: Server, wishes: Wishes, mirrors: "list[Beside | None]") -> "End":
     """The run itself, under the eyes of whoever watches."""
-    from orchestrator.progress import PlainLines, choose_view
+    from orchestrator.monitor.progress import PlainLines, choose_view
     from orchestrator.remote import Interrupts, run_study, study_object
 
     uri, interrupts = wishes.tracking_uri, Interrupts()

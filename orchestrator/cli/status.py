@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.reach import ContextOption, NamespaceOption, StoreOption, StudyArgument
+from orchestrator.cli.connect import ContextOption, NamespaceOption, StoreOption, StudyArgument
 
 if TYPE_CHECKING:
-    from orchestrator.grid_table import RecipeGrid
-    from orchestrator.study_view import AtWork, StudyView
+    from orchestrator.monitor.grid_table import RecipeGrid
+    from orchestrator.monitor.study_view import AtWork, StudyView
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +30,7 @@ def status(
     here, it shows what the cluster says too. Exits 1 when a task has failed for good or the study was refused.
     """
     from orchestrator.cli.grid import console, drawn, speaks_ascii
-    from orchestrator.cli.lookouts import lookout
+    from orchestrator.cli.status_readers import lookout
 
     with lookout(ctx, study, namespace, context, store) as looking:
         view = looking.look()
@@ -51,8 +51,8 @@ def is_bad(view: "StudyView") -> bool:
 def document(view: "StudyView") -> dict[str, Any]:
     """All that `status` shows, for programs. Times are in seconds; what is not known is null."""
     from orchestrator.cli.grid import missing
-    from orchestrator.grid_table import recipe_grids
-    from orchestrator.study_object import status_of
+    from orchestrator.cluster.study_object import status_of
+    from orchestrator.monitor.grid_table import recipe_grids
 
     told = status_of(view.body or {})
     return {

@@ -2,7 +2,7 @@
 
 import typer
 
-from orchestrator.cli.reach import At, ContextOption, NamespaceOption, StudyArgument
+from orchestrator.cli.connect import At, ContextOption, NamespaceOption, StudyArgument
 
 # What a study had begun before it was refused, after an edit of it or of the policy, may still run
 NOTHING_RUNS = ("Succeeded", "Failed")
@@ -17,7 +17,7 @@ def stop(ctx: typer.Context, study: StudyArgument, namespace: NamespaceOption = 
 
     Sets `spec.paused: true`, which a study file or kubectl can do as well. A run on this machine is stopped with Ctrl-C where it runs.
     """
-    from orchestrator.cli.reach import on_cluster
+    from orchestrator.cli.connect import on_cluster
 
     with on_cluster(ctx, study, namespace, context) as at:
         print(stop_study(at))
@@ -25,7 +25,7 @@ def stop(ctx: typer.Context, study: StudyArgument, namespace: NamespaceOption = 
 
 def stop_study(at: At) -> str:
     """Pauses it; what to tell. Raises NotThere, Refused."""
-    from orchestrator.study_object import find_object, phase_of
+    from orchestrator.cluster.study_object import find_object, phase_of
 
     body = find_object(at.cluster, at.name)
     again = f"To go on: {at.line('resume')}"

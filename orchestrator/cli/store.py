@@ -23,7 +23,7 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Move what is broken aside; the next run makes it again.")] = False,
 ) -> None:
     """Read all that counts in a store and check it against its hashes. Exits 1 when something is broken and was not repaired."""
-    from orchestrator.store.upkeep import verify as check
+    from orchestrator.store.maintenance import verify as check
 
     store = open_named(where)
     findings = check(store, repair)
@@ -44,8 +44,8 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
 ) -> None:
     """Remove checkpoints that no frozen plan, no record and no attempt at work needs. Says first what goes."""
-    from orchestrator.progress import amount
-    from orchestrator.store.upkeep import gc as clear
+    from orchestrator.contract.formatting import amount
+    from orchestrator.store.maintenance import gc as clear
 
     store = open_named(where)
     removals = clear(store, dry_run=True)
@@ -59,11 +59,11 @@ def gc(
 
 def open_named(where: str) -> "Store":
     """The store of a study file, or the one at an address. A folder that is not there is a mistake here, not a new store."""
-    from orchestrator.cli.reach import standing_store
+    from orchestrator.cli.connect import standing_store
     from orchestrator.errors import StoreError
     from orchestrator.spec import read_study
     from orchestrator.store import is_there
-    from orchestrator.study import store_address
+    from orchestrator.study.opening import store_address
 
     if Path(where).is_file():
         return standing_store(store_address(read_study(Path(where)), None))

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from orchestrator.cli.reach import At, ContextOption, NamespaceOption
+from orchestrator.cli.connect import At, ContextOption, NamespaceOption
 
 if TYPE_CHECKING:
-    from orchestrator.cluster import Document
-    from orchestrator.study_object import Verdict
-    from orchestrator.submission import Submitted
+    from orchestrator.cluster.port import Document
+    from orchestrator.cluster.study_object import Verdict
+    from orchestrator.cluster.submission import Submitted
 
 # A controller that runs looks at a new study within two seconds
 SOON_SECONDS: Final = 5.0
@@ -48,8 +48,8 @@ def submit(
     anew only where it changes more than `paused`, `budget` or `execution`, and never does again what is done. Exits 1 when the cluster or
     its policy refuses the study, 2 when the file has mistakes.
     """
-    from orchestrator.cli.reach import connected, name_of, namespace_of, program_of
-    from orchestrator.study_object import clear_words
+    from orchestrator.cli.connect import connected, name_of, namespace_of, program_of
+    from orchestrator.cluster.study_object import clear_words
 
     values = read_whole(file)
     cluster = connected(namespace_of(name_of(str(file)), namespace), context)
@@ -63,7 +63,7 @@ def submit(
 def read_whole(file: Path) -> "Document":
     """All that the file says. Raises StudyMistakes, PlanRefused for what no cluster can run."""
     from orchestrator.errors import PlanRefused
-    from orchestrator.policy import Policy, broken_rules
+    from orchestrator.reconcile.policy import Policy, broken_rules
     from orchestrator.spec import read_study
     from orchestrator.spec.yaml_text import read_document
 
@@ -78,8 +78,8 @@ def read_whole(file: Path) -> "Document":
 
 def submit_study(at: At, values: "Document", patience: Patience, say: Callable[[str], None], *, dry_run: bool = False) -> bool:
     """Sends it and says what came of it; False when it was refused. Raises Refused, NotThere, Conflict."""
-    from orchestrator.submission import object_to_send
-    from orchestrator.submission import submit as send
+    from orchestrator.cluster.submission import object_to_send
+    from orchestrator.cluster.submission import submit as send
 
     submitted = send(at.cluster, object_to_send(values, at.cluster.namespace), dry_run=dry_run)
     say(told(at, submitted, dry_run=dry_run))
@@ -127,8 +127,8 @@ def await_verdict(at: At, patience: Patience, say: Callable[[str], None]) -> "Ve
 
     A cluster that is away is asked again until the patience ends. Raises ClusterError.
     """
+    from orchestrator.cluster.study_object import find_object, verdict_of
     from orchestrator.errors import ClusterError
-    from orchestrator.study_object import find_object, verdict_of
 
     end, trouble = patience.clock() + patience.seconds, ""
     while True:

@@ -34,7 +34,7 @@ def mirror(
     One experiment a study, one run a task, curves over tokens. With --follow a server that is away is asked again until it answers.
     Ctrl-C once: a last look; twice: at once (75). Exits 1 when MLflow cannot be reached or something could not be mirrored.
     """
-    from orchestrator.cli.reach import standing_store
+    from orchestrator.cli.connect import standing_store
     from orchestrator.tracking import artifacts_folder, tracking_uri, ui_command
     from orchestrator.tracking.follow import follow as keep_up
     from orchestrator.tracking.follow import mirror_once, told
@@ -65,7 +65,7 @@ def which_study(study: str, store: str | None) -> tuple[str, str]:
     """Name and store of a study that is given by file or by name."""
     from orchestrator.errors import PlanRefused
     from orchestrator.spec import read_study
-    from orchestrator.study import store_address
+    from orchestrator.study.opening import store_address
 
     if Path(study).is_file():
         read = read_study(Path(study))

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Final, Protocol
 
 import typer
 
-from orchestrator.cli.reach import ContextOption, NamespaceOption, StoreOption, StudyArgument
+from orchestrator.cli.connect import ContextOption, NamespaceOption, StoreOption, StudyArgument
 
 if TYPE_CHECKING:
-    from orchestrator.grid_table import CellStanding
-    from orchestrator.lookout import Lookout
-    from orchestrator.study_view import StudyView
+    from orchestrator.monitor.grid_table import CellStanding
+    from orchestrator.monitor.status_reader import Lookout
+    from orchestrator.monitor.study_view import StudyView
 
 EXIT_STOPPED: Final = 75
 """Ctrl-C: see the command line's help."""
@@ -43,7 +43,7 @@ def watch(
     Ends with 0 when every cell is done, with 1 when some never will be or the study was refused. Ctrl-C ends the watching (75), not the
     study. A store or cluster that is away for a while is waited for.
     """
-    from orchestrator.cli.lookouts import lookout
+    from orchestrator.cli.status_readers import lookout
 
     with lookout(ctx, study, namespace, context, store) as looking, screen(plain) as shown_on:
         try:
@@ -56,8 +56,8 @@ def watch(
 
 def watch_until_over(looking: "Lookout", shown_on: Screen, pause: Callable[[], None]) -> bool:
     """Whether it has succeeded. Errors of the first look are raised; a later one that may pass is told and waited for."""
+    from orchestrator.cluster.study_object import OVER
     from orchestrator.errors import ScalingStudyError
-    from orchestrator.study_object import OVER
 
     view, trouble = looking.look(), ""
     while True:
@@ -146,7 +146,7 @@ class PlainLines:
 def progress_line(view: "StudyView") -> str:
     """What changes now and then: phase and counts, and why nothing goes on where that is known."""
     from orchestrator.cli.grid import summary
-    from orchestrator.study_object import verdict_of
+    from orchestrator.cluster.study_object import verdict_of
 
     parts = [f"{view.name}: {view.phase}"]
     if view.plan is not None:

@@ -1,6 +1,6 @@
 """How a file's name says what it is read with, and how the files of a source become its fingerprint.
 
-`orchestrator.sources` computes fingerprints for the planner and `trainer.prepare` checks them before it reads: both must agree on
+`orchestrator.study.sources` computes fingerprints for the planner and `trainer.prepare` checks them before it reads: both must agree on
 which files of a folder count, how each is read, and in which order. Nothing here opens a file.
 """
 

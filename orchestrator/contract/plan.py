@@ -1,4 +1,4 @@
-"""A plan as data: what `orchestrator.plan` builds, the store keeps frozen, and run, status, tracking and report read.
+"""A plan as data: what `orchestrator.planning` builds, the store keeps frozen, and run, status, tracking and report read.
 
 A plan is a set of tasks with one digest each and a list of cells that point into it. Many cells point at one task: that is what sharing
 means here. The plan says nothing about what has been done.
@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from orchestrator.contract.identity import digest_of
 from orchestrator.contract.tasks import EvaluateTask, Shape, Task, TrainTask, read_identity
-from orchestrator.contract.words import TaskKind
+from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.errors import ContractError
 
 Document: TypeAlias = dict[str, Any]

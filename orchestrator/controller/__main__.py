@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Final
 
-from orchestrator.cluster import Cluster
+from orchestrator.cluster.port import Cluster
 from orchestrator.controller.election import Election
+from orchestrator.controller.http_server import serve
 from orchestrator.controller.loop import Loop, Pace
 from orchestrator.controller.metrics import Metrics
-from orchestrator.controller.passes import Passes
-from orchestrator.controller.serving import serve
+from orchestrator.controller.study_reconciler import Passes
 from orchestrator.controller.watching import Watches
 from orchestrator.errors import ClusterError
 from orchestrator.store import open_store
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # its own debug lines hold every answer of the API
     logging.getLogger("kubernetes").setLevel(logging.INFO)
     # the client takes two seconds to load, which --help need not
-    from orchestrator.kube import connect
+    from orchestrator.cluster.kubernetes_api import connect
 
     try:
         cluster = connect(given.namespace)

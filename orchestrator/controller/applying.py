@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
 
-from orchestrator.cluster import Cluster
+from orchestrator.cluster.port import Cluster
 from orchestrator.contract.plan import Plan
-from orchestrator.controller.ledger import Ledger
+from orchestrator.controller.lease_cache import Ledger
 from orchestrator.controller.snapshot import Snapshot
 from orchestrator.errors import AlreadyExists, Refused
-from orchestrator.observe import workflow_seen
 from orchestrator.reconcile import Action, Delete, ForceDelete, GiveUp, Restart, Stop, Submit
+from orchestrator.reconcile.observe import workflow_seen
 from orchestrator.store.addresses import work_root
 from orchestrator.store.records import create_task
 from orchestrator.workflow import PodSettings, build_workflow, workflow_name

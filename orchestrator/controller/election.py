@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from orchestrator.cluster import Cluster
+from orchestrator.cluster.port import Cluster
 from orchestrator.errors import ClusterError
 
 LOG: Final = logging.getLogger(__name__)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from orchestrator.cluster import Cluster
+from orchestrator.cluster.port import Cluster
 from orchestrator.controller.metrics import Metrics
-from orchestrator.controller.passes import Passes
 from orchestrator.controller.queue import WorkQueue
 from orchestrator.controller.snapshot import Snapshot, take_snapshot
+from orchestrator.controller.study_reconciler import Passes
 from orchestrator.errors import ClusterError, ScalingStudyError
-from orchestrator.policy import read_policy
+from orchestrator.reconcile.policy import read_policy
 
 LOG: Final = logging.getLogger(__name__)
 

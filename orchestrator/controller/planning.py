@@ -9,14 +9,14 @@ from typing import Any, Final, TypeAlias
 
 from orchestrator.contract.plan import Plan
 from orchestrator.errors import KeyMissing, PlanRefused, StudyMistakes
-from orchestrator.fingerprints import Found, Wanted, key_of, read_found, wanted
-from orchestrator.plan import plan_study
-from orchestrator.policy import Policy, broken_rules
+from orchestrator.planning import plan_study
+from orchestrator.reconcile.policy import Policy, broken_rules
 from orchestrator.spec import Study, read_object
 from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
 from orchestrator.store.plans import freeze, read_plan, versions
-from orchestrator.study import frozen_plan
+from orchestrator.study.fingerprints import Found, Wanted, key_of, read_found, wanted
+from orchestrator.study.opening import frozen_plan
 from orchestrator.workflow import Unit, units
 
 Document: TypeAlias = dict[str, Any]

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from orchestrator.cluster import Cluster, Document, Kind
-from orchestrator.contract.words import DIGEST_LABEL_LENGTH, LABEL_MANAGED_BY, MANAGED_BY
+from orchestrator.cluster.port import Cluster, Document, Kind
+from orchestrator.contract.vocabulary import DIGEST_LABEL_LENGTH, LABEL_MANAGED_BY, MANAGED_BY
 from orchestrator.errors import Refused
-from orchestrator.observe import PodSeen, WorkflowSeen, pod_seen, workflow_seen
+from orchestrator.reconcile.observe import PodSeen, WorkflowSeen, pod_seen, workflow_seen
 
 OURS: Mapping[str, str] = {LABEL_MANAGED_BY: MANAGED_BY}
 

@@ -5,8 +5,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from orchestrator.cluster import Cluster, Document, Kind
-from orchestrator.contract.words import ANNOTATION_RETRY, LABEL_STUDY
+from orchestrator.cluster.port import Cluster, Document, Kind
+from orchestrator.contract.vocabulary import ANNOTATION_RETRY, LABEL_STUDY
 from orchestrator.controller.snapshot import OURS
 from orchestrator.errors import ClusterError, Expired
 

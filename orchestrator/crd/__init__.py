@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import yaml
 
-from orchestrator.contract.words import API_VERSION, OBJECT_KIND
+from orchestrator.contract.vocabulary import API_VERSION, OBJECT_KIND
 from orchestrator.crd.rules import rules
 from orchestrator.crd.schema import Schema, schema_of
 from orchestrator.crd.status import COLUMNS, STATUS
-from orchestrator.spec.anatomy import Fields, study_object
 from orchestrator.spec.fields import LABEL_PATTERN
+from orchestrator.spec.model_tree import Fields, study_object
 
 GROUP, VERSION = API_VERSION.split("/")
 PLURAL: Final = "scalingstudies"

@@ -7,7 +7,7 @@ walks is bounded, or its estimated cost would be past the budget of the API serv
 
 from typing import Any, Final
 
-from orchestrator.sizes import LADDER
+from orchestrator.contract.sizes import LADDER
 from orchestrator.spec.checks.mixtures import MOST_IN_A_MIXTURE
 from orchestrator.spec.messages import Path
 

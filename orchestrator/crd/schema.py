@@ -8,9 +8,9 @@ where CEL can say it.
 from decimal import Decimal
 from typing import Any, Final
 
-from orchestrator.spec.anatomy import Anything, Either, Entry, Fields, Leaf, Listed, Mapped
 from orchestrator.spec.fields import Choice, Text
 from orchestrator.spec.messages import Path
+from orchestrator.spec.model_tree import Anything, Either, Entry, Fields, Leaf, Listed, Mapped
 from orchestrator.spec.numbers import LARGEST_PLAIN, Quantity
 
 Schema = dict[str, Any]

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.contract.events import End, Placement, Progress, Ready, Start
+from orchestrator.contract.formatting import duration
 from orchestrator.contract.plan import Plan, PlannedTask
-from orchestrator.contract.words import ExitCode, TaskKind
+from orchestrator.contract.vocabulary import ExitCode, TaskKind
 from orchestrator.errors import StoreError
 from orchestrator.local.schedule import Ended, Outcome, Schedule, State, cost, wanted_tasks
 from orchestrator.local.workers import Crew, Gone, Message, StopRequest, Stray, Worker, cores, environment, share_gpus, trainer_command
-from orchestrator.progress import Listener, Meter, Snapshot, duration
+from orchestrator.monitor.progress import Listener, Meter, Snapshot
 from orchestrator.store import Store
 from orchestrator.store.records import create_task, done
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from orchestrator.contract.plan import Plan, PlannedTask
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.contract.words import ExitCode, TaskKind
+from orchestrator.contract.vocabulary import ExitCode, TaskKind
 from orchestrator.errors import PlanRefused
 
 # Seconds before a failed task starts again: 1, 2, 4, ... up to this.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from orchestrator.observe import TaskSeen
+from orchestrator.reconcile.observe import TaskSeen
 from orchestrator.workflow import Unit
 
 

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from orchestrator.contract.plan import Plan
-from orchestrator.estimate import Price, cost
-from orchestrator.observe import IN_FLIGHT, Observed, TaskSeen, TaskState, WorkflowSeen, task_states
+from orchestrator.planning.estimate import Price, cost
 from orchestrator.reconcile.actions import Action, Decision, Delete, ForceDelete, GiveUp, Restart, Stop, StudyEvent, Submit
+from orchestrator.reconcile.observe import IN_FLIGHT, Observed, TaskSeen, TaskState, WorkflowSeen, task_states
 from orchestrator.reconcile.pace import seconds_left
 from orchestrator.reconcile.status import Standing, status_of
 from orchestrator.workflow import Unit, remaining, short, store_label, workflow_name

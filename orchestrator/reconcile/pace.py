@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.contract.words import TaskKind
-from orchestrator.estimate import Price, costs
-from orchestrator.observe import LeaseSeen, TaskSeen, TaskState
+from orchestrator.contract.vocabulary import TaskKind
+from orchestrator.planning.estimate import Price, costs
+from orchestrator.reconcile.observe import LeaseSeen, TaskSeen, TaskState
 
 _NOTHING_LEFT = (TaskState.DONE, TaskState.FAILED, TaskState.BLOCKED)
 

@@ -8,7 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.contract.plan import Cell, Plan
-from orchestrator.observe import CELL_LETTERS, IN_FLIGHT, MOST_CELL_LETTERS, TaskSeen, TaskState
+from orchestrator.reconcile.observe import CELL_LETTERS, IN_FLIGHT, MOST_CELL_LETTERS, TaskSeen, TaskState
 from orchestrator.workflow import Unit
 
 if TYPE_CHECKING:

@@ -18,22 +18,22 @@ from datetime import datetime
 from types import FrameType
 from typing import Any, Final
 
-from orchestrator.cluster import Cluster, Document
+from orchestrator.cluster.port import Cluster, Document
 from orchestrator.contract.plan import Plan
-from orchestrator.contract.words import ANNOTATION_RETRY, API_VERSION, LABEL_STUDY, OBJECT_KIND
+from orchestrator.contract.vocabulary import ANNOTATION_RETRY, API_VERSION, LABEL_STUDY, OBJECT_KIND
 from orchestrator.controller.loop import Loop, Pace
 from orchestrator.controller.metrics import Metrics
-from orchestrator.controller.passes import Passes
 from orchestrator.controller.planning import Planned
 from orchestrator.controller.snapshot import OURS, Snapshot
+from orchestrator.controller.study_reconciler import Passes
 from orchestrator.controller.watching import Watches
 from orchestrator.errors import ClusterError, PlanRefused, Refused
 from orchestrator.local import RunResult
-from orchestrator.observe import IN_FLIGHT, TaskState, workflow_seen
-from orchestrator.progress import Listener
+from orchestrator.monitor.progress import Listener
 from orchestrator.reconcile import Decision, Restart
-from orchestrator.remote.following import Following
-from orchestrator.remote.telling import STARTING, Telling
+from orchestrator.reconcile.observe import IN_FLIGHT, TaskState, workflow_seen
+from orchestrator.remote.follow_logs import Following
+from orchestrator.remote.reporter import STARTING, Telling
 from orchestrator.spec import Study
 from orchestrator.store import Store
 

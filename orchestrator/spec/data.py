@@ -7,7 +7,7 @@ from typing import Annotated, Final, TypeAlias
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from orchestrator.contract.words import Group
+from orchestrator.contract.vocabulary import Group
 from orchestrator.spec.fields import Address, ByteCount, Choice, HexDigest, Label, Line, Part, TokenCount, Under, Weight, number, whole
 
 LARGEST_SOURCES: Final = 64

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from orchestrator.contract.words import TaskKind
+from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.spec.fields import BySize, Choice, Image, Line, Memory, ObjectName, Part, Sequences, SizeName, number, whole
 
 Operator: TypeAlias = Annotated[Literal["Exists", "Equal"], Choice(("Exists", "Equal"))]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import ConfigDict, Field, StrictBool
 
-from orchestrator.contract.words import API_VERSION, OBJECT_KIND, SUITES
+from orchestrator.contract.vocabulary import API_VERSION, OBJECT_KIND, SUITES
 from orchestrator.spec.data import Data
 from orchestrator.spec.execution import Budget, Execution
 from orchestrator.spec.fields import LABEL_PATTERN, Address, Choice, CodePercent, Label, Part, SizeName, Text

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from orchestrator.spec.anatomy import Leaf, Listed, Mapped, entries_at, example, field_at, homes, keys_at
 from orchestrator.spec.messages import Finding, Path, did_you_mean, listed, shown, written_path
+from orchestrator.spec.model_tree import Leaf, Listed, Mapped, entries_at, example, field_at, homes, keys_at
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 from orchestrator.errors import StudyMistakes
 from orchestrator.spec.checks import findings_of
-from orchestrator.spec.mending import Reading, read_models, rests_on
 from orchestrator.spec.messages import Finding, Mistake
 from orchestrator.spec.messages import Path as Where
 from orchestrator.spec.models import Study
+from orchestrator.spec.recovery import Reading, read_models, rests_on
 from orchestrator.spec.yaml_text import LARGEST_FILE, NotYaml, read_document
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from orchestrator.contract.words import StageKind
+from orchestrator.contract.vocabulary import StageKind
 from orchestrator.spec.data import LARGEST_SOURCES
 from orchestrator.spec.fields import Choice, CodePercent, Label, Part, Short, SizeName, Text, TokenCount, Weight
 from orchestrator.spec.grid import SeedGiven

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from orchestrator.contract.words import TaskKind
+from orchestrator.contract.vocabulary import TaskKind
 
 RECORDS: Final = "tasks"
 DONE: Final = "done"

@@ -16,10 +16,10 @@ from orchestrator.contract.record import Artifact
 from orchestrator.errors import Damaged, KeyMissing
 from orchestrator.store import artifacts
 from orchestrator.store.addresses import checkpoint_pointer_key
-from orchestrator.store.aside import move_checkpoint_aside
 from orchestrator.store.leases import Lease
 from orchestrator.store.objects import Store
 from orchestrator.store.pointers import Pointer, create_pointer, kept, read_pointer
+from orchestrator.store.quarantine import move_checkpoint_aside
 
 __all__ = ["Checkpoint", "Manifest", "at", "find", "kept", "latest", "publish"]
 

@@ -1,6 +1,7 @@
 """Finds, opens and hashes the files of a source, on this machine or in a bucket.
 
-`orchestrator.sources` calls it to compute fingerprints for the planner, `trainer.prepare` to read documents. A source's path is a file, a
+`orchestrator.study.sources` calls it to compute fingerprints for the planner, `trainer.prepare` to read documents.
+A source's path is a file, a
 folder (all files in it whose names say how they are read), or a pattern (`*` within a folder, `**` across folders). Names that begin
 with a dot are passed over. Files are only read.
 """
@@ -17,7 +18,7 @@ from typing import BinaryIO, Final, cast
 
 from orchestrator.contract.files import READABLE, FileKind, kind_of
 from orchestrator.errors import KeyMissing, StoreUnavailable
-from orchestrator.store.foreign import Bucket, Found
+from orchestrator.store.external import Bucket, Found
 
 _CHUNK: Final = 1 << 20
 _WILDCARD: Final = re.compile(r"[*?\[]")

@@ -14,7 +14,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from orchestrator.contract.words import ExitCode
+from orchestrator.contract.vocabulary import ExitCode
 from orchestrator.errors import Damaged, KeyMissing, LeaseHeld, LeaseLost, StoreUnavailable
 from orchestrator.store.addresses import attempt_key, lease_key, lease_number, leases_prefix
 from orchestrator.store.objects import Stat, Store, create_once

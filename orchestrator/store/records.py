@@ -14,9 +14,9 @@ from orchestrator.contract.record import Record
 from orchestrator.contract.record import read_record as parse_record
 from orchestrator.errors import ContractError, Damaged, KeyMissing, StoreUnavailable
 from orchestrator.store.addresses import DONE, done_key, record_key
-from orchestrator.store.aside import move_record_aside
 from orchestrator.store.leases import Lease
 from orchestrator.store.objects import Store, create_once
+from orchestrator.store.quarantine import move_record_aside
 from orchestrator.store.tasks import create_task, read_task
 
 __all__ = [

@@ -5,7 +5,7 @@ run. The command line calls `beside` and `mirror`; trainers and planner know not
 Importing this package does not import mlflow (1.8 s): `mirror` does.
 """
 
-from orchestrator.tracking.beside import (
+from orchestrator.tracking.mirror_process import (
     Beside,
     artifacts_folder,
     default_uri,

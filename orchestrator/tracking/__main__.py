@@ -12,8 +12,8 @@ from typing import Final
 
 from orchestrator.errors import ScalingStudyError
 from orchestrator.store import open_store
-from orchestrator.tracking.beside import NICE, URI_VARIABLE, artifacts_folder
 from orchestrator.tracking.follow import LastTries, follow
+from orchestrator.tracking.mirror_process import NICE, URI_VARIABLE, artifacts_folder
 
 # Seconds between two looks: live enough for a curve, and a small part of one core.
 INTERVAL: Final = 5.0

@@ -11,18 +11,18 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from orchestrator.cluster import Cluster, Document
+from orchestrator.cluster.port import Cluster, Document
+from orchestrator.cluster.study_object import why_not_accepted
 from orchestrator.errors import ScalingStudyError
 from orchestrator.store import Store, open_store
 from orchestrator.store.addresses import study_prefix
 from orchestrator.store.plans import current
-from orchestrator.study_object import why_not_accepted
 from orchestrator.tracking.follow import told
 from orchestrator.tracking.mirror import Mirror
 
 
 def main() -> int:
-    from orchestrator.kube import connect
+    from orchestrator.cluster.kubernetes_api import connect
 
     parser = argparse.ArgumentParser(prog="python -m orchestrator.tracking.cluster", description="Mirror a namespace's studies.")
     parser.add_argument("--namespace", default="", help="by default the pod's own")

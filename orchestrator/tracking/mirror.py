@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from orchestrator.contract.plan import Plan, PlannedTask
-from orchestrator.contract.words import ExitCode, TaskKind
+from orchestrator.contract.vocabulary import ExitCode, TaskKind
 from orchestrator.errors import Damaged, KeyMissing, MissingExtra, TrackingUnavailable
 from orchestrator.store import Store
 from orchestrator.store.addresses import DONE, work_root
 from orchestrator.store.leases import LeaseBody, history
 from orchestrator.store.metrics import series
 from orchestrator.store.records import read_record
-from orchestrator.tracking.beside import masked
+from orchestrator.tracking.mirror_process import masked
 from orchestrator.tracking.view import Point, View, curve, finished, milliseconds, parameters_of, seal_of, tags_of
 
 T = TypeVar("T")

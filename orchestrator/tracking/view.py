@@ -15,7 +15,7 @@ from orchestrator.contract.identity import digest_of
 from orchestrator.contract.plan import Cell, Plan, PlannedTask
 from orchestrator.contract.record import Record
 from orchestrator.contract.tasks import EvaluateTask, TrainTask
-from orchestrator.contract.words import TAGS, TaskKind
+from orchestrator.contract.vocabulary import TAGS, TaskKind
 
 # Points of one curve in MLflow, about: a row costs its database 0.1-0.3 ms (measured on sqlite). The store keeps every step.
 CURVE_POINTS: Final = 250

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from orchestrator.contract.plan import Plan, PlannedTask
 from orchestrator.contract.tasks import PrepareTask, TokenizerTask
-from orchestrator.contract.words import (
+from orchestrator.contract.vocabulary import (
     ANNOTATION_TASKS,
     DIGEST_LABEL_LENGTH,
     LABEL_DIGEST,
@@ -272,7 +272,7 @@ def _over_nodes(unit: Unit, plan: Plan, settings: PodSettings, labels: Document)
     trainer = _container(TaskKind.TRAIN, unit, plan, settings)
     every = {**labels_of(settings, TaskKind.TRAIN, unit.size), **labels}
     jobset = build_jobset(_nodes(TaskKind.TRAIN, unit, settings), trainer, pod, every, execution.queue, settings.namespace)
-    waiter = container_of(settings.waiter_image, ["python", "-m", "orchestrator.jobset_waiter"], [], settings)
+    waiter = container_of(settings.waiter_image, ["python", "-m", "orchestrator.controller.jobset_waiter"], [], settings)
     waiter.pop("envFrom", None)
     return waiting_template(jobset, waiter, grace_seconds(unit, plan, execution))
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from orchestrator.contract.words import TaskKind
+from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.workflow.build import BACKOFF, PodSettings, container_of, labels_of, workflow_of
 
 Document = dict[str, Any]

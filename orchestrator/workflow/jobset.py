@@ -1,14 +1,15 @@
 """A training task over several nodes: the JobSet that holds its pods, and the container that waits for them in a Workflow.
 
-`build` calls it for sizes of more than one node. Argo knows one pod a task; that pod is our waiter (`orchestrator.jobset_waiter`), which
-creates the JobSet, speaks for it and ends as its pod of index 0 ends. Argo fills the names in braces in, in the JobSet as everywhere else.
+`build` calls it for sizes of more than one node. Argo knows one pod a task; that pod is our waiter
+(`orchestrator.controller.jobset_waiter`), which creates the JobSet,
+speaks for it and ends as its pod of index 0 ends. Argo fills the names in braces in, in the JobSet as everywhere else.
 Pure, like all of this package.
 """
 
 import json
 from typing import Any, Final
 
-from orchestrator.contract.words import LABEL_MANAGED_BY, LABEL_QUEUE, WAITER
+from orchestrator.contract.vocabulary import LABEL_MANAGED_BY, LABEL_QUEUE, WAITER
 
 Document = dict[str, Any]
 

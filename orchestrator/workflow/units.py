@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.contract.plan import Plan, PlannedTask
-from orchestrator.contract.words import TaskKind
+from orchestrator.contract.vocabulary import TaskKind
 
 # Argo 4's CRDs refuse more than 200 tasks or templates in a list; what is over goes to a unit of its own
 MOST_TASKS: Final = 150

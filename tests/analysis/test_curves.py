@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.curves import loss_figure, thinned
+from analysis.figures.curves import loss_figure, thinned
 from orchestrator.store.memory import in_memory_store
-from tests.analysis.made_up import FROM_SCRATCH, STEP, MadeUpStudy, keep
+from tests.analysis.synthetic_study import FROM_SCRATCH, STEP, MadeUpStudy, keep
 
 STUDY = MadeUpStudy(sizes=("0.03M", "0.09M"), code_percents=("0", "50"), seeds=(2, 1), suites=("bpb",))
 

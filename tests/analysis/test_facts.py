@@ -1,10 +1,10 @@
 import pytest
 
-from analysis.facts import cell_states, facts
+from analysis.tables.facts import cell_states, facts
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.contract.words import TaskKind
-from tests.analysis.made_up import FROM_SCRATCH, STEP, MadeUpStudy, lacking
+from orchestrator.contract.vocabulary import TaskKind
+from tests.analysis.synthetic_study import FROM_SCRATCH, STEP, MadeUpStudy, lacking
 
 ONE = MadeUpStudy(sizes=("0.03M",), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,))
 

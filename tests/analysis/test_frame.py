@@ -6,10 +6,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.frame import CELLS, DONE, MISSING, RUNS, cells_frame, runs_frame, write_tables
+from analysis.tables.frame import CELLS, DONE, MISSING, RUNS, cells_frame, runs_frame, write_tables
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.record import Record
-from tests.analysis.made_up import BALANCED_TO_TEXT, FROM_SCRATCH, MadeUpRecipe, MadeUpStudy, lacking, shape
+from tests.analysis.synthetic_study import BALANCED_TO_TEXT, FROM_SCRATCH, MadeUpRecipe, MadeUpStudy, lacking, shape
 
 SMALL = MadeUpStudy(sizes=("0.03M", "0.09M"), code_percents=("0", "50"))
 

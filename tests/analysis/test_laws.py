@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.laws import Measured, NoTrend, Trend, flops_palm, trend
-from tests.analysis.made_up import shape
+from analysis.laws.trends import Measured, NoTrend, Trend, trend
+from orchestrator.contract.sizes import flops_palm
+from tests.analysis.synthetic_study import shape
 
 SEED = (1, 1)
 

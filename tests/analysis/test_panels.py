@@ -1,11 +1,11 @@
 from statistics import fmean
 
-from analysis.frame import Records, cells_frame, runs_frame
-from analysis.panels import Figure, figures
-from analysis.scores import chance, questions, scores
+from analysis.figures.panels import Figure, figures
+from analysis.tables.frame import Records, cells_frame, runs_frame
+from analysis.tables.scores import chance, questions, scores
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.record import Record
-from tests.analysis.made_up import BALANCED_TO_TEXT, FROM_SCRATCH, MadeUpStudy, lacking, shape
+from tests.analysis.synthetic_study import BALANCED_TO_TEXT, FROM_SCRATCH, MadeUpStudy, lacking, shape
 
 STUDY = MadeUpStudy(sizes=("0.24M", "0.03M", "0.09M"), code_percents=("50", "0"))
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.colours import INK, RAMPS, ramp, theme_css
-from analysis.panels import Dot, Figure, Line, Panel, Strip
-from analysis.plot import colours_of, panel_svg, spread, write_figure
+from analysis.figures.colours import INK, RAMPS, ramp, theme_css
+from analysis.figures.panels import Dot, Figure, Line, Panel, Strip
+from analysis.figures.plot import colours_of, panel_svg, spread, write_figure
 
 DIGEST = "ab" * 32
 DOTS = (Dot(1e4, 2.0, "recipe/größe/c0/s1", (DIGEST,)), Dot(1e5, 1.5, "b & <c>", ("cd" * 32,)))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis.report import write_report, write_report_of
+from analysis.report.page import write_report, write_report_of
 from orchestrator.errors import ReportNotWritten
 from orchestrator.store.memory import in_memory_store
-from tests.analysis.made_up import BALANCED_TO_TEXT, FROM_SCRATCH, MadeUpRecipe, MadeUpStudy, keep, lacking
+from tests.analysis.synthetic_study import BALANCED_TO_TEXT, FROM_SCRATCH, MadeUpRecipe, MadeUpStudy, keep, lacking
 
 STUDY = MadeUpStudy(sizes=("0.03M", "0.09M", "0.24M"), code_percents=("0", "50"), seeds=(1, 2))
 ONE = MadeUpStudy(sizes=("0.03M",), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,), suites=("bpb",))
@@ -201,5 +201,7 @@ def test_a_second_report_into_the_folder_leaves_no_figure_of_the_first(tmp_path:
 
 
 def test_importing_the_report_loads_nothing_heavy() -> None:
-    code = "import sys, analysis.report; print({'torch', 'pandas', 'matplotlib', 'jinja2', 'pyarrow', 'numpy'} & set(sys.modules) or '')"
+    code = (
+        "import sys, analysis.report.page; print({'torch', 'pandas', 'matplotlib', 'jinja2', 'pyarrow', 'numpy'} & set(sys.modules) or '')"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == ""

@@ -17,17 +17,17 @@ from typing import Any
 
 import pytest
 
-from orchestrator.contract.words import LABEL_DIGEST, LABEL_KIND, LABEL_MANAGED_BY, LABEL_STUDY, MANAGED_BY, TaskKind
+from orchestrator.cluster.memory import InMemoryCluster
+from orchestrator.contract.vocabulary import LABEL_DIGEST, LABEL_KIND, LABEL_MANAGED_BY, LABEL_STUDY, MANAGED_BY, TaskKind
 from orchestrator.controller.planning import Planned
-from orchestrator.estimate import Price
-from orchestrator.memory_cluster import InMemoryCluster
-from orchestrator.observe import LABEL_WORKFLOW, LeaseSeen, Observed, PodSeen, WorkflowSeen
-from orchestrator.plan import plan_study
+from orchestrator.planning import plan_study
+from orchestrator.planning.estimate import Price
 from orchestrator.reconcile import Decision, Limits, StudyFacts, reconcile
+from orchestrator.reconcile.observe import LABEL_WORKFLOW, LeaseSeen, Observed, PodSeen, WorkflowSeen
 from orchestrator.spec import Study, StudySpec
 from orchestrator.store import open_store
 from orchestrator.workflow import Unit, short, units, workflow_name
-from tests.orchestrator.played import SPEC, T0, Played, tasks_of
+from tests.controller.simulated_cluster import SPEC, T0, Played, tasks_of
 
 STUDIES = 50
 TASKS, MANY_TASKS = 1_000, 10_000

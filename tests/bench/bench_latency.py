@@ -29,11 +29,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from orchestrator.cluster.kubernetes_api import connect  # noqa: E402
 from orchestrator.contract.plan import Plan  # noqa: E402
-from orchestrator.contract.words import ANNOTATION_TASKS, LABEL_DIGEST, LABEL_MANAGED_BY, LABEL_STUDY, TaskKind  # noqa: E402
-from orchestrator.kube import connect  # noqa: E402
-from orchestrator.observe import LABEL_WORKFLOW  # noqa: E402
-from orchestrator.study import open_study  # noqa: E402
+from orchestrator.contract.vocabulary import ANNOTATION_TASKS, LABEL_DIGEST, LABEL_MANAGED_BY, LABEL_STUDY, TaskKind  # noqa: E402
+from orchestrator.reconcile.observe import LABEL_WORKFLOW  # noqa: E402
+from orchestrator.study.opening import open_study  # noqa: E402
 from orchestrator.workflow import short  # noqa: E402
 from tests.e2e.installation import install, uninstall  # noqa: E402
 from tests.e2e.kubectl import Document, Kubectl, eventually  # noqa: E402

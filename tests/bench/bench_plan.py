@@ -49,7 +49,7 @@ spec:
 PLAN = """\
 import sys, time
 from orchestrator.spec import read_study
-from orchestrator.plan import plan_study
+from orchestrator.planning import plan_study
 begin = time.perf_counter()
 study = read_study(sys.argv[1])
 read = time.perf_counter()

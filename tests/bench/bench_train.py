@@ -16,13 +16,13 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import pytest
 import torch
-from trainer.checkpoint import Position, State, Use, config
+from trainer.checkpoints.state import Position, State, Use, config
 from trainer.context import Context
-from trainer.curve import Curve
-from trainer.data import Mixture
-from trainer.model import initialised, to_llama
-from trainer.optimizer import adamw
-from trainer.step import step
+from trainer.data.sources import Mixture
+from trainer.model.transformer import initialised, to_llama
+from trainer.training.journal import Curve
+from trainer.training.optimizer import adamw
+from trainer.training.step import step
 
 from orchestrator.contract.events import Placement
 from orchestrator.contract.identity import NUMERICS, digest_of

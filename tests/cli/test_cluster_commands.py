@@ -5,20 +5,20 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cli.connect import At
 from orchestrator.cli.delete import delete_study, what_goes
-from orchestrator.cli.reach import At
 from orchestrator.cli.resume import resume_study
 from orchestrator.cli.retry import retry_study
 from orchestrator.cli.stop import stop_study
 from orchestrator.cli.submit import Patience, submit_study
-from orchestrator.cluster import Document
-from orchestrator.contract.words import ANNOTATION_RETRY, ExitCode
+from orchestrator.cluster.memory import ClusterFault
+from orchestrator.cluster.port import Document
+from orchestrator.cluster.study_object import clear_words, find_object
+from orchestrator.contract.vocabulary import ANNOTATION_RETRY, ExitCode
 from orchestrator.controller.loop import Loop
 from orchestrator.errors import ClusterError, ClusterUnavailable, NotThere, Refused
-from orchestrator.memory_cluster import ClusterFault
 from orchestrator.store.plans import current
-from orchestrator.study_object import clear_words, find_object
-from tests.orchestrator.played import SPEC, Played
+from tests.controller.simulated_cluster import SPEC, Played
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.ending import start_mirror
+from orchestrator.cli.finish import start_mirror
 from orchestrator.store import open_store
 
 

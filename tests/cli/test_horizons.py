@@ -8,7 +8,7 @@ from typing import Final
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.study import open_study
+from orchestrator.study.opening import open_study
 
 STAGE: Final = (
     "{name: pretrain, tokens: TOKENS, mixture: {codePercent: grid, text: {english: 100}, code: {python: 100}}}\n"

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.explanations import print_task
+from orchestrator.cli.explain_tables import print_task
 from orchestrator.contract.record import Artifact, Record
 from orchestrator.store import open_store
 from orchestrator.store.records import publish_record
-from orchestrator.study import keep, open_study
+from orchestrator.study.opening import keep, open_study
 
 STUDY = """\
 apiVersion: scaling-study.dev/v1alpha1

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.lookouts import within
-from orchestrator.cli.reach import name_of, namespace_of
+from orchestrator.cli.connect import name_of, namespace_of
+from orchestrator.cli.status_readers import within
 from orchestrator.errors import ClusterError, StoreUnavailable, StudyMistakes
 from tests.cli.test_plan_command import STUDY
 

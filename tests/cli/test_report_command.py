@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.contract.words import TaskKind
-from orchestrator.study import keep, open_study
-from tests.analysis.made_up import MadeUpStudy
-from tests.analysis.made_up import keep as keep_records
+from orchestrator.contract.vocabulary import TaskKind
+from orchestrator.study.opening import keep, open_study
+from tests.analysis.synthetic_study import MadeUpStudy
+from tests.analysis.synthetic_study import keep as keep_records
 
 STUDY = """\
 apiVersion: scaling-study.dev/v1alpha1

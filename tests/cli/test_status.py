@@ -12,17 +12,17 @@ from orchestrator.cli.grid import drawn, short
 from orchestrator.cli.status import document, is_bad
 from orchestrator.contract.plan import PlannedTask
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.contract.words import ExitCode, TaskKind
+from orchestrator.contract.vocabulary import ExitCode, TaskKind
 from orchestrator.errors import PlanRefused
-from orchestrator.lookout import Lookout
+from orchestrator.monitor.status_reader import Lookout
+from orchestrator.monitor.study_view import StudyView
 from orchestrator.store import Store, open_store
 from orchestrator.store.addresses import lease_key, work_root
 from orchestrator.store.leases import Holder, Lease, take, to_bytes
 from orchestrator.store.objects import utc_now
 from orchestrator.store.plans import freeze
 from orchestrator.store.records import publish_record
-from orchestrator.study_view import StudyView
-from tests.analysis.made_up import MadeUpRecipe, MadeUpStage, MadeUpStudy
+from tests.analysis.synthetic_study import MadeUpRecipe, MadeUpStage, MadeUpStudy
 
 STAGES = (MadeUpStage("pretrain", "pretrain", 100), MadeUpStage("cooldown", "cooldown", 20, "20"))
 STUDY = MadeUpStudy(sizes=("0.03M",), code_percents=("0", "50"), seeds=(1,), suites=("bpb",), recipes=(MadeUpRecipe("r", STAGES),))

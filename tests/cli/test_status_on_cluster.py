@@ -9,20 +9,20 @@ from rich.console import Console
 
 from orchestrator.cli.grid import drawn
 from orchestrator.cli.logs import follow_logs, show_logs
-from orchestrator.cli.lookouts import on_cluster_and_store
 from orchestrator.cli.status import document, is_bad
+from orchestrator.cli.status_readers import on_cluster_and_store
 from orchestrator.cli.watch import PlainLines, watch_until_over
+from orchestrator.cluster.memory import ClusterFault
+from orchestrator.cluster.study_object import find_object
 from orchestrator.contract.plan import PlannedTask
-from orchestrator.contract.words import ExitCode
+from orchestrator.contract.vocabulary import ExitCode
 from orchestrator.errors import NotThere, PlanRefused, Refused, StoreUnavailable
-from orchestrator.lookout import Lookout
-from orchestrator.memory_cluster import ClusterFault
+from orchestrator.monitor.status_reader import Lookout
+from orchestrator.monitor.study_view import StudyView
 from orchestrator.store import Store
 from orchestrator.store.addresses import attempt_key, work_root
 from orchestrator.store.leases import Holder, take
-from orchestrator.study_object import find_object
-from orchestrator.study_view import StudyView
-from tests.orchestrator.played import Played
+from tests.controller.simulated_cluster import Played
 
 
 @pytest.fixture

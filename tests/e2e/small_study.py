@@ -14,7 +14,7 @@ from orchestrator.spec import Execution
 from orchestrator.store import Store, open_store
 from orchestrator.store.records import read_record
 from orchestrator.store.tasks import create_task
-from orchestrator.study import Opened, inputs, keep, open_study
+from orchestrator.study.opening import Opened, inputs, keep, open_study
 from orchestrator.workflow import PodSettings, Unit, build_workflow, units
 from tests.e2e.installation import STORE_SECRET, TRAINER_IMAGE
 from tests.e2e.kubectl import Document

@@ -21,15 +21,15 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from orchestrator.cluster import Document
+from orchestrator.cluster.port import Document
 from orchestrator.contract.plan import Plan
-from orchestrator.contract.words import LABEL_DIGEST, LABEL_STUDY, TaskKind
+from orchestrator.contract.vocabulary import LABEL_DIGEST, LABEL_STUDY, TaskKind
 from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
 from orchestrator.store.checkpoints import kept
 from orchestrator.store.leases import LeaseBody, history
 from orchestrator.store.records import find_record
-from orchestrator.study import open_study
+from orchestrator.study.opening import open_study
 from tests.e2e.installation import ROOT, STORE_SECRET, TRAINER_IMAGE
 from tests.e2e.kubectl import Failed, Kubectl, eventually
 
@@ -125,8 +125,8 @@ def run_reference(folder: Path, corpus: str) -> Reference:
 
 
 def _fingerprints(file: Path) -> dict[str, str]:
-    from orchestrator.fingerprints import look_at, wanted
     from orchestrator.spec import read_study
+    from orchestrator.study.fingerprints import look_at, wanted
 
     return dict(look_at(wanted(read_study(file)), file.parent).fingerprints)
 

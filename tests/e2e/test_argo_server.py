@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from orchestrator.argo_server import connect
-from orchestrator.argo_server.client import ArgoApi
-from orchestrator.contract.words import LABEL_MANAGED_BY, LABEL_STUDY, MANAGED_BY, ExitCode
+from orchestrator.cluster.argo_server import connect
+from orchestrator.cluster.argo_server.client import ArgoApi
+from orchestrator.contract.vocabulary import LABEL_MANAGED_BY, LABEL_STUDY, MANAGED_BY, ExitCode
 from orchestrator.errors import ClusterError, NotThere, Refused, TokenRefused
 from orchestrator.store.addresses import work_root
 from orchestrator.store.leases import LeaseBody, history

@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from orchestrator.lookout import Lookout
+from orchestrator.monitor.status_reader import Lookout
 from orchestrator.store.objects import utc_now
 from tests.e2e.installation import install, uninstall
 from tests.e2e.kubectl import Kubectl, eventually
@@ -129,7 +129,7 @@ def test_submitted_watched_stopped_resumed_retried_and_deleted(here: Here, study
 
 def _training(here: Here, study: SmallStudy) -> Callable[[], str]:
     """The pod that trains, once it has made a step; "" until then. In this process: the command line would load for every look."""
-    from orchestrator.kube import connect
+    from orchestrator.cluster.kubernetes_api import connect
 
     looking = Lookout(study.opened.study.name, utc_now, store=study.store, cluster=connect(here.kubectl.namespace))
 

@@ -119,7 +119,7 @@ def probe(kubectl: Kubectl, name: str, labels: dict[str, str], addresses: list[s
 
 
 def test_the_policy_of_an_overlay_is_one_that_the_controller_reads() -> None:
-    from orchestrator.policy import read_policy
+    from orchestrator.reconcile.policy import read_policy
 
     for overlay in OVERLAYS:
         text = subprocess.run(["kubectl", "kustomize", str(overlay)], capture_output=True, text=True, check=True).stdout

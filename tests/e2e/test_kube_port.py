@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster import Cluster, Document, StudyReference, event_name
-from orchestrator.contract.words import ANNOTATION_RETRY
+from orchestrator.cluster.memory import InMemoryCluster
+from orchestrator.cluster.port import Cluster, Document, StudyReference, event_name
+from orchestrator.contract.vocabulary import ANNOTATION_RETRY
 from orchestrator.errors import AlreadyExists, ClusterUnavailable, Conflict, Expired, NotThere, Refused
-from orchestrator.memory_cluster import InMemoryCluster
+from tests.controller.simulated_cluster import SPEC
 from tests.e2e.argo import server_url, token_of
 from tests.e2e.installation import ROOT
 from tests.e2e.kubectl import Kubectl
-from tests.orchestrator.played import SPEC
 
 MANAGED = {"scaling-study.dev/test": "port"}
 # By Argo Server: owners and objects of other kinds, and the past of a watch of pods
@@ -60,13 +60,13 @@ def cluster(request: pytest.FixtureRequest) -> Cluster:
     if request.param == "memory":
         return InMemoryCluster(clock=_now)
     if request.param == "argo":
-        from orchestrator import argo_server
+        from orchestrator.cluster import argo_server
 
         if request.node.name.partition("[")[0] in OUT_OF_REACH or "scalingstudies" in request.node.name:
             pytest.skip("a token for Workflows does not reach that")
         given = request.getfixturevalue("token")
         return argo_server.connect(server_url(), request.getfixturevalue("namespace"), lambda: given)
-    from orchestrator.kube import connect
+    from orchestrator.cluster.kubernetes_api import connect
 
     return connect(request.getfixturevalue("namespace"))
 
@@ -297,7 +297,7 @@ def test_a_lease_that_is_not_renewed_is_taken_over(cluster: Cluster) -> None:
 
 @pytest.mark.cluster
 def test_a_page_is_not_all_of_it(namespace: str) -> None:
-    from orchestrator.kube import connect
+    from orchestrator.cluster.kubernetes_api import connect
 
     cluster = connect(namespace, page=2)
     mark = {**MANAGED, "mark": uuid.uuid4().hex[:8]}
@@ -309,7 +309,7 @@ def test_a_page_is_not_all_of_it(namespace: str) -> None:
 def test_an_api_server_that_is_not_there_is_unavailable() -> None:
     from kubernetes import client
 
-    from orchestrator.kube import KubeCluster
+    from orchestrator.cluster.kubernetes_api import KubeCluster
 
     settings = client.Configuration(host="http://127.0.0.1:9")
     settings.retries = False

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.contract.words import LABEL_QUEUE, ExitCode, TaskKind
+from orchestrator.cluster.kubernetes_api import connect
+from orchestrator.contract.vocabulary import LABEL_QUEUE, ExitCode, TaskKind
 from orchestrator.errors import ClusterError
-from orchestrator.kube import connect
-from orchestrator.observe import LABEL_WORKFLOW, TERMINAL
+from orchestrator.reconcile.observe import LABEL_WORKFLOW, TERMINAL
 from orchestrator.store import open_store
 from orchestrator.store.checkpoints import kept
 from orchestrator.store.leases import history

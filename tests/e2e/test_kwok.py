@@ -20,12 +20,12 @@ from typing import Any, Final
 
 import pytest
 
+from orchestrator.cluster.kubernetes_api import connect
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.record import Record
-from orchestrator.contract.words import LABEL_DIGEST, LABEL_STUDY, TaskKind
+from orchestrator.contract.vocabulary import LABEL_DIGEST, LABEL_STUDY, TaskKind
 from orchestrator.errors import ClusterError
-from orchestrator.kube import connect
-from orchestrator.plan import plan_study
+from orchestrator.planning import plan_study
 from orchestrator.spec import read_object
 from orchestrator.store import Store
 from orchestrator.store.addresses import work_root

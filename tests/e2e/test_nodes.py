@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.jobset_waiter import LABEL_INDEX, LABEL_JOBSET
+from orchestrator.controller.jobset_waiter import LABEL_INDEX, LABEL_JOBSET
 from orchestrator.spec import Execution
 from orchestrator.store.checkpoints import kept
 from orchestrator.store.leases import history

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.contract.words import LABEL_STUDY
-from orchestrator.study import open_study
+from orchestrator.contract.vocabulary import LABEL_STUDY
+from orchestrator.study.opening import open_study
 from tests.e2e.installation import ROOT, install, uninstall
 from tests.e2e.kubectl import Document, Kubectl, eventually
 from tests.e2e.mlflow_api import finished_runs, forwarded

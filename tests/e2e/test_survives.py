@@ -11,9 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from orchestrator.contract.words import ANNOTATION_RETRY, ExitCode
+from orchestrator.contract.vocabulary import ANNOTATION_RETRY, ExitCode
 from orchestrator.store import addresses
-from orchestrator.store.aside import move_record_aside
+from orchestrator.store.quarantine import move_record_aside
 from orchestrator.store.records import read_record
 from tests.e2e.kubectl import Document, eventually
 from tests.e2e.survival import BRANCHED, LONGEST, ONE, OTHERWISE, TINY, Controller, Ground, Trial, within

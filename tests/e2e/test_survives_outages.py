@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.contract.words import ExitCode
+from orchestrator.contract.vocabulary import ExitCode
 from orchestrator.store.records import find_record
 from tests.e2e.kubectl import Kubectl, eventually
 from tests.e2e.survival import BRANCHED, TINY, Controller, Ground, cluster, disturbing, frozen, process_of, ready, within

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.contract.words import ExitCode
+from orchestrator.contract.vocabulary import ExitCode
 from orchestrator.spec import Execution
 from orchestrator.store.checkpoints import kept
 from orchestrator.store.leases import history

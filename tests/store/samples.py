@@ -19,7 +19,7 @@ from orchestrator.contract.tasks import (
     Trajectory,
     digest_of_task,
 )
-from orchestrator.contract.words import TaskKind
+from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.contract.words import TaskKind
+from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.store import addresses
 
 

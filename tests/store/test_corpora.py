@@ -11,10 +11,10 @@ import pyarrow.parquet
 import pytest
 
 from orchestrator.errors import KeyMissing, StoreUnavailable
-from orchestrator.sources import fingerprint
 from orchestrator.store import open_store
 from orchestrator.store.corpora import CorpusFile, check_unchanged, expand, expand_all, hash_of, opened
 from orchestrator.store.objects import Objects
+from orchestrator.study.sources import fingerprint
 
 NAMES = ["a.jsonl.gz", "deep/b c.parquet", "deep/ünïcode.py", ".hidden.py", "logo.png"]
 

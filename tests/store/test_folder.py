@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.errors import StoreUnavailable
 from orchestrator.store import open_store
-from orchestrator.store.upkeep import gc
+from orchestrator.store.maintenance import gc
 from tests.store.samples import Clock
 
 # Writes a large object and is killed when the first bytes of it are on the disk.

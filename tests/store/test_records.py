@@ -9,9 +9,9 @@ from orchestrator.contract.tasks import digest_of_task
 from orchestrator.errors import ContractError, Damaged, KeyMissing, StoreUnavailable
 from orchestrator.store import Store
 from orchestrator.store.addresses import attempt_key, done_key, record_key, task_key
-from orchestrator.store.aside import move_record_aside
 from orchestrator.store.leases import Holder, take
 from orchestrator.store.memory import Fault, InMemoryObjects, in_memory_store
+from orchestrator.store.quarantine import move_record_aside
 from orchestrator.store.records import create_task, done, publish_record, read_failure, read_record, read_task, record_failure
 from tests.store.samples import evaluation, overwrite, record, root_of, train
 

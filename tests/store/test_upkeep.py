@@ -14,11 +14,11 @@ from orchestrator.store import Store, artifacts
 from orchestrator.store.addresses import checkpoint_pointer_key, done_key, plan_key, record_key, task_key
 from orchestrator.store.checkpoints import at, kept, publish
 from orchestrator.store.leases import Holder, Lease, history, take
+from orchestrator.store.maintenance import gc, move_aside, verify
 from orchestrator.store.memory import Fault, InMemoryObjects, in_memory_store
 from orchestrator.store.metrics import append, series
 from orchestrator.store.plans import freeze
 from orchestrator.store.records import create_task, done, publish_record, read_record
-from orchestrator.store.upkeep import gc, move_aside, verify
 from tests.store.samples import ROOT, Clock, cooldown, evaluation, overwrite, plan, record, root_of, train
 
 HOLDER = Holder(study="s")

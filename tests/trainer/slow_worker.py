@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 
-from trainer import worker
+from trainer.attempt import worker
 
 from orchestrator.contract.events import End, Event, Placement, Progress, Start
-from orchestrator.contract.words import ExitCode
+from orchestrator.contract.vocabulary import ExitCode
 from orchestrator.store import Store
 from orchestrator.store.memory import in_memory_store
 

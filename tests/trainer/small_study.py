@@ -5,7 +5,7 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trainer.attempt import run_task
+from trainer.attempt.perform import run_task
 
 from orchestrator.contract.events import Placement
 from orchestrator.contract.identity import NUMERICS
@@ -22,9 +22,9 @@ from orchestrator.contract.tasks import (
     TrainTask,
     Trajectory,
 )
-from orchestrator.contract.words import ExitCode
-from orchestrator.sources import fingerprint
+from orchestrator.contract.vocabulary import ExitCode
 from orchestrator.store import Store, open_store, records
+from orchestrator.study.sources import fingerprint
 
 WORDS = "of the moon and a river that ran to every sea in light or shade while nobody came".split()  # noqa: SIM905
 CODE = "def return if else for in range ( ) : [ ] = + x y print self None".split()  # noqa: SIM905

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from trainer import lineage
-from trainer.attempt import follow_task, run_task
+from trainer.attempt import provenance as lineage
+from trainer.attempt.perform import follow_task, run_task
 from trainer.context import Context, Outcome, Stopped
 
 from orchestrator.contract.events import End, Event, Placement, Progress, Start
@@ -17,7 +17,7 @@ from orchestrator.contract.identity import NUMERICS, canonical
 from orchestrator.contract.record import Attempt, Record
 from orchestrator.contract.tasks import EvaluateTask, FromInitialisation, Optimizer, Schedule, Shape, TokenizerTask, TrainTask, Trajectory
 from orchestrator.contract.tasks import digest_of_task as digest_of
-from orchestrator.contract.words import ExitCode
+from orchestrator.contract.vocabulary import ExitCode
 from orchestrator.errors import ContractError, Damaged, KeyMissing, LeaseHeld, LeaseLost, MissingExtra, StoreUnavailable, TaskRefused
 from orchestrator.store import Store, addresses, artifacts, leases, records
 from orchestrator.store.memory import Fault, InMemoryObjects, in_memory_store
@@ -432,7 +432,7 @@ def test_what_an_interrupt_leaves_is_a_lease_that_has_ended(store: Store, placem
 
 
 def test_the_commit_may_come_from_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainer import lineage
+    from trainer.attempt import provenance as lineage
 
     monkeypatch.setenv(lineage.COMMIT_VARIABLE, "0123abc-dirty")
     lineage.commit.cache_clear()

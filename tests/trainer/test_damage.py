@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from trainer.attempt import run_task
+from trainer.attempt.perform import run_task
 
 from orchestrator.contract.events import End, Event
 from orchestrator.contract.identity import digest_of
 from orchestrator.contract.record import Artifact, Record
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.contract.words import ExitCode
+from orchestrator.contract.vocabulary import ExitCode
 from orchestrator.store import addresses, checkpoints, records
 from tests.trainer.small_study import SmallStudy, bits_per_byte, make_small_study
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainer.context import Stopped
-from trainer.data import Fetching, Mixture, PreparedSource, open_mixture
-from trainer.order import permutation
+from trainer.data.order import permutation
+from trainer.data.sources import Fetching, Mixture, PreparedSource, open_mixture
 
 from orchestrator.contract.mixture import counts
 from orchestrator.contract.tasks import FromInitialisation, Optimizer, Schedule, Shape, Trajectory

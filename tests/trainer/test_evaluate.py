@@ -21,12 +21,12 @@ from trainer.evaluate.bits_per_byte import BitsPerByte, HeldOut
 from trainer.evaluate.continuation import Continuation, questions
 from trainer.evaluate.items import Benchmark, Row, Sequence
 from trainer.evaluate.likelihood import LOGITS_A_BATCH, log_likelihoods
-from trainer.model import initialised
+from trainer.model.transformer import initialised
 
 from orchestrator.contract.events import Placement
 from orchestrator.contract.identity import NUMERICS
 from orchestrator.contract.tasks import EvaluateTask, FromInitialisation, Shape
-from orchestrator.contract.words import ACCURACY, BITS_PER_BYTE
+from orchestrator.contract.vocabulary import ACCURACY, BITS_PER_BYTE
 from orchestrator.errors import TaskRefused
 from orchestrator.store.leases import Holder, take
 from orchestrator.store.memory import in_memory_store

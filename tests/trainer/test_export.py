@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F  # noqa: N812
-from trainer import checkpoint, export
-from trainer.model import initialised, to_llama
+from trainer.checkpoints import export
+from trainer.checkpoints import state as checkpoint
+from trainer.model.transformer import initialised, to_llama
 
 from orchestrator.contract.tasks import FromInitialisation, Shape
 from orchestrator.errors import Damaged

@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from trainer.lineage import versions
+from trainer.attempt.provenance import versions
 
 from orchestrator.contract.events import Placement
 from orchestrator.contract.identity import digest_of
 from orchestrator.contract.record import Record
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.contract.words import GRAD_NORM, LEARNING_RATE, LOSS, ExitCode
+from orchestrator.contract.vocabulary import GRAD_NORM, LEARNING_RATE, LOSS, ExitCode
 from orchestrator.store import Store, addresses, leases, metrics, records
 from tests.trainer.small_study import BATCH, WINDOW, SmallStudy, bits_per_byte, continuation, make_small_study
 from tests.trainer.worker_process import WorkerProcess, trainer_worker, worker_process
@@ -212,7 +212,7 @@ def test_a_trained_state_is_scored_on_both_suites(uninterrupted: tuple[SmallStud
 
 
 def test_a_suite_that_cannot_be_run_yet_is_refused_in_one_sentence(uninterrupted: tuple[SmallStudy, Record]) -> None:
-    from trainer.attempt import run_task
+    from trainer.attempt.perform import run_task
 
     study, _ = uninterrupted
     state = study.train(STEPS)

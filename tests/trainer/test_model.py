@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
-from trainer import optimizer
-from trainer.layers import rms_norm, rotated_heads, swiglu
-from trainer.loss import head_loss
-from trainer.model import Model, from_llama, initialised, to_llama
-from trainer.step import gradients
+from trainer.model.layers import rms_norm, rotated_heads, swiglu
+from trainer.model.loss import head_loss
+from trainer.model.transformer import Model, from_llama, initialised, to_llama
+from trainer.training import optimizer
+from trainer.training.step import gradients
 
 from orchestrator.contract.tasks import FromInitialisation, Optimizer, Shape
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trainer.order import permutation
+from trainer.data.order import permutation
 
 DIGEST = "ab" * 32
 sizes = st.integers(1, 3000)

@@ -16,17 +16,17 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainer.context import Outcome, Stopped
-from trainer.data import PreparedSource
+from trainer.data.sources import PreparedSource
 from trainer.prepare import Sizes
 from trainer.prepare.tokenizer import END_OF_TEXT
 
 from orchestrator.contract.tasks import Reader, Task
 from orchestrator.errors import StoreUnavailable, TaskRefused
-from orchestrator.sources import fingerprint
 from orchestrator.store import Store, open_store
 from orchestrator.store.leases import history
 from orchestrator.store.memory import Fault, InMemoryObjects, in_memory_store
 from orchestrator.store.records import create_task
+from orchestrator.study.sources import fingerprint
 from tests.trainer.workplace import (
     READER,
     TINY,

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from trainer.attempt.launch import Launcher, is_needed, launch
 from trainer.context import PeerLost
-from trainer.launch import Launcher, is_needed, launch
-from trainer.ranks import Group, join
+from trainer.training.ranks import Group, join
 
 from orchestrator.contract.events import Placement
 from orchestrator.contract.identity import digest_of
 from orchestrator.contract.record import Record
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.contract.words import LOSS, ExitCode
+from orchestrator.contract.vocabulary import LOSS, ExitCode
 from orchestrator.errors import TaskRefused
 from orchestrator.store import addresses, checkpoints, leases, metrics, records
 from tests.trainer.small_study import SmallStudy, make_small_study

@@ -1,7 +1,7 @@
 """Tables of rates: warm-up counts a step's end, a fall counts its start."""
 
 import pytest
-from trainer.schedule import learning_rate
+from trainer.training.schedule import learning_rate
 
 from orchestrator.contract.tasks import Schedule
 from orchestrator.errors import TaskRefused

@@ -9,14 +9,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from trainer.checkpoint import Position, State
+from trainer.checkpoints.state import Position, State
 from trainer.context import Context
-from trainer.curve import Curve
-from trainer.data import Mixture
-from trainer.loss import head_loss
-from trainer.model import initialised
-from trainer.optimizer import adamw
-from trainer.step import SKIPS_ALLOWED, step
+from trainer.data.sources import Mixture
+from trainer.model.loss import head_loss
+from trainer.model.transformer import initialised
+from trainer.training.journal import Curve
+from trainer.training.optimizer import adamw
+from trainer.training.step import SKIPS_ALLOWED, step
 
 from orchestrator.contract.events import Placement
 from orchestrator.contract.identity import NUMERICS
@@ -113,7 +113,7 @@ def little_memory(monkeypatch: pytest.MonkeyPatch, refused: Container[int]) -> l
             raise torch.OutOfMemoryError("CUDA out of memory")
         return head_loss(hidden, *arguments)
 
-    monkeypatch.setattr("trainer.step.head_loss", of_a_small_gpu)
+    monkeypatch.setattr("trainer.training.step.head_loss", of_a_small_gpu)
     return tried
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
-from trainer import curve, train
 from trainer.context import Context, Outcome, Stopped
-from trainer.data import open_mixture
+from trainer.data.sources import open_mixture
+from trainer.training import journal as curve
+from trainer.training import run as train
 
 from orchestrator.contract.events import Placement
 from orchestrator.contract.identity import NUMERICS, digest_of
@@ -85,7 +86,7 @@ class Desk:
         return TrainTask(self.trajectory(**changes), steps * STEP)
 
     def attempt(self, task: TrainTask, stop: Callable[[], bool] = lambda: False, **placement: Any) -> Outcome:
-        """As `trainer.attempt` does it, without record and exit code."""
+        """As `trainer.attempt.perform` does it, without record and exit code."""
         lease = leases.take(self.store, root(task), digest_of_task(task), Holder())
         try:
             return train.run(self.context(task, lease, stop, **placement))

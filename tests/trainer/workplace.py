@@ -10,17 +10,17 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from trainer import prepare
 from trainer.context import Context, Outcome
-from trainer.data import PreparedSource
+from trainer.data.sources import PreparedSource
 from trainer.prepare import Sizes
 from trainer.prepare.tokenizer import END_OF_TEXT
 
 from orchestrator.contract.events import Placement
 from orchestrator.contract.record import Record
 from orchestrator.contract.tasks import PrepareTask, Reader, Task
-from orchestrator.sources import fingerprint
 from orchestrator.store import Store
 from orchestrator.store.leases import Holder, take
 from orchestrator.store.records import create_task, publish_record
+from orchestrator.study.sources import fingerprint
 
 READER = Reader("text", 2000)
 ONE_IN = 4

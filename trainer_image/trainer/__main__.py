@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from orchestrator.contract.events import End, Event, Placement, Progress, Start
-from orchestrator.contract.words import ExitCode
+from orchestrator.contract.vocabulary import ExitCode
 from orchestrator.errors import ScalingStudyError, TaskRefused
-from trainer import launch
+from trainer.attempt import launch
 
 EPILOG = """\
 Everything that decides a result is in the task's task.json; the flags below say only where and how it is worked out.
@@ -108,8 +108,9 @@ def _limit_threads(threads: int) -> None:
 
 def _work(task: str, url: str, placement: Placement) -> int:
     from orchestrator.store import open_store
-    from trainer import attempt, worker
-    from trainer.pod_log import PodLog
+    from trainer.attempt import perform as attempt
+    from trainer.attempt import worker
+    from trainer.attempt.pod_log import PodLog
 
     store = open_store(url)
     if task == "worker":

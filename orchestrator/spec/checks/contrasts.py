@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from orchestrator.contract.words import BENCHMARK_SUITES, SOURCE_SUITES, SUITES
-from orchestrator.spec.checks.view import nearest_size, percents_of, same_names, sizes_of, twice
+from orchestrator.contract.vocabulary import BENCHMARK_SUITES, SOURCE_SUITES, SUITES
+from orchestrator.spec.checks.lookups import nearest_size, percents_of, same_names, sizes_of, twice
 from orchestrator.spec.messages import Finding, Path, did_you_mean, listed
 from orchestrator.spec.models import Arm, StudySpec
 from orchestrator.spec.numbers import written

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from orchestrator.sizes import LADDER
-from orchestrator.spec.checks.view import nearest_size, percents_of, same_names, sizes_of, stages_of, twice, unknown_size
+from orchestrator.contract.sizes import LADDER
+from orchestrator.spec.checks.lookups import nearest_size, percents_of, same_names, sizes_of, stages_of, twice, unknown_size
 from orchestrator.spec.grid import Seed
 from orchestrator.spec.messages import Finding, Path, listed
 from orchestrator.spec.models import StudySpec

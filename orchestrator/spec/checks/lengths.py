@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from orchestrator.sizes import LADDER, TINY_BATCH, Rung, batch_sequences, is_tiny
+from orchestrator.contract.sizes import LADDER, TINY_BATCH, Rung, batch_sequences, is_tiny
+from orchestrator.spec.checks.lookups import percents_read, sizes_of, stage_percents
 from orchestrator.spec.checks.stages import Step, steps_of
-from orchestrator.spec.checks.view import percents_read, sizes_of, stage_percents
 from orchestrator.spec.messages import Finding, Path, listed
 from orchestrator.spec.models import StudySpec
 from orchestrator.spec.recipe import Recipe

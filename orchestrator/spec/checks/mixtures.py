@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Final
 
-from orchestrator.contract.words import Group
-from orchestrator.spec.checks.view import percents_read, same_names, stage_percents, stages_of
+from orchestrator.contract.vocabulary import Group
+from orchestrator.spec.checks.lookups import percents_read, same_names, stage_percents, stages_of
 from orchestrator.spec.data import TrainTokenizer
 from orchestrator.spec.messages import Finding, Path, did_you_mean, listed
 from orchestrator.spec.models import StudySpec

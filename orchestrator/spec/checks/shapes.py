@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
-from orchestrator.sizes import LADDER
-from orchestrator.spec.checks.view import unknown_size
+from orchestrator.contract.sizes import LADDER
+from orchestrator.spec.checks.lookups import unknown_size
 from orchestrator.spec.messages import Finding, Path
 from orchestrator.spec.models import StudySpec
 from orchestrator.spec.training import PartialTraining, ScheduleSpec

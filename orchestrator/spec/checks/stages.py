@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from orchestrator.contract.identity import decimal
-from orchestrator.contract.words import StageKind
-from orchestrator.spec.checks.view import same_names
+from orchestrator.contract.vocabulary import StageKind
+from orchestrator.spec.checks.lookups import same_names
 from orchestrator.spec.messages import Finding, Path
 from orchestrator.spec.models import StudySpec
 from orchestrator.spec.recipe import Stage

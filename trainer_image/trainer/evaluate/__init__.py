@@ -11,14 +11,14 @@ import torch
 
 from orchestrator.contract.record import Artifact
 from orchestrator.contract.tasks import EvaluateTask
-from orchestrator.contract.words import TaskKind
+from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.store import addresses, artifacts, checkpoints
-from trainer.checkpoint import MODEL_FILES, load_model
+from trainer.checkpoints.state import MODEL_FILES, load_model
 from trainer.context import Context, Outcome, Stopped
 from trainer.evaluate import items, suites
 from trainer.evaluate.items import Benchmark, Row
 from trainer.evaluate.likelihood import log_likelihoods
-from trainer.model import Model
+from trainer.model.transformer import Model
 
 
 def run(context: Context) -> Outcome:

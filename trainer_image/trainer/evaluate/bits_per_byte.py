@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.contract.words import BITS_PER_BYTE
+from orchestrator.contract.vocabulary import BITS_PER_BYTE
 from orchestrator.errors import TaskRefused
 from trainer.evaluate.items import Row, Sequence
 

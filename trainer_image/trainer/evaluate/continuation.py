@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.contract.words import ACCURACY
+from orchestrator.contract.vocabulary import ACCURACY
 from orchestrator.errors import TaskRefused
 from trainer.evaluate.bits_per_byte import HeldOut
 from trainer.evaluate.items import Row, Sequence

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from orchestrator.contract.tasks import EvaluateTask
-from orchestrator.contract.words import BENCHMARK_SUITES
+from orchestrator.contract.vocabulary import BENCHMARK_SUITES
 from orchestrator.errors import TaskRefused
 from orchestrator.store import artifacts, records
 from trainer.context import Context
-from trainer.data import Fetching, PreparedSource
+from trainer.data.sources import Fetching, PreparedSource
 from trainer.evaluate.bits_per_byte import BitsPerByte, HeldOut
 from trainer.evaluate.continuation import Continuation, questions
 from trainer.evaluate.items import Benchmark

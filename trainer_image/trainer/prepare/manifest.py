@@ -1,7 +1,7 @@
 """What `prepare` leaves: the manifest of a prepared source, and the layout of its files.
 
-`shards` writes it, `trainer.data` reads it. Training tokens and held-out documents are two sections of one form: little-endian token ids in
-shards of one size, and beside each shard a row for every document that begins in it.
+`shards` writes it, `trainer.data.sources` reads it. Training tokens and held-out documents are two sections of one form:
+little-endian token ids in shards of one size, and beside each shard a row for every document that begins in it.
 """
 
 from typing import Final, Literal

@@ -1,0 +1,1 @@
+"""How metrics move with size."""

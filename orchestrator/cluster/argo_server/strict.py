@@ -1,0 +1,60 @@
+"""Fields that Argo does not know, found before a Workflow is sent.
+
+Argo Server drops them without a word, and a misspelt limit or selector would be no limit at all. What it knows is in the package's models,
+which are generated from Argo's own schema; their own check lets unknown keys pass, so their tables are read here.
+"""
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from inspect import isclass
+
+from argo_workflows.model.io_argoproj_workflow_v1alpha1_workflow import IoArgoprojWorkflowV1alpha1Workflow
+from argo_workflows.model_utils import ModelNormal
+
+from orchestrator.cluster.port import Document
+
+
+def unknown_fields(workflow: Document) -> list[str]:
+    """A line for every field of the Workflow that does not exist or is no object or list where it must be one; none when all is well."""
+    return list(_in_model(workflow, IoArgoprojWorkflowV1alpha1Workflow, ""))
+
+
+def _in_model(value: object, model: type[ModelNormal], path: str) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield f'"{path}" must be an object'
+        return
+    names = {written: name for name, written in model.attribute_map.items()}
+    for key, inner in value.items():
+        here = f"{path}.{key}" if path else key
+        if key not in names:
+            near = get_close_matches(key, names, 1)
+            yield f'unknown field "{here}"' + (f' (did you mean "{near[0]}"?)' if near else "")
+        elif inner is not None:
+            yield from _in_types(inner, model.openapi_types[names[key]], here)
+
+
+def _in_types(value: object, types: Sequence[object], path: str) -> Iterator[str]:
+    """`types`: as the package writes them: (Model,), ([Model],), ({str: (Model,)},), or plain ones, which the server checks itself."""
+    for kind in types:
+        if isinstance(kind, list):
+            yield from _in_list(value, tuple(kind), path)
+        elif isinstance(kind, dict):
+            yield from _in_mapping(value, kind[str], path)
+        elif isclass(kind) and issubclass(kind, ModelNormal):
+            yield from _in_model(value, kind, path)
+
+
+def _in_list(value: object, types: Sequence[object], path: str) -> Iterator[str]:
+    if not isinstance(value, list):
+        yield f'"{path}" must be a list'
+        return
+    for number, item in enumerate(value):
+        yield from _in_types(item, types, f"{path}[{number}]")
+
+
+def _in_mapping(value: object, types: Sequence[object], path: str) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield f'"{path}" must be an object'
+        return
+    for key, item in value.items():
+        yield from _in_types(item, types, f"{path}.{key}")

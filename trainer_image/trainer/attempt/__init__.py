@@ -1,0 +1,1 @@
+"""One attempt at one task, and the processes in which attempts run."""

@@ -1,0 +1,1 @@
+"""Training states as files, and their check against `transformers`."""

@@ -1,0 +1,225 @@
+"""What training and evaluation read: prepared sources, and the mixture of them that a trajectory goes through.
+
+`train` opens the mixture of its trajectory and asks for the batch of a step; `evaluate` opens one source and asks for its held-out
+documents. Both get memory-mapped files whose hashes have been checked. There is no loader state: a batch is a function of its step.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.contract.mixture import source_of
+from orchestrator.contract.record import Artifact
+from orchestrator.contract.tasks import Trajectory
+from orchestrator.errors import Damaged, KeyMissing, TaskRefused
+from orchestrator.store import Store
+from orchestrator.store.artifacts import fetch, read_bytes
+from orchestrator.store.records import read_record
+from trainer.data.order import permutation
+from trainer.prepare.manifest import DOCUMENT_ROW, Manifest, Section, read_manifest
+from trainer.prepare.pieces import mapped
+
+Ids = NDArray[np.int64]
+
+# Shards are fetched and hashed side by side before the first step; disks and networks give no more to more.
+_CHECKING_THREADS: Final = 8
+# Windows are read one place after the other, and the order of a thousand costs little more than that of one (0.3 ms here).
+_BLOCK: Final = 1024
+# Two epochs of sixteen sources, which is what one batch can touch.
+_BLOCKS_KEPT: Final = 32
+
+
+def _nobody_waits() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Fetching:
+    """What happens around the fetching of shards, which may take hours.
+
+    `one_more` is called once a shard, in the order of the shards and by the thread that opens them: it renews a lease, waits for other
+    processes, or raises what ends the fetching. Of processes that share a cache one fetches a shard before its call and the others, with
+    `follows`, after it: then they find it there.
+    """
+
+    one_more: Callable[[], None] = _nobody_waits
+    follows: bool = False
+
+
+UNWATCHED: Final = Fetching()
+
+
+class _Tokens:
+    """The tokens of a section, whatever shards they lie in. Shards are checked and mapped when the section is opened."""
+
+    def __init__(self, store: Store, section: Section, dtype: np.dtype[Any], cache: Path, fetching: Fetching) -> None:
+        self._shard_tokens = section.shard_tokens
+        paths = _fetched(store, section.shards, cache, fetching)
+        self._shards = [mapped(path, dtype) for path in paths]
+        found = sum(len(shard) for shard in self._shards)
+        if found != section.tokens:
+            raise Damaged(f"{section.shards[0].key} and its neighbours hold {found:,} tokens, and their manifest says {section.tokens:,}")
+
+    def slice(self, start: int, stop: int) -> Ids:
+        """Tokens `start` .. `stop` as int64."""
+        first, last = start // self._shard_tokens, (stop - 1) // self._shard_tokens
+        parts = []
+        for number in range(first, last + 1):
+            offset = number * self._shard_tokens
+            parts.append(self._shards[number][max(start - offset, 0) : stop - offset])
+        return np.concatenate(parts, dtype=np.int64, casting="safe") if parts else np.zeros(0, np.int64)
+
+
+def _fetched(store: Store, shards: Sequence[Artifact], cache: Path, fetching: Fetching) -> list[Path]:
+    threads, coming = ThreadPoolExecutor(_CHECKING_THREADS), list[Future[Path]]()
+    try:
+        if not fetching.follows:
+            coming = [threads.submit(fetch, store, shard, cache) for shard in shards]
+        for number, shard in enumerate(shards):
+            if not fetching.follows:
+                coming[number].result()
+            fetching.one_more()
+            if fetching.follows:
+                coming.append(threads.submit(fetch, store, shard, cache))
+        return [path.result() for path in coming]
+    finally:
+        threads.shutdown(cancel_futures=True)  # whoever stops here does not wait for the rest
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutDocument:
+    """`hash`: SHA-256 of its text in UTF-8, 64 hex digits; `bytes`: of that text; `ids` (tokens,) int64, without an end-of-text token."""
+
+    hash: str
+    bytes: int
+    ids: Ids
+
+
+class PreparedSource:
+    """A prepared source: its training tokens as windows, its held-out documents one by one."""
+
+    def __init__(self, store: Store, digest: str, manifest: Manifest, cache: Path) -> None:
+        self.digest = digest
+        self.tokens = manifest.training.tokens
+        self.vocabulary = manifest.vocabulary
+        self.end_of_text = manifest.end_of_text
+        self.dtype = manifest.dtype
+        self.held_out_documents = manifest.held_out.documents
+        self._store, self._manifest, self._cache = store, manifest, cache
+        self._training: _Tokens | None = None
+
+    @classmethod
+    def open(cls, store: Store, prepare_digest: str, cache: Path) -> "PreparedSource":
+        """The source behind a prepare task. Its shards are checked when they are first read.
+
+        Raises KeyMissing while the task has no record, Damaged when a file is not what the record says.
+        """
+        record = read_record(store, prepare_digest)
+        if record is None:
+            raise KeyMissing(f"the prepare task {prepare_digest} has no record yet; it has to be done before this one")
+        artifact = record.artifacts["manifest"]
+        return cls(store, prepare_digest, read_manifest(read_bytes(store, artifact), artifact.key), cache)
+
+    def windows(self, sequence_length: int) -> int:
+        """How many windows of `sequence_length` targets it holds."""
+        return max(0, self.tokens - 1) // sequence_length
+
+    def window(self, index: int, sequence_length: int) -> Ids:
+        """Tokens of window `index`, (sequence_length + 1,): the last one is the first of the next window. Raises Damaged, KeyMissing."""
+        start = index * sequence_length
+        return self._opened().slice(start, start + sequence_length + 1)
+
+    def check(self, fetching: Fetching = UNWATCHED) -> None:
+        """Check and map all training shards now instead of at the first window. Raises Damaged, KeyMissing."""
+        self._opened(fetching)
+
+    def held_out(self, count: int, fetching: Fetching = UNWATCHED) -> list[HeldOutDocument]:
+        """The `count` held-out documents of lowest hash, fewer if there are fewer. Raises Damaged, KeyMissing."""
+        section, documents = self._manifest.held_out, list[HeldOutDocument]()
+        tokens = _Tokens(self._store, section, self.dtype, self._cache, fetching)
+        for path in _fetched(self._store, section.documents_files, self._cache, fetching):
+            for row in mapped(path, DOCUMENT_ROW)[: count - len(documents)]:
+                start = int(row["start"])
+                ids = tokens.slice(start, start + int(row["tokens"]))
+                documents.append(HeldOutDocument(row["hash"].tobytes().hex(), int(row["bytes"]), ids))
+        return documents
+
+    def _opened(self, fetching: Fetching = UNWATCHED) -> _Tokens:
+        if self._training is None:
+            self._training = _Tokens(self._store, self._manifest.training, self.dtype, self._cache, fetching)
+        return self._training
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`ids` (batch, T + 1) int64: inputs are all but the last of a row, targets all but the first.
+
+    `window_ids` (batch, 2) int64: number of the source in the trajectory's shares, and its window.
+    """
+
+    ids: Ids
+    window_ids: Ids
+
+
+class Mixture:
+    """What a trajectory reads, step by step."""
+
+    def __init__(self, trajectory: Trajectory, sources: Sequence[PreparedSource]) -> None:
+        self.sources = tuple(sources)
+        self.vocabulary = sources[0].vocabulary
+        self.end_of_text = sources[0].end_of_text
+        self._trajectory = trajectory
+        self._shares = [share for _, share in trajectory.shares]
+        already_read = dict(trajectory.already_read)
+        self._before = [already_read.get(source.digest, 0) for source in sources]
+        self._windows = [source.windows(trajectory.sequence_length) for source in sources]
+        self._block = lru_cache(_BLOCKS_KEPT)(self._block_of)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of `step`, counted from 0 at the trajectory's start. Raises Damaged, KeyMissing."""
+        first = step * self._trajectory.batch
+        windows = [self.window(position) for position in range(first, first + self._trajectory.batch)]
+        length = self._trajectory.sequence_length
+        ids = np.stack([self.sources[source].window(window, length) for source, window in windows])
+        return Batch(ids, np.array(windows, dtype=np.int64))
+
+    def window(self, position: int) -> tuple[int, int]:
+        """Which source, and which of its windows, stands at `position` of the trajectory."""
+        source, passed = source_of(self._shares, position)
+        epoch, place = divmod(self._before[source] + passed, self._windows[source])
+        return source, int(self._block(source, epoch, place // _BLOCK)[place % _BLOCK])
+
+    def _block_of(self, source: int, epoch: int, block: int) -> Ids:
+        windows = self._windows[source]
+        order = permutation(self._trajectory.data_seed, self.sources[source].digest, epoch, windows)
+        return order(np.arange(block * _BLOCK, min((block + 1) * _BLOCK, windows)))
+
+
+def open_mixture(store: Store, trajectory: Trajectory, cache: Path, fetching: Fetching = UNWATCHED) -> Mixture:
+    """The mixture of a trajectory, all of its shards checked.
+
+    Raises TaskRefused when a source is shorter than one window or the sources have different tokenizers, KeyMissing while one is not
+    prepared, Damaged.
+    """
+    sources = [PreparedSource.open(store, digest, cache) for digest, _ in trajectory.shares]
+    for source in sources:
+        _check(source, sources[0], trajectory.sequence_length)
+    for source in sources:
+        source.check(fetching)
+    return Mixture(trajectory, sources)
+
+
+def _check(source: PreparedSource, first: PreparedSource, sequence_length: int) -> None:
+    if not source.windows(sequence_length):
+        raise TaskRefused(
+            f"the source prepared as {source.digest} has {source.tokens:,} tokens, not one window of {sequence_length:,} and the token "
+            "after it; give it more data, or shorten the sequences"
+        )
+    if (source.vocabulary, source.end_of_text) != (first.vocabulary, first.end_of_text):
+        raise TaskRefused(f"the sources prepared as {source.digest} and {first.digest} have different tokenizers; a mixture needs one")

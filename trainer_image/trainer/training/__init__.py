@@ -1,0 +1,1 @@
+"""The training loop: optimizer, schedule, one step, ranks, and a whole run."""
