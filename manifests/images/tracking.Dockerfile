@@ -1,15 +1,15 @@
-# MLflow's server, and the mirror that fills it from stores; without torch. Context: the root of the repository.
+# Image of the MLflow server and the mirror that fills it, without torch. Build context: the root of the repository.
 #
 #   docker build -f manifests/images/tracking.Dockerfile -t tracking .
 #
-# Runs as a user without rights, on a root file system that is read-only.
+# Runs as an unprivileged user on a read-only root file system.
 ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim
 FROM ${PYTHON_IMAGE}
 
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 RUN python3 -m venv /opt/venv
 COPY manifests/images/tracking.txt /tmp/requirements.txt
-RUN pip install --no-cache-dir --disable-pip-version-check -r /tmp/requirements.txt && rm /tmp/requirements.txt
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes -r /tmp/requirements.txt && rm /tmp/requirements.txt
 
 COPY pyproject.toml README.md LICENSE /src/
 COPY orchestrator /src/orchestrator
