@@ -1,141 +1,141 @@
-"""Every error that this project raises on purpose.
+"""Every error that this project raises deliberately.
 
-ScalingStudyError                what went wrong, where, and what to do next; the command line prints it and exits 1
-|-- StudyMistakes                the study file is wrong: every mistake at once (never retried)
-|-- CommandMistake               the command is wrong: it names a place that cannot be written, say; the command line exits 2
-|-- PlanRefused                  the file reads well, but its plan cannot be run (never retried)
-|-- ContractError                bytes that do not follow the contract: bad identity, digest, record
-|-- StoreError                   the store did not do what it was asked; `retryable` says whether asking again can help
-|   |-- KeyMissing               no such object
-|   |-- AlreadyThere             somebody created it first
-|   |-- StoreUnavailable         the store is away, full, or read-only
-|   |-- Damaged                  an artifact's bytes are not those its manifest or record promised
-|   `-- LeaseHeld                another attempt is at work on it
-|       `-- LeaseLost            this attempt was at work and has been overtaken
-|-- ClusterError                 the cluster's API did not do what it was asked; `retryable` as above
-|   |-- ClusterUnavailable         it is away, throttles us, or failed on its own side
+ScalingStudyError                base class; the command line prints the message and exits with 1
+|-- InvalidStudy                 the study file is invalid; lists every mistake
+|-- UsageError                   the command is invalid, for example an output path that cannot be written; exit code 2
+|-- PlanRefused                  the study file is valid, but its plan cannot run
+|-- ContractError                bytes that violate the contract: bad identity, digest or record
+|-- StoreError                   a store operation failed; `retryable` tells whether a retry can help
+|   |-- KeyMissing                 the object does not exist
+|   |-- KeyExists                  the object was created by another writer
+|   |-- StoreUnavailable           the store is unreachable, full, or read-only
+|   |-- Damaged                    an artifact's bytes do not match its manifest or record
+|   `-- LeaseHeld                  another attempt holds the lease
+|       `-- LeaseLost                another attempt took over this attempt's lease
+|-- ClusterError                 a request to the cluster's API failed; `retryable` tells whether a retry can help
+|   |-- ClusterUnavailable         the API is unreachable, throttles requests, or failed internally
 |   |-- Conflict                   the object has changed since it was read
-|   |-- Expired                    a watch cannot go on from so old a version: list again
-|   |-- AlreadyExists              there is an object of this name
-|   |-- NotThere                   there is no object of this name
-|   `-- Refused                    not valid, or not allowed: schema, rights, quota, admission
-|-- TokenRefused                 a server no longer knows the token: nothing can be asked until a person gives another
-|-- TrackingUnavailable          MLflow is away; the mirror can be made later
-|-- ReportNotWritten             the folder of a report cannot be written
-|-- TaskRefused                  no retry can mend the task (exit code 78)
+|   |-- Expired                    the resource version of a watch is too old: list again
+|   |-- AlreadyExists              an object of this name exists
+|   |-- NotFound                   no object of this name exists
+|   `-- Refused                    the request is invalid or forbidden: schema, permissions, quota, admission
+|-- TokenRefused                 a server rejected the token: a new token is required
+|-- TrackingUnavailable          MLflow is unreachable; the mirror can be updated later
+|-- ReportNotWritten             the output folder of a report is not writable
+|-- TaskRefused                  no retry can fix the task (exit code 78)
 `-- MissingExtra                 an optional package is not installed
 """
 
 
 class ScalingStudyError(Exception):
-    """Base of all our errors. `retryable` tells whether doing the same again can help."""
+    """Base class of all errors. `retryable` tells whether a retry can help."""
 
     retryable = False
 
 
-class StudyMistakes(ScalingStudyError):
-    """The study file is wrong. `mistakes` holds every one of them, in the order of the file."""
+class InvalidStudy(ScalingStudyError):
+    """The study file is invalid. `mistakes` lists every mistake, in the order of the file."""
 
     def __init__(self, mistakes: "list[object]") -> None:
         self.mistakes = mistakes
         super().__init__("\n".join(str(mistake) for mistake in mistakes))
 
 
-class CommandMistake(ScalingStudyError):
-    """The command is wrong: an argument or option that the command line alone could not check. Exit code 2, as for other mistakes."""
+class UsageError(ScalingStudyError):
+    """An argument or option is invalid in a way that argument parsing cannot detect. Exit code 2, as for parsing errors."""
 
 
 class PlanRefused(ScalingStudyError):
-    """The study reads well, but what it plans cannot be run."""
+    """The study file is valid, but its plan cannot run."""
 
 
 class ContractError(ScalingStudyError):
-    """Something does not follow the contract that orchestrator, trainer and analysis share."""
+    """Data violates the contract shared by orchestrator, trainer and analysis."""
 
 
 class StoreError(ScalingStudyError):
-    """The store did not do what it was asked to do."""
+    """A store operation failed."""
 
 
 class KeyMissing(StoreError):
-    """There is no object under this key."""
+    """The object does not exist."""
 
 
-class AlreadyThere(StoreError):
-    """A create-only write found that somebody had been there first."""
+class KeyExists(StoreError):
+    """A create-only write found an existing object."""
 
 
 class StoreUnavailable(StoreError):
-    """The store is away, full, slow beyond its limit, or refuses us."""
+    """The store is unreachable, full, read-only, timed out, or denied access."""
 
     retryable = True
 
 
 class Damaged(StoreError):
-    """Bytes in the store are not those that a manifest, pointer or record promised."""
+    """Bytes in the store do not match the manifest, pointer or record that refers to them."""
 
 
 class LeaseHeld(StoreError):
-    """Another attempt works on this."""
+    """Another attempt holds the lease."""
 
     retryable = True
 
 
 class LeaseLost(LeaseHeld):
-    """This attempt was at work and another one has taken over: what it writes from now on does not count."""
+    """Another attempt took over this attempt's lease: its later writes are ignored."""
 
 
 class ClusterError(ScalingStudyError):
-    """The cluster's API did not do what it was asked to do."""
+    """A request to the cluster's API failed."""
 
 
 class ClusterUnavailable(ClusterError):
-    """The API is away, slow beyond its limit, throttles us, or failed on its own side. Whether a change was made is not known."""
+    """The API is unreachable, timed out, throttled the request, or failed internally. A change may have been made or not."""
 
     retryable = True
 
 
 class Conflict(ClusterError):
-    """The object has changed since it was read: read it again and decide anew."""
+    """The object has changed since it was read: read it again before deciding."""
 
     retryable = True
 
 
 class Expired(ClusterError):
-    """The API has forgotten the version that a watch wanted to go on from: list again."""
+    """The resource version of a watch is too old for the API: list again."""
 
     retryable = True
 
 
 class AlreadyExists(ClusterError):
-    """There is an object of this kind and name."""
+    """An object of this kind and name exists."""
 
 
-class NotThere(ClusterError):
-    """There is no object of this kind and name."""
+class NotFound(ClusterError):
+    """No object of this kind and name exists."""
 
 
 class Refused(ClusterError):
-    """The API will not have it: not valid, not allowed, over a quota, or rejected at admission. The message is the API's."""
+    """The request is invalid, forbidden, over a quota, or rejected at admission. The message is the API's."""
 
 
 class TokenRefused(ScalingStudyError):
-    """A server does not know the token, or no longer: a person must give another, so no loop asks again."""
+    """A server rejected the token. The user must provide a new one, so no loop retries."""
 
 
 class TrackingUnavailable(ScalingStudyError):
-    """MLflow is away, slow beyond its limit, or refuses us. The store has everything: the mirror can be made later."""
+    """MLflow is unreachable, timed out, or rejected the request. The store is complete, so the mirror can be updated later."""
 
     retryable = True
 
 
 class ReportNotWritten(ScalingStudyError):
-    """The folder of a report is on a disk that is full or read-only. The store has everything: another folder will do."""
+    """The output folder of a report is on a full or read-only disk. The store is complete, so another folder can be used."""
 
 
 class TaskRefused(ScalingStudyError):
-    """No retry can mend this task: wrong input, a bad hash, other NUMERICS, NaN beyond the rule."""
+    """No retry can fix this task: wrong input, wrong hash, different NUMERICS, too many NaN steps."""
 
 
 class MissingExtra(ScalingStudyError):
-    """An optional part of the installation is not there. The message holds the line that installs it."""
+    """An optional package is not installed. The message contains the command that installs it."""

@@ -87,7 +87,7 @@ def _bytes_scored(run: Row) -> int:
     if pd.isna(run["bytes"]) or run["bytes"] <= 0:
         raise ContractError(
             f"tasks/{run['digest']}/record.json has {BITS_PER_BYTE} of {run['source']!r} but no `bytes` above 0 to weigh it with; "
-            "`scaling-study verify` says whether the record is damaged"
+            "`scaling-study store verify` reports whether the record is damaged"
         )
     return int(run["bytes"])
 

@@ -1,10 +1,11 @@
-"""`scaling-study delete`: a study and all that it runs on a cluster go; its store stays."""
+"""`scaling-study delete`: delete a study from a cluster, with everything it runs; its store is kept."""
 
 from typing import Annotated
 
 import typer
 
-from orchestrator.cli.connect import At, ContextOption, NamespaceOption, StudyArgument
+from orchestrator.cli import exits
+from orchestrator.cli.connect import ContextOption, NamespaceOption, StudyArgument, StudyOnCluster
 
 
 def register(app: typer.Typer) -> None:
@@ -16,47 +17,48 @@ def delete(
     study: StudyArgument,
     namespace: NamespaceOption = "",
     context: ContextOption = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking for confirmation.")] = False,
 ) -> None:
-    """Delete a study from a cluster, with its Workflows and pods. Its store, and all that is done, stays.
+    """Delete a study from a cluster, with its Workflows and pods. Its store and all results are kept.
 
-    Running tasks get their grace period to write a checkpoint: submitted again, the study goes on from there.
+    Running tasks get their grace period to write a checkpoint; if the study is submitted again, it continues from there.
     """
     from orchestrator.cli.connect import on_cluster
 
-    with on_cluster(ctx, study, namespace, context) as at:
-        print(what_goes(at))
+    with on_cluster(ctx, study, namespace, context) as found:
+        print(describe_deletion(found))
         if not yes and not _confirmed():
             print("Nothing was deleted.")
-            raise typer.Exit(1)
-        print(delete_study(at))
+            raise typer.Exit(exits.FAILED)
+        print(delete_study(found))
 
 
 def _confirmed() -> bool:
-    """Nobody there to answer counts as no."""
+    """Ask the user; False if standard input is not a terminal."""
     import sys
 
     if not sys.stdin.isatty():
-        print("Nobody is there to be asked; --yes deletes without asking.")
+        print("Standard input is not a terminal, so there is no confirmation; --yes deletes without asking.")
         return False
     return typer.confirm("Delete it?")
 
 
-def what_goes(at: At) -> str:
-    """What would go and what stays. Raises NotThere."""
+def describe_deletion(study: StudyOnCluster) -> str:
+    """Return a message about what would be deleted and what is kept. Raises NotFound."""
     from orchestrator.cluster.study_object import find_object, phase_of, status_of
     from orchestrator.contract.vocabulary import LABEL_STUDY
 
-    body = find_object(at.cluster, at.name)
-    pods = sum((pod.get("status") or {}).get("phase") == "Running" for pod in at.cluster.list("pods", {LABEL_STUDY: at.name}).items)
+    body = find_object(study.cluster, study.name)
+    pods = study.cluster.list("pods", {LABEL_STUDY: study.name}).items
+    running = sum((pod.get("status") or {}).get("phase") == "Running" for pod in pods)
     cells = status_of(body).get("cellsDone") or "no"
     return (
-        f"{at.name} in namespace {at.cluster.namespace}: {phase_of(body) or 'not seen yet'}, {cells} cells done, {pods} pods running."
-        f" They go; {body['spec'].get('store', 'the store')} stays."
+        f"{study.name} in namespace {study.cluster.namespace}: {phase_of(body) or 'not reconciled yet'}, {cells} cells done,"
+        f" {running} pods running. The study and its pods are deleted; {body['spec'].get('store', 'the store')} is kept."
     )
 
 
-def delete_study(at: At) -> str:
-    """Deletes the object; what it owns goes with it. What to tell."""
-    at.cluster.delete("scalingstudies", at.name)
-    return f"{at.name} is deleted; its pods end within their grace period."
+def delete_study(study: StudyOnCluster) -> str:
+    """Delete the object, and with it everything it owns; return a message."""
+    study.cluster.delete("scalingstudies", study.name)
+    return f"{study.name} is deleted; its pods end within their grace period."

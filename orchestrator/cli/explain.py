@@ -1,9 +1,10 @@
-"""`scaling-study explain FILE CELL`: a cell's stages and tasks, which are done, and what keeps it from sharing with another cell."""
+"""`scaling-study explain FILE CELL`: show a cell's stages and tasks, and what prevents sharing with another cell."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from orchestrator.cli.connect import FileArgument, StoreOption
 
 
 def register(app: typer.Typer) -> None:
@@ -11,14 +12,16 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(
-    file: Annotated[Path, typer.Argument(help="The study file.")],
-    cell: Annotated[str, typer.Argument(help="A cell, such as from-scratch/470M/c25/s1, or a digest (12 digits or more).")],
-    beside: Annotated[str | None, typer.Option("--with", help="The cell to compare with; the nearest one unless given.")] = None,
-    store: Annotated[str | None, typer.Option(help="Where the store is, instead of what the file says.")] = None,
+    file: FileArgument,
+    cell: Annotated[
+        str, typer.Argument(metavar="CELL", help="A cell, such as from-scratch/470M/c25/s1, or a task digest (12 digits or more).")
+    ],
+    other: Annotated[str | None, typer.Option("--with", help="Cell to compare with. Default: the nearest one.")] = None,
+    store: StoreOption = None,
 ) -> None:
-    """Show what a cell is made of and which of it is done; or, for a digest, its task, its cells and its record.
+    """Show a cell's stages and tasks and which are done; or, for a digest, the task, its cells and its record.
 
-    Digests of train tasks can be shared: the last column says with how many other cells.
+    Train tasks can be shared: the last column shows with how many other cells.
     """
     from orchestrator.cli.explain_tables import print_cell, print_task
     from orchestrator.planning.explain import find_cell
@@ -30,6 +33,5 @@ def explain(
     if digests:
         print_task(opened.store, opened.plan, digests[0])
         return
-    asked = find_cell(opened.plan, cell)
-    other = None if beside is None else find_cell(opened.plan, beside)
-    print_cell(opened.plan, asked, other, done(opened.store))
+    found = find_cell(opened.plan, cell)
+    print_cell(opened.plan, found, None if other is None else find_cell(opened.plan, other), done(opened.store))

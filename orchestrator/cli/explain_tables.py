@@ -1,22 +1,22 @@
-"""Prints what `orchestrator.planning.explain` found: a cell with its neighbours, or a task with its record. Called by `cli.explain`."""
+"""Prints a cell and its differences from another, or a task and its record. Called by `cli.explain`."""
 
 from rich.console import Console
 from rich.text import Text
 
 from orchestrator.cli.plan_tables import table_of, wide_console
+from orchestrator.contract.kinds import KINDS
 from orchestrator.contract.plan import Cell, Plan
-from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.planning.explain import differences, nearest, tasks_of
 from orchestrator.store import Store
 from orchestrator.store.records import read_record
 
 
 def print_cell(plan: Plan, cell: Cell, other: Cell | None, done: set[str]) -> None:
-    """The cell's stages, its tasks with their states, and what differs from `other` (the nearest cell where None is given)."""
+    """Print a cell's stages, its tasks with their states, and the differences from `other` (None: the nearest cell)."""
     console = wide_console()
     for stage in cell.stages:
         how = (
-            f" ({stage.kind}): {stage.tokens:,} of {stage.asked:,} tokens asked, {stage.steps:,} steps,"
+            f" ({stage.kind}): {stage.tokens:,} of {stage.asked:,} tokens requested, {stage.steps:,} steps,"
             f" {stage.code_percent} % code; {', '.join(stage.rates)}"
         )
         console.print(Text.assemble((stage.name, "bold"), how))
@@ -25,9 +25,9 @@ def print_cell(plan: Plan, cell: Cell, other: Cell | None, done: set[str]) -> No
         state = "done" if line.digest in done else "missing"
         table.add_row(line.stage, line.what, line.digest[:12], state, f"{line.shared_with} cells" if line.shared_with else "")
     console.print(table)
-    beside = other or nearest(plan, cell)
-    if beside is not None:
-        _print_differences(console, plan, cell, beside)
+    compared = other or nearest(plan, cell)
+    if compared is not None:
+        _print_differences(console, plan, cell, compared)
 
 
 def _print_differences(console: Console, plan: Plan, cell: Cell, other: Cell) -> None:
@@ -38,12 +38,11 @@ def _print_differences(console: Console, plan: Plan, cell: Cell, other: Cell) ->
 
 
 def print_task(store: Store, plan: Plan, digest: str) -> None:
-    """A task: its cells, where its attempts lie, and its record."""
+    """Print a task: its cells, the keys of its attempts, and its record."""
     console = wide_console()
     planned = plan.tasks[digest]
     console.print(Text.assemble((f"{planned.kind} {digest}", "bold"), f"\n  {planned.label}"))
-    root = "trajectories" if planned.kind == TaskKind.TRAIN else "tasks"
-    console.print(f"  identity: tasks/{digest}/task.json\n  attempts: {root}/{planned.work}/attempts")
+    console.print(f"  identity: tasks/{digest}/task.json\n  attempts: {KINDS[planned.kind].root}/{planned.work}/attempts")
     for cell in plan.cells:
         if digest in cell.tasks:
             console.print(f"  serves {cell.name}")
@@ -57,7 +56,7 @@ def print_task(store: Store, plan: Plan, digest: str) -> None:
         console.print(f"  attempt {attempt.number} on {attempt.node or 'this machine'} (pid {attempt.pid}), {attempt.processor}")
         console.print(f"    {attempt.start} to {attempt.end}, {attempt.how}")
         console.print(
-            f"    image {attempt.image or 'none'}, commit {attempt.commit or 'unknown'}{' with changes' if attempt.dirty else ''}"
+            f"    image {attempt.image or 'none'}, commit {attempt.commit or 'unknown'}{' with local changes' if attempt.dirty else ''}"
         )
     for name, artifact in record.artifacts.items():
         console.print(f"  {name}: {artifact.key} ({artifact.bytes:,} bytes, sha256 {artifact.sha256[:12]})")

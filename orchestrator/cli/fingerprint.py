@@ -1,4 +1,4 @@
-"""`scaling-study fingerprint`: what the files of sources are. For the controller, in a pod, or to declare them."""
+"""`scaling-study fingerprint`: hash the files of sources. Run by the controller in a pod, or by hand to declare fingerprints."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,18 +11,18 @@ def register(app: typer.Typer) -> None:
 
 
 def fingerprint(
-    source: Annotated[list[str], typer.Option(help="NAME=PATH of a source, as in the study file; may be given again.")] = [],  # noqa: B006
+    source: Annotated[list[str], typer.Option(help="NAME=PATH of a source, as in the study file. Repeatable.")] = [],  # noqa: B006
     tokenizer: Annotated[str, typer.Option(help="Path of a tokenizer.json.")] = "",
-    store: Annotated[str, typer.Option(help="Store to leave what was found in, with --key.")] = "",
-    key: Annotated[str, typer.Option(help="Where in the store.")] = "",
+    store: Annotated[str, typer.Option(help="Store to write the result to, under --key.")] = "",
+    key: Annotated[str, typer.Option(help="Key in the store.")] = "",
 ) -> None:
-    """Reads and hashes the files of sources, and prints their fingerprints."""
+    """Hash the files of sources and print their fingerprints, to declare them with `fingerprint:` in a study file."""
     from orchestrator.errors import StoreUnavailable
     from orchestrator.store import open_store
     from orchestrator.study.fingerprints import Wanted, look_at, write_found
 
     if not source and not tokenizer:
-        raise typer.BadParameter("nothing to look at: give --source NAME=PATH, --tokenizer PATH or both")
+        raise typer.BadParameter("nothing to hash: give --source NAME=PATH, --tokenizer PATH or both")
     if wrong := [text for text in source if not text.partition("=")[0] or "=" not in text]:
         raise typer.BadParameter(f"--source {wrong[0]}: write NAME=PATH, for example web=s3://corpora/web")
     found = look_at(Wanted(dict(text.split("=", 1) for text in source), tokenizer), Path())

@@ -1,4 +1,4 @@
-"""`scaling-study logs`: what the pods of a study say, or have said."""
+"""`scaling-study logs`: show the logs of a study's pods, from the cluster or from the store."""
 
 import threading
 import time
@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from orchestrator.cli.connect import ContextOption, NamespaceOption, StoreOption, StudyArgument
+from orchestrator.cli import exits
+from orchestrator.cli.connect import ContextOption, NamespaceOption, StoreOption, StudyArgument, status_reader
 
 if TYPE_CHECKING:
     from orchestrator.cluster.port import Cluster
-    from orchestrator.monitor.log_sources import Piece, Wanted
-    from orchestrator.monitor.status_reader import Lookout
+    from orchestrator.monitor.log_sources import LogSelection, LogSource
+    from orchestrator.monitor.status_reader import StatusReader
     from orchestrator.monitor.study_view import StudyView
-    from orchestrator.reconcile.observe import PodSeen
+    from orchestrator.reconcile.observed import ObservedPod
 
-LOOK_SECONDS: Final = 2.0
-EXIT_STOPPED: Final = 75
-"""Ctrl-C: see the command line's help."""
+POLL_SECONDS: Final = 2.0
 
 
 def register(app: typer.Typer) -> None:
@@ -31,118 +30,116 @@ def logs(
     ctx: typer.Context,
     study: StudyArgument,
     what: Annotated[
-        str, typer.Argument(metavar="[CELL | DIGEST | POD]", help="A cell, some digits of a digest, or a pod; all at work unless given.")
+        str, typer.Argument(metavar="[CELL | DIGEST | POD]", help="A cell, a digest prefix or a pod. Default: all running pods.")
     ] = "",
     namespace: NamespaceOption = "",
     context: ContextOption = "",
     store: StoreOption = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what they say, also in pods that come later.")] = False,
-    tail: Annotated[int, typer.Option(min=0, help="Lines of each log, the last ones; 0: all.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow logs, including new pods.")] = False,
+    tail: Annotated[int, typer.Option(min=0, help="Number of lines from the end of each log; 0: all.")] = 0,
 ) -> None:
-    """Show what the pods say that work, or worked, on a cell or a task.
+    """Show the logs of the pods that run, or ran, a cell or task.
 
-    Pods go a minute after they end: their logs are in the store then, with each attempt, and are read from there. Exits 1 when there is
-    no log, and says why.
+    Pods are deleted a minute after they end; their logs are then read from the store, which keeps one per attempt. If there is no log,
+    prints the reason and exits 1.
     """
-    from orchestrator.cli.status_readers import lookout
-
-    with lookout(ctx, study, namespace, context, store) as looking:
+    with status_reader(ctx, study, namespace, context, store) as reader:
         if follow:
             try:
-                follow_logs(looking, what, print, lambda: time.sleep(LOOK_SECONDS), tail)
+                follow_logs(reader, what, print, lambda: time.sleep(POLL_SECONDS), tail)
             except KeyboardInterrupt:
-                raise typer.Exit(EXIT_STOPPED) from None
-        elif not show_logs(looking, what, print, tail):
-            raise typer.Exit(1)
+                raise typer.Exit(exits.STOPPED) from None
+        elif not show_logs(reader, what, print, tail):
+            raise typer.Exit(exits.FAILED)
 
 
-def show_logs(looking: "Lookout", what: str, say: Callable[[str], None], tail: int = 0) -> bool:
-    """Prints what there is; False when there is nothing but the reason. Raises PlanRefused for a cell that is not there."""
-    from orchestrator.monitor.log_sources import wanted
+def show_logs(reader: "StatusReader", what: str, say: Callable[[str], None], tail: int = 0) -> bool:
+    """Print the logs; if there are none, print the reason and return False. Raises PlanRefused for an unknown cell."""
+    from orchestrator.monitor.log_sources import select_logs
 
-    view = looking.look()
-    return _show(looking, view, wanted(view, what), say, tail)
+    view = reader.read()
+    return _show(reader, view, select_logs(view, what), say, tail)
 
 
-def _show(looking: "Lookout", view: "StudyView", asked: "Wanted", say: Callable[[str], None], tail: int) -> bool:
-    from orchestrator.monitor.log_sources import pieces, why_none
+def _show(reader: "StatusReader", view: "StudyView", selection: "LogSelection", say: Callable[[str], None], tail: int) -> bool:
+    from orchestrator.monitor.log_sources import explain_missing_logs, find_logs
 
-    found = pieces(view, asked, looking.cluster, looking.store)
+    found = find_logs(view, selection, reader.cluster, reader.store)
     for number, piece in enumerate(found):
         if len(found) > 1:
             say(f"{'' if number == 0 else chr(10)}==> {piece.title} <==")
         for line in _tail(piece, tail):
             say(line)
     if not found:
-        for line in [*why_none(view, asked, looking.store), *_of_workers(looking, view)]:
+        for line in [*explain_missing_logs(view, selection, reader.store), *_local_log_hint(reader, view)]:
             say(line)
     return bool(found)
 
 
-def _tail(piece: "Piece", tail: int) -> Iterator[str]:
+def _tail(piece: "LogSource", tail: int) -> Iterator[str]:
     return iter(deque(piece.lines(), maxlen=tail)) if tail else piece.lines()
 
 
-def _of_workers(looking: "Lookout", view: "StudyView") -> list[str]:
-    """A run on this machine has no pods: its worker processes write into a folder."""
+def _local_log_hint(reader: "StatusReader", view: "StudyView") -> list[str]:
+    """Name the folder with the worker logs of a run on this machine, which has no pods."""
     from orchestrator.tracking import local_folder
 
-    if looking.cluster is not None or looking.store is None:
+    if reader.cluster is not None or reader.store is None:
         return []
-    folder = local_folder(looking.store, view.name) / "logs"
-    return [f"What the worker processes of a run on this machine print is in {folder}"] if folder.is_dir() else []
+    folder = local_folder(reader.store, view.name) / "logs"
+    return [f"The worker processes of a run on this machine log to {folder}"] if folder.is_dir() else []
 
 
-def follow_logs(looking: "Lookout", what: str, say: Callable[[str], None], pause: Callable[[], None], tail: int = 0) -> None:
-    """Prints what the pods say until nothing more will be said; where none says anything, what `show_logs` has. Raises as that does.
+def follow_logs(reader: "StatusReader", what: str, say: Callable[[str], None], pause: Callable[[], None], tail: int = 0) -> None:
+    """Print the pods' logs until no more lines can come; if there were none, print what `show_logs` prints.
 
-    `tail`: of pods that are at work at the first look, the last lines of what they have said by then; of later ones all.
+    `tail`: number of earlier lines to print for pods that run already; later pods are printed in full. Raises as `show_logs` does.
     """
-    from orchestrator.cluster.study_object import OVER
+    from orchestrator.cluster.study_object import TERMINAL_PHASES
     from orchestrator.errors import PlanRefused
-    from orchestrator.monitor.log_sources import is_settled, wanted
-    from orchestrator.reconcile.observe import TERMINAL
+    from orchestrator.monitor.log_sources import is_final, select_logs
+    from orchestrator.reconcile.observed import TERMINAL
 
-    cluster = looking.cluster
+    cluster = reader.cluster
     if cluster is None:
-        local = _of_workers(looking, looking.look())
-        raise PlanRefused("\n".join(["--follow goes on with pods, and no cluster was asked; -n names the study's namespace", *local]))
-    asked: Wanted | None = None
+        hint = _local_log_hint(reader, reader.read())
+        raise PlanRefused("\n".join(["--follow reads pods, and no cluster was named; -n names the study's namespace", *hint]))
+    selection: LogSelection | None = None
     streams: _Streams | None = None
     while True:
-        view = looking.look()
-        if asked is None or not what:
-            asked = wanted(view, what)
+        view = reader.read()
+        if selection is None or not what:
+            selection = select_logs(view, what)
         if streams is None:
             streams = _Streams(cluster, say, view.pods, tail)
-        mine = [pod for pod in view.pods if asked.takes(pod)]
-        for pod in mine:
-            if pod.phase == "Running" or streams.owes(pod):
-                streams.read(pod, label_of(pod, asked) if not what or len(asked.tasks) > 1 else "")
-        have_ended = bool(what and asked.pods) and all(pod.phase in TERMINAL for pod in mine)
-        over = view.phase in (*OVER, "Paused") or is_settled(view, asked.tasks) or have_ended
+        pods = [pod for pod in view.pods if selection.includes(pod)]
+        for pod in pods:
+            if pod.phase == "Running" or streams.may_have_unread_lines(pod):
+                streams.read(pod, label_of(pod, selection) if not what or len(selection.tasks) > 1 else "")
+        have_ended = bool(what and selection.pods) and all(pod.phase in TERMINAL for pod in pods)
+        over = view.phase in (*TERMINAL_PHASES, "Paused") or is_final(view, selection.tasks) or have_ended
         if over and not streams.are_open:
             if what and not streams.were_read:
-                _show(looking, view, asked, say, tail)
+                _show(reader, view, selection, say, tail)
             return
         pause()
         if streams.trouble is not None:
             raise streams.trouble
 
 
-def label_of(pod: "PodSeen", asked: "Wanted") -> str:
-    """`[train scratch/60M/c25/s1 pretrain] `, by the pod's name where its task is not known."""
-    task = next((task for task in asked.tasks if pod.digest and task.digest.startswith(pod.digest)), None)
+def label_of(pod: "ObservedPod", selection: "LogSelection") -> str:
+    """Return `[train scratch/60M/c25/s1 pretrain] `, or the pod's name if its task is unknown."""
+    task = next((task for task in selection.tasks if pod.digest and task.digest.startswith(pod.digest)), None)
     return f"[{pod.name}] " if task is None else f"[{task.kind} {task.label}] "
 
 
 class _Streams:
-    """Reads several pods at once, a thread each. One whose connection broke off is taken up where it was.
+    """Reads the logs of several pods, one thread each. An interrupted stream continues after the last line that was read.
 
-    `before`: the pods that were there first: those that had ended are not read, of those at work the last `tail` lines, 0 for all.
+    `before`: the pods at the start. Those that had ended are not read; for those that were running, the last `tail` lines are (0: all).
     """
 
-    def __init__(self, cluster: "Cluster", say: Callable[[str], None], before: "Iterable[PodSeen]", tail: int) -> None:
+    def __init__(self, cluster: "Cluster", say: Callable[[str], None], before: "Iterable[ObservedPod]", tail: int) -> None:
         self._cluster = cluster
         self._say = say
         self._before = {pod.name: pod for pod in before}
@@ -150,7 +147,7 @@ class _Streams:
         self.trouble: OSError | None = None
         self._lock = threading.Lock()
         self._threads: dict[str, threading.Thread] = {}
-        self._said: dict[str, int] = {}
+        self._lines_read: dict[str, int] = {}
         self._read_whole: set[str] = set()
 
     @property
@@ -159,16 +156,16 @@ class _Streams:
 
     @property
     def were_read(self) -> bool:
-        """Whether any pod was."""
+        """Whether any pod was read."""
         return bool(self._threads)
 
-    def owes(self, pod: "PodSeen") -> bool:
-        """Whether a pod that has ended meanwhile may have said more than was read: its stream broke off, or it ran between two looks."""
+    def may_have_unread_lines(self, pod: "ObservedPod") -> bool:
+        """Whether a pod that has ended since may have unread lines: its stream broke off, or it ran between two polls."""
         known = self._before.get(pod.name)
         return pod.is_over and not (known and known.is_over) and pod.name not in self._read_whole
 
-    def read(self, pod: "PodSeen", label: str) -> None:
-        """Begin, if nobody reads it. `label` stands before its lines."""
+    def read(self, pod: "ObservedPod", label: str) -> None:
+        """Start a thread for the pod unless one is running. `label` is printed before each line."""
         known = self._threads.get(pod.name)
         if known is None or not known.is_alive():
             if pod.is_over:
@@ -181,13 +178,13 @@ class _Streams:
 
         known = self._before.get(pod)
         try:
-            if self._tail and known is not None and known.phase == "Running" and pod not in self._said:
-                self._said[pod] = max(0, sum(1 for _ in self._cluster.logs(pod)) - self._tail)
-            for line in islice(self._cluster.logs(pod, follow=True), self._said.get(pod, 0), None):
+            if self._tail and known is not None and known.phase == "Running" and pod not in self._lines_read:
+                self._lines_read[pod] = max(0, sum(1 for _ in self._cluster.logs(pod)) - self._tail)
+            for line in islice(self._cluster.logs(pod, follow=True), self._lines_read.get(pod, 0), None):
                 with self._lock:
-                    self._said[pod] = self._said.get(pod, 0) + 1
+                    self._lines_read[pod] = self._lines_read.get(pod, 0) + 1
                     self._say(f"{label}{line}")
         except ClusterError:
-            return  # gone, not begun, or the API is away: the next look decides
-        except OSError as problem:  # whoever reads us has closed the pipe
+            return  # deleted, not started, or the API is unreachable: the next poll decides
+        except OSError as problem:  # standard output was closed
             self.trouble = problem

@@ -1,4 +1,4 @@
-"""Where a command writes what a person asked for: a place that cannot be written is a mistake of the command, told in one sentence."""
+"""Turns a failure to write an output into a mistake of the command, reported in one sentence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 @contextmanager
-def writing(place: Path, mend: str) -> Iterator[None]:
-    """Around whatever writes into `place`. `mend`: what to name instead. Raises CommandMistake."""
+def writing(path: Path, alternative: str) -> Iterator[None]:
+    """Wrap code that writes to `path`. `alternative`: what the user can name instead. Raises UsageError."""
     try:
         yield
     except OSError as problem:
-        from orchestrator.errors import CommandMistake
+        from orchestrator.errors import UsageError
 
-        raise CommandMistake(f"{place} cannot be written: {problem.strerror or problem}. Name {mend}") from problem
+        raise UsageError(f"{path} cannot be written: {problem.strerror or problem}. Name {alternative}") from problem

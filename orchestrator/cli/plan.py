@@ -1,16 +1,16 @@
-"""`scaling-study plan FILE`: what a study will do, what it costs, and what is odd about it, before anything runs."""
+"""`scaling-study plan FILE`: show what a study will run and cost, and warn about it, before anything runs."""
 
 import gc
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from orchestrator.planning.summary import Outline
-    from orchestrator.study.opening import Opened
+from orchestrator.cli import exits
+from orchestrator.cli.connect import FileArgument
 
 
 def register(app: typer.Typer) -> None:
@@ -18,54 +18,50 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    file: Annotated[Path, typer.Argument(help="The study file.")],
-    store: Annotated[str | None, typer.Option(help="Where the store is, instead of what the file says. It is asked what is done.")] = None,
-    ask_store: Annotated[bool, typer.Option(help="Ask the store of the file what is done, also when it is a bucket.")] = False,
-    gpu: Annotated[str, typer.Option(help="GPU that is priced: a100, h100, h200, b200.")] = "h100",
-    mfu: Annotated[float, typer.Option(help="Model FLOPs utilisation that is reckoned with.")] = 0.45,
-    price: Annotated[float | None, typer.Option(min=0, max=1e9, help="Money a GPU-hour, in any currency.")] = None,
+    file: FileArgument,
+    store: Annotated[
+        str | None, typer.Option(help="Address of the store that is asked for completed tasks. Default: the one in the study file.")
+    ] = None,
+    ask_store: Annotated[bool, typer.Option(help="Ask the study file's store for completed tasks even if it is a bucket.")] = False,
+    gpu: Annotated[
+        str,
+        typer.Option(
+            help="GPU type to price: a100, h100, h200, b200; or cpu, this machine. Default: cpu if all sizes are small, else h100."
+        ),
+    ] = "",
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure how fast this machine trains the small sizes (a second a size), to price its CPU.")
+    ] = False,
+    mfu: Annotated[float, typer.Option(help="Assumed MFU (model FLOPs utilisation), above 0 and at most 1.")] = 0.45,
+    price: Annotated[float | None, typer.Option(min=0, max=1e9, help="Price per GPU-hour, in any currency.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON document.")] = False,
-    graph: Annotated[Path | None, typer.Option(help="Draw tasks and their needs into this SVG file (extra `graph`).")] = None,
+    tasks: Annotated[bool, typer.Option("--tasks", help="List every task with its digest, kind, needs, tokens and state.")] = False,
+    graph: Annotated[Path | None, typer.Option(help="Draw the task graph to this SVG file (needs the extra `graph`).")] = None,
 ) -> None:
     """Plan and price a study. Nothing is written to the store.
 
-    Shows cells, tasks, what sharing saves, epochs a source, parameters, batches, rates and where they come from, steps, FLOPs, GPU-hours
-    and the longest path. Exits 1 when the plan cannot be run, 2 when the file has mistakes.
+    Shows cells, tasks, tokens saved by sharing, epochs per source, parameters, batch sizes, learning rates and their origin, steps, FLOPs,
+    GPU-hours and the longest path. Exits 1 if the plan cannot run, 2 if the file has mistakes.
     """
-    from orchestrator.cli.plan_tables import print_outline
-    from orchestrator.planning import is_runnable
-    from orchestrator.study.opening import preview_study
+    gc.disable()  # the process ends after one answer, and nothing in a plan is garbage before that
+    from orchestrator import api
+    from orchestrator.cli.plan_tables import print_outline, print_tasks
 
-    gc.disable()  # this process ends with its one answer: nothing of a plan is garbage before that
-    opened = preview_study(file, store)
-    asks = ask_store or store is not None or "://" not in opened.store.url
-    shown = _outline(opened, gpu, mfu, price, asks)
+    planned = api.plan(file, store=store, ask_store=ask_store, gpu=gpu, mfu=mfu, price=price, measure=measure)
     if as_json:
-        print(json.dumps(shown.document(), indent=1))
+        listed = {"task_list": [asdict(row) for row in planned.tasks]} if tasks else {}
+        print(json.dumps({**planned.summary.document(), **listed}, indent=1))
     else:
-        print_outline(shown)
+        print_outline(planned.summary)
+        if tasks:
+            print_tasks(planned.tasks)
     if graph is not None:
         from orchestrator.cli.outputs import writing
         from orchestrator.planning.graph import draw
 
-        with writing(graph, "a file in a folder that is there: --graph plan.svg"):
-            draw(opened.plan, graph)
+        with writing(graph, "a file in an existing folder: --graph plan.svg"):
+            draw(planned.plan, graph)
         print(f"graph: {graph}", file=sys.stderr)
-    gc.freeze()  # nor is it searched at the end
-    if not is_runnable(opened.plan):
-        raise typer.Exit(1)
-
-
-def _outline(opened: "Opened", gpu: str, mfu: float, price: float | None, asks: bool) -> "Outline":
-    from orchestrator.planning.estimate import Price, estimate
-    from orchestrator.planning.repetition import readings, refuse_repetition
-    from orchestrator.planning.summary import outline
-    from orchestrator.store.records import done
-    from orchestrator.study.opening import gpu_seconds_a_token, known_tokens
-
-    finished = done(opened.store) & opened.plan.tasks.keys() if asks else set()
-    reads = readings(opened.plan, opened.study.spec.data.sources, known_tokens(opened, finished))
-    refuse_repetition(reads)
-    tariff = Price(gpu, mfu, price, gpu_seconds_a_token(opened, finished))
-    warnings = [f"{name}: {why}" for name, why in opened.unreachable.items()]
-    return outline(opened.study.spec, opened.plan, estimate(opened.plan, tariff, finished), tariff, reads, finished, warnings)
+    gc.freeze()  # skips the collection at exit
+    if not planned.is_runnable:
+        raise typer.Exit(exits.FAILED)

@@ -1,8 +1,8 @@
-"""`scaling-study resume`: a study on a cluster goes on where `stop` left it."""
+"""`scaling-study resume`: resume a paused study on a cluster."""
 
 import typer
 
-from orchestrator.cli.connect import At, ContextOption, NamespaceOption, StudyArgument
+from orchestrator.cli.connect import ContextOption, NamespaceOption, StudyArgument, StudyOnCluster
 
 
 def register(app: typer.Typer) -> None:
@@ -10,19 +10,19 @@ def register(app: typer.Typer) -> None:
 
 
 def resume(ctx: typer.Context, study: StudyArgument, namespace: NamespaceOption = "", context: ContextOption = "") -> None:
-    """Let a stopped study go on, from its checkpoints: takes `spec.paused` away. What has failed is tried again by `retry`."""
+    """Resume a paused study from its checkpoints (clears `spec.paused`). Failed tasks are retried by `retry`."""
     from orchestrator.cli.connect import on_cluster
 
-    with on_cluster(ctx, study, namespace, context) as at:
-        print(resume_study(at))
+    with on_cluster(ctx, study, namespace, context) as found:
+        print(resume_study(found))
 
 
-def resume_study(at: At) -> str:
-    """Takes the pause away; what to tell. Raises NotThere, Refused."""
+def resume_study(study: StudyOnCluster) -> str:
+    """Clear `spec.paused` and return a message. Raises NotFound, Refused."""
     from orchestrator.cluster.study_object import find_object, phase_of
 
-    body = find_object(at.cluster, at.name)
+    body = find_object(study.cluster, study.name)
     if not body["spec"].get("paused"):
-        return f"{at.name} is not stopped ({phase_of(body) or 'not seen yet'})."
-    at.cluster.patch("scalingstudies", at.name, {"spec": {"paused": None}})
-    return f"{at.name} goes on from its checkpoints. To see it: {at.line('watch')}"
+        return f"{study.name} is not paused ({phase_of(body) or 'not reconciled yet'})."
+    study.cluster.patch("scalingstudies", study.name, {"spec": {"paused": None}})
+    return f"{study.name} resumes from its checkpoints. To follow it: {study.command('watch')}"

@@ -1,8 +1,8 @@
-"""`scaling-study retry`: what of a study on a cluster has failed for good is tried again."""
+"""`scaling-study retry`: retry the permanently failed tasks of a study on a cluster."""
 
 import typer
 
-from orchestrator.cli.connect import At, ContextOption, NamespaceOption, StudyArgument
+from orchestrator.cli.connect import ContextOption, NamespaceOption, StudyArgument, StudyOnCluster
 
 
 def register(app: typer.Typer) -> None:
@@ -10,34 +10,34 @@ def register(app: typer.Typer) -> None:
 
 
 def retry(ctx: typer.Context, study: StudyArgument, namespace: NamespaceOption = "", context: ContextOption = "") -> None:
-    """Try again what has failed for good, after its cause is mended. What is done stays, what runs runs on.
+    """Retry permanently failed tasks. Completed and running tasks are unaffected.
 
-    Begins a new run number, in which failures are counted from nothing. Tasks that merely crashed or were preempted need no `retry`: they
-    are tried again by themselves. On this machine `run FILE` again does the same.
+    Fix the cause first. Starts a new run number, in which failures are counted from zero. Crashed or preempted tasks need no `retry`: they
+    are retried automatically. For a run on this machine, use `run FILE` again.
     """
     from orchestrator.cli.connect import on_cluster
 
-    with on_cluster(ctx, study, namespace, context) as at:
-        print(retry_study(at))
+    with on_cluster(ctx, study, namespace, context) as found:
+        print(retry_study(found))
 
 
-def retry_study(at: At) -> str:
-    """Raises the run number where something has failed; what to tell. Raises NotThere, Refused."""
+def retry_study(study: StudyOnCluster) -> str:
+    """Raise the run number if a task has failed, and return a message. Raises NotFound, Refused."""
     from orchestrator.cluster.study_object import find_object, phase_of, status_of, verdict_of
     from orchestrator.contract.vocabulary import ANNOTATION_RETRY
 
-    body = find_object(at.cluster, at.name)
+    body = find_object(study.cluster, study.name)
     verdict = verdict_of(body)
     if verdict.word == "refused":
-        return f"{at.name} was refused, so nothing of it has run. Mend the file and submit it again: {verdict.message}"
+        return f"{study.name} was rejected, so none of its tasks has run. Fix the file and submit it again: {verdict.message}"
     status = status_of(body)
     failed = int((status.get("counts") or {}).get("tasksFailed", 0))
     if not failed and phase_of(body) != "Failed":
-        return f"nothing of {at.name} has failed for good ({phase_of(body) or 'not seen yet'}); there is nothing to try again."
-    asked = str((body["metadata"].get("annotations") or {}).get(ANNOTATION_RETRY, ""))
-    number = max(int(status.get("runNumber") or 1), int(asked) if asked.isdecimal() else 1) + 1
-    at.cluster.patch("scalingstudies", at.name, {"metadata": {"annotations": {ANNOTATION_RETRY: str(number)}}})
-    told = f"{at.name}: what has failed ({failed} tasks) is tried again, as run {number}."
+        return f"no task of {study.name} has failed permanently ({phase_of(body) or 'not reconciled yet'}); there is nothing to retry."
+    requested = str((body["metadata"].get("annotations") or {}).get(ANNOTATION_RETRY, ""))
+    number = max(int(status.get("runNumber") or 1), int(requested) if requested.isdecimal() else 1) + 1
+    study.cluster.patch("scalingstudies", study.name, {"metadata": {"annotations": {ANNOTATION_RETRY: str(number)}}})
+    message = f"{study.name}: {failed} failed tasks are retried as run {number}."
     if body["spec"].get("paused"):
-        return f"{told} It is stopped, though; to let it go on: {at.line('resume')}"
-    return f"{told} To see it: {at.line('watch')}"
+        return f"{message} The study is paused; to resume: {study.command('resume')}"
+    return f"{message} To follow it: {study.command('watch')}"

@@ -1,26 +1,24 @@
-"""`scaling-study run FILE`: everything that a study asks for, on this machine or by an Argo Server, and a report at the end."""
+"""`scaling-study run FILE`: run a study on this machine, or on a cluster through an Argo Server, and write its report."""
 
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from orchestrator.cli import finish as ending
+from orchestrator.cli import exits
+from orchestrator.cli.connect import FileArgument, StoreOption
 
 if TYPE_CHECKING:
-    from orchestrator.contract.events import Placement
-    from orchestrator.local import RunResult
-    from orchestrator.study.opening import Opened
+    from orchestrator.api import ArgoServer, RemoteRunOptions, RunOutcome, RunPreview
 
 # Tasks that --dry-run lists by name; the rest are counted
-LISTED = 40
-# What only a run on this machine can be asked, and what only a run elsewhere
-HERE_ONLY = ("workers", "only", "dry_run", "replan", "threads", "gpus", "checkpoint_seconds")
-THERE_ONLY = ("token", "token_file", "namespace", "ca_file", "insecure", "logs")
-ELSEWHERE = "On a cluster, by Argo Server"
+LISTED: Final = 40
+# Panels of --help. An option belongs to one kind of run if its panel does; the others belong to both
+LOCAL: Final = "On this machine"
+REMOTE: Final = "On a cluster, through an Argo Server"
 
 
 def register(app: typer.Typer) -> None:
@@ -29,167 +27,147 @@ def register(app: typer.Typer) -> None:
 
 def run(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(help="The study file.")],
-    workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0: one a core, or as many as there are GPUs for.")] = 0,
-    only: Annotated[list[str] | None, typer.Option(help="A cell's name or a pattern like '*/60M/*'; may be given again.")] = None,
-    store: Annotated[str | None, typer.Option(help="Where the store is, instead of what the file says.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the report; `report` beside the results unless given.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and what keeps it from it, and write nothing.")] = False,
-    replan: Annotated[bool, typer.Option("--replan", help="Plan anew although the files of a source have changed.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of a worker; another number changes the last bits of results.")] = 1,
-    gpus: Annotated[int, typer.Option(min=0, help="1: every worker has a GPU of its own; 0: the CPU.")] = 0,
-    checkpoint_seconds: Annotated[int, typer.Option(min=1, help="Between two checkpoints of a task.")] = 60,
+    file: FileArgument,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Number of worker processes; 0: one per core, or one per GPU.", rich_help_panel=LOCAL)
+    ] = 0,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run only these cells: a name or a pattern like '*/60M/*'. Repeatable.", rich_help_panel=LOCAL)
+    ] = None,
+    store: StoreOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the report. Default: `report` beside the results.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the tasks that would run and any blockers; write nothing.", rich_help_panel=LOCAL)
+    ] = False,
+    replan: Annotated[
+        bool, typer.Option("--replan", help="Plan again even though the files of a source have changed.", rich_help_panel=LOCAL)
+    ] = False,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Threads per worker. Another number changes the last bits of results.", rich_help_panel=LOCAL)
+    ] = 1,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs per worker: 1, or 0 for the CPU.", rich_help_panel=LOCAL)] = 0,
+    checkpoint_seconds: Annotated[int, typer.Option(min=1, help="Seconds between checkpoints of a task.", rich_help_panel=LOCAL)] = 60,
     tracking_uri: Annotated[
-        str, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, the place for a password, else an sqlite file beside the results.")
+        str, typer.Option(help="MLflow tracking URI. Default: MLFLOW_TRACKING_URI (put a password there), else an SQLite file.")
     ] = "",
-    tracking: Annotated[bool, typer.Option(help="Mirror to MLflow while it runs.")] = True,
-    plain: Annotated[bool, typer.Option("--plain", help="Plain lines, also on a terminal.")] = False,
-    argo_server: Annotated[
-        str, typer.Option(help="Run on the cluster of this Argo Server instead, by a URL.", rich_help_panel=ELSEWHERE)
-    ] = "",
+    tracking: Annotated[bool, typer.Option(help="Mirror to MLflow during the run.")] = True,
+    plain: Annotated[bool, typer.Option("--plain", help="Print plain lines instead of the live view.")] = False,
+    argo_server: Annotated[str, typer.Option(help="Run on the cluster of the Argo Server at this URL.", rich_help_panel=REMOTE)] = "",
     token: Annotated[
         str,
-        typer.Option(envvar="ARGO_TOKEN", help="Whom the server takes us for; better not on the command line.", rich_help_panel=ELSEWHERE),
+        typer.Option(
+            envvar="ARGO_TOKEN", help="Bearer token; prefer --token-file or ARGO_TOKEN over passing it here.", rich_help_panel=REMOTE
+        ),
     ] = "",
-    token_file: Annotated[
-        Path | None, typer.Option(help="A file with the token, read before every call.", rich_help_panel=ELSEWHERE)
-    ] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the token, read before every request.", rich_help_panel=REMOTE)] = None,
     namespace: Annotated[
-        str, typer.Option("--namespace", "-n", envvar="ARGO_NAMESPACE", help="Where the Workflows run.", rich_help_panel=ELSEWHERE)
+        str, typer.Option("--namespace", "-n", envvar="ARGO_NAMESPACE", help="Namespace of the Workflows.", rich_help_panel=REMOTE)
     ] = "",
-    ca_file: Annotated[Path | None, typer.Option(help="Certificate of who has signed the server's.", rich_help_panel=ELSEWHERE)] = None,
-    insecure: Annotated[bool, typer.Option("--insecure-skip-verify", help="Believe any certificate.", rich_help_panel=ELSEWHERE)] = False,
+    ca_file: Annotated[Path | None, typer.Option(help="CA certificate that signed the server's.", rich_help_panel=REMOTE)] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure-skip-verify", help="Skip TLS certificate verification.", rich_help_panel=REMOTE)
+    ] = False,
     logs: Annotated[
-        bool, typer.Option("--logs", help="Show what the pods write; takes the right to it.", rich_help_panel=ELSEWHERE)
+        bool, typer.Option("--logs", help="Print the pods' logs; needs permission to read them.", rich_help_panel=REMOTE)
     ] = False,
 ) -> None:
-    """Run a study on this machine, or by an Argo Server on a cluster.
+    """Run a study on this machine, or on a cluster through an Argo Server, and write its report.
 
-    Done tasks are skipped and half-done ones go on, so running again always helps. Ctrl-C once: tasks write a checkpoint and stop; twice:
-    at once. Ends with the report. Exits 1 when cells are missing at the end, 75 when it was stopped.
+    Completed tasks are skipped and interrupted tasks continue from their checkpoints, so it is always safe to run again. Ctrl-C once:
+    tasks write a checkpoint and stop; twice: they stop immediately. Exits 1 if cells are missing at the end, 75 if the run was stopped.
 
-    With --argo-server this process only looks after the Workflows: kill it, and they go on; start it again, and it goes on with them.
+    With --argo-server this process only manages the Workflows. They continue without it; run the same command to attach again.
     """
-    _refuse_mixed_options(ctx, bool(argo_server))
+    from orchestrator import api
+
+    _reject_mixed_options(ctx)
     if argo_server:
-        from orchestrator.cli.run_remote import Server, Wishes, run_there
-
-        server = Server(argo_server, namespace, token, token_file, ca_file, insecure)
-        run_there(file, server, Wishes(store, out, tracking_uri if tracking else None, plain, logs))
+        server = api.ArgoServer(argo_server, namespace, token, token_file, ca_file, insecure)
+        remote = api.RemoteRunOptions(store=store, out=out, tracking=tracking, tracking_uri=tracking_uri, plain=plain, logs=logs)
+        finish(api.run_remote(file, server, remote, resume=remote_command(file, server, remote)))
         return
-    from orchestrator.contract.events import Placement
-    from orchestrator.study.opening import inputs, keep, open_study
-
-    opened = open_study(file, store, replan=replan, only_looks=dry_run)
-    _refuse(opened)
+    options = api.RunOptions(
+        store=store, out=out, workers=workers, only=only or (), replan=replan, threads=threads, gpus=gpus,
+        checkpoint_seconds=checkpoint_seconds, tracking=tracking, tracking_uri=tracking_uri, plain=plain,
+    )  # fmt: skip
     if dry_run:
-        _show(opened, only or [])
-    _refuse_to_begin(opened, gpus, workers)
-    if dry_run:
-        return
-    keep(opened)
-    placement = Placement(
-        study=opened.plan.study,
-        run_number=int(opened.store.clock().timestamp()),
-        gpus=gpus,
-        threads=threads,
-        checkpoint_seconds=checkpoint_seconds,
-        inputs=inputs(opened.study, opened.plan),
-    )
-    beside = ending.start_mirror(opened.store, opened.plan.study, tracking_uri) if tracking else None
-    try:
-        result = _work(opened, placement, workers, only or [], plain)
-    finally:
-        if beside is not None:
-            beside.last_look()
-    if result.was_stopped:
-        print(f"Stopped. What is done is kept; to go on: {shlex.join(_again(sys.argv[1:]))}")
+        show_preview(api.preview_run(file, options))
     else:
-        ending.report(opened.store, opened.plan, out)
-    if beside is not None:
-        ending.tell_mirror(opened.store, opened.plan.study, beside, ending.STOPPED_WAIT if result.was_stopped else ending.LAST_LOOK)
-    ending.conclude(opened.plan, result)
+        finish(api.run(file, options, resume=shlex.join(local_command(sys.argv[1:]))))
 
 
-def _again(given: Sequence[str]) -> list[str]:
-    """The command as it was given, since threads and GPUs decide the last bits of results; the new plan that it asked for is there."""
+def _reject_mixed_options(ctx: typer.Context) -> None:
+    """Raise BadParameter if options of a local and of a remote run are combined, or the namespace is missing."""
+    is_remote = bool(ctx.params["argo_server"])
+    for option in ctx.command.params:
+        source = ctx.get_parameter_source(option.name or "")
+        panel = getattr(option, "rich_help_panel", None)
+        if source is None or source.name != "COMMANDLINE" or panel not in (LOCAL, REMOTE):
+            continue
+        if is_remote and panel == LOCAL:
+            raise typer.BadParameter(f"{option.opts[0]} is for a run on this machine and cannot be used with --argo-server", ctx)
+        if not is_remote and panel == REMOTE:
+            raise typer.BadParameter(f"{option.opts[0]} needs --argo-server URL", ctx)
+    if is_remote and not ctx.params["namespace"]:
+        raise typer.BadParameter("--argo-server needs --namespace NAME: the namespace of the Workflows", ctx)
+
+
+def local_command(given: Sequence[str]) -> list[str]:
+    """Return the command that resumes a local run: the arguments as given, without --replan and passwords.
+
+    Every other option is kept, because threads and GPUs decide the last bits of results.
+    """
     from orchestrator.tracking import masked
 
     return ["scaling-study", *(masked(word) for word in given if word != "--replan")]
 
 
-def _refuse_mixed_options(ctx: typer.Context, is_elsewhere: bool) -> None:
-    """Options of a run here are mistakes of a run elsewhere, and the other way round."""
-    given = [name for name in ctx.params if (source := ctx.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"]
-    words = {option.name: option.opts[0] for option in ctx.command.params}
-    for name in given:
-        word = words[name]
-        if is_elsewhere and name in HERE_ONLY:
-            raise typer.BadParameter(f"{word} is for a run on this machine and not for one by --argo-server", ctx)
-        if not is_elsewhere and name in THERE_ONLY:
-            raise typer.BadParameter(f"{word} is for a run by --argo-server URL", ctx)
-    if is_elsewhere and not ctx.params["namespace"]:
-        raise typer.BadParameter("--argo-server needs --namespace NAME: where the Workflows run", ctx)
+def remote_command(file: Path, server: "ArgoServer", options: "RemoteRunOptions") -> str:
+    """Return the command that attaches to a remote run again, without token and passwords."""
+    from orchestrator.tracking import masked
+
+    words = ["scaling-study", "run", str(file), "--argo-server", server.url, "-n", server.namespace]
+    words += ["--token-file", str(server.token_file)] if server.token_file else []
+    words += ["--ca-file", str(server.ca_file)] if server.ca_file else []
+    words += ["--insecure-skip-verify"] if server.insecure else []
+    words += ["--store", options.store] if options.store else []
+    words += ["--out", str(options.out)] if options.out else []
+    words += [] if options.tracking else ["--no-tracking"]
+    words += ["--tracking-uri", masked(options.tracking_uri)] if options.tracking and options.tracking_uri else []
+    words += ["--plain"] if options.plain else []
+    return shlex.join(words + (["--logs"] if options.logs else []))
 
 
-def _refuse(opened: "Opened") -> None:
-    """What a plan shows and this machine would find out hours later: raises PlanRefused for sources that are read too often."""
-    from orchestrator.planning.repetition import readings, refuse_repetition
-    from orchestrator.store.records import done
-    from orchestrator.study.opening import known_tokens
-
-    finished = done(opened.store) & opened.plan.tasks.keys()
-    refuse_repetition(readings(opened.plan, opened.study.spec.data.sources, known_tokens(opened, finished)))
-
-
-def _refuse_to_begin(opened: "Opened", gpus: int, workers: int) -> None:
-    """What keeps a run from beginning, also one that is only shown: raises PlanRefused."""
-    from orchestrator.errors import PlanRefused
-    from orchestrator.local.workers import share_gpus
-    from orchestrator.study.opening import refuse_unknown
-
-    if opened.study.spec.paused:
-        raise PlanRefused(f"{opened.study.path}: spec.paused is true, so nothing runs; take it away. --dry-run shows what would run")
-    refuse_unknown(opened)
-    if gpus:
-        share_gpus(gpus, workers)
-
-
-def _show(opened: "Opened", only: list[str]) -> None:
-    """What would run, in the order of one worker."""
-    from orchestrator.local import in_order, wanted_tasks
-    from orchestrator.store.records import done
-
-    wanted = wanted_tasks(opened.plan, only)
-    finished = done(opened.store) & wanted
-    todo = list(in_order(opened.plan, wanted, finished))
-    print(f"{opened.plan.study}: {len(wanted)} tasks, {len(finished)} done, {len(todo)} to run in {opened.store.url}")
-    for planned in todo[:LISTED]:
+def show_preview(preview: "RunPreview") -> None:
+    """Print the tasks that would run. Raises the error that the run would raise."""
+    pending = preview.pending
+    print(f"{preview.study}: {preview.tasks} tasks, {preview.done} done, {len(pending)} to run in {preview.store}")
+    for planned in pending[:LISTED]:
         print(f"  {planned.kind:8} {planned.label} [{planned.digest[:12]}]")
-    if len(todo) > LISTED:
-        print(f"  ... and {len(todo) - LISTED} more")
+    if len(pending) > LISTED:
+        print(f"  ... and {len(pending) - LISTED} more")
+    if preview.blocker is not None:
+        raise preview.blocker
 
 
-def _work(opened: "Opened", placement: "Placement", workers: int, only: list[str], plain: bool) -> "RunResult":
-    """The tasks themselves, under the eyes of whoever watches."""
-    from orchestrator.local import StopRequest, run_plan
-    from orchestrator.monitor.progress import PlainLines, choose_view
-    from orchestrator.planning.defaults import by_size
-    from orchestrator.tracking import local_folder
+def finish(outcome: "RunOutcome") -> None:
+    """Print the last lines of a run and exit: 0 if complete, 1 if cells are missing, 75 if it was stopped."""
+    from orchestrator.contract.formatting import format_duration
+    from orchestrator.monitor.progress import incomplete_cells
 
-    plan, stop = opened.plan, StopRequest()
-    print(f"{plan.study}: {len(plan.cells)} cells, {len(plan.tasks)} tasks, results in {opened.store.url}")
-    given = {size: by_size(opened.study.spec.execution.micro_batch, size) for size in plan.shapes}
-    with stop.on_signals(), PlainLines() if plain else choose_view() as view:
-        return run_plan(
-            opened.store,
-            plan,
-            placement,
-            workers=workers,
-            only=only,
-            listener=view,
-            stop=stop,
-            logs=local_folder(opened.store, plan.study) / "logs",
-            micro_batch={size: number for size, number in given.items() if number},
-            prepared=lambda: _refuse(opened),
-        )
+    result = outcome.result
+    if outcome.plan is None:
+        print(outcome.trouble or "The study had no plan yet.")
+        raise typer.Exit(exits.FAILED if outcome.trouble else exits.STOPPED)
+    if outcome.trouble:
+        print(f"{len(result.done)} tasks done; the rest cannot run: {outcome.trouble}")
+        raise typer.Exit(exits.FAILED)
+    new = len(result.done) - result.skipped
+    print(f"{len(result.done)} tasks done ({new} now, {result.skipped} before) in {format_duration(result.seconds)}")
+    if result.was_stopped:
+        raise typer.Exit(exits.STOPPED)
+    if not result.is_complete:
+        print(f"{len(result.failed)} tasks failed, and {len(result.held_back)} tasks need them. Missing:")
+        for hole in incomplete_cells(outcome.plan, result.failed, result.held_back):
+            print(f"  {hole}")
+        raise typer.Exit(exits.FAILED)

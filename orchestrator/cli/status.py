@@ -1,15 +1,16 @@
-"""`scaling-study status`: the grid of a study with the state of every cell, and below it what runs, waits, is missing, and why."""
+"""`scaling-study status`: show the state of every cell of a study, and what is running, waiting and missing."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.connect import ContextOption, NamespaceOption, StoreOption, StudyArgument
+from orchestrator.cli import exits
+from orchestrator.cli.connect import PLUGIN, ContextOption, NamespaceOption, StoreOption, StudyArgument, program_of
 
 if TYPE_CHECKING:
     from orchestrator.monitor.grid_table import RecipeGrid
-    from orchestrator.monitor.study_view import AtWork, StudyView
+    from orchestrator.monitor.study_view import ActiveTask, StudyView
 
 
 def register(app: typer.Typer) -> None:
@@ -24,37 +25,36 @@ def status(
     store: StoreOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON document.")] = False,
 ) -> None:
-    """Show how far a study is: a table of sizes x code percent for each recipe, and what runs, waits and is missing.
+    """Show the progress of a study: a table of sizes x code percent per recipe, and what is running, waiting and missing.
 
-    Reads the frozen plan, records and leases in the store, never the sources. With a namespace, or when the store cannot be reached from
-    here, it shows what the cluster says too. Exits 1 when a task has failed for good or the study was refused.
+    Reads the plan, records and leases in the store, never the sources. With a namespace, or if the store cannot be reached from here, it
+    also reads the cluster. Exits 1 if a task has failed permanently or the study was rejected.
     """
-    from orchestrator.cli.grid import console, drawn, speaks_ascii
-    from orchestrator.cli.status_readers import lookout
+    from orchestrator import api
+    from orchestrator.cli.grid import console, needs_ascii, render_view
 
-    with lookout(ctx, study, namespace, context, store) as looking:
-        view = looking.look()
+    view = api.status(study, store=store, namespace=namespace, context=context, prefer_cluster=program_of(ctx) == PLUGIN)
     if as_json:
         print(json.dumps(document(view), indent=1, ensure_ascii=False))
     else:
-        shown_on = console()
-        shown_on.print(drawn(view, only_ascii=speaks_ascii(shown_on)))
-    if is_bad(view):
-        raise typer.Exit(1)
+        terminal = console()
+        terminal.print(render_view(view, only_ascii=needs_ascii(terminal)))
+    if needs_attention(view):
+        raise typer.Exit(exits.FAILED)
 
 
-def is_bad(view: "StudyView") -> bool:
-    """Whether a person must do something before all of it can be done."""
+def needs_attention(view: "StudyView") -> bool:
+    """Whether the study cannot complete until the user acts."""
     return bool(view.failed) or view.phase in ("Refused", "Failed")
 
 
 def document(view: "StudyView") -> dict[str, Any]:
-    """All that `status` shows, for programs. Times are in seconds; what is not known is null."""
+    """Return everything `status` shows, as JSON values. Times are in seconds; unknown values are null."""
     from orchestrator.cli.grid import missing
     from orchestrator.cluster.study_object import status_of
     from orchestrator.monitor.grid_table import recipe_grids
 
-    told = status_of(view.body or {})
+    written = status_of(view.body or {})
     return {
         "study": view.name,
         "namespace": view.namespace or None,
@@ -62,15 +62,16 @@ def document(view: "StudyView") -> dict[str, Any]:
         "store": view.store,
         "trouble": view.trouble or None,
         "tasks": {str(state): number for state, number in sorted(view.counts.items())},
-        "counts": told.get("counts"),
+        "counts": written.get("counts"),
         "secondsLeft": None if view.seconds_left is None else round(view.seconds_left, 1),
-        "gpuHours": told.get("gpuHours") or {"used": f"{view.gpu_seconds / 3600:.2f}", **({"budget": view.budget} if view.budget else {})},
+        "gpuHours": written.get("gpuHours")
+        or {"used": f"{view.gpu_seconds / 3600:.2f}", **({"budget": view.budget} if view.budget else {})},
         "grids": [_grid(grid) for grid in recipe_grids(view.cells)],
         "cells": [{"name": each.cell.name, "state": str(each.state), "progress": round(each.progress, 4)} for each in view.cells],
-        "atWork": [_at_work(work) for work in view.at_work],
+        "atWork": [_at_work(work) for work in view.active_tasks],
         "waits": [{"reason": reason, "tasks": number} for reason, number in view.waits.items()],
         "missing": missing(view),
-        "conditions": list(told.get("conditions") or ()),
+        "conditions": list(written.get("conditions") or ()),
     }
 
 
@@ -90,7 +91,7 @@ def _grid(grid: "RecipeGrid") -> dict[str, Any]:
     return {"recipe": grid.recipe, "sizes": list(grid.sizes), "codePercents": list(filter(None, grid.code_percents)), "squares": squares}
 
 
-def _at_work(work: "AtWork") -> dict[str, Any]:
+def _at_work(work: "ActiveTask") -> dict[str, Any]:
     lease = work.lease
     return {
         "digest": work.task.digest,

@@ -1,10 +1,10 @@
-"""`scaling-study stop`: a study on a cluster pauses politely."""
+"""`scaling-study stop`: pause a study on a cluster at its checkpoints."""
 
 import typer
 
-from orchestrator.cli.connect import At, ContextOption, NamespaceOption, StudyArgument
+from orchestrator.cli.connect import ContextOption, NamespaceOption, StudyArgument, StudyOnCluster
 
-# What a study had begun before it was refused, after an edit of it or of the policy, may still run
+# Not Refused: tasks of a study that was rejected after an edit, of the study or of the policy, may still run
 NOTHING_RUNS = ("Succeeded", "Failed")
 
 
@@ -13,28 +13,28 @@ def register(app: typer.Typer) -> None:
 
 
 def stop(ctx: typer.Context, study: StudyArgument, namespace: NamespaceOption = "", context: ContextOption = "") -> None:
-    """Stop a study on a cluster: running tasks write a checkpoint and give their GPUs back. `resume` goes on from there.
+    """Pause a study on a cluster: running tasks write a checkpoint and release their GPUs. `resume` continues from there.
 
-    Sets `spec.paused: true`, which a study file or kubectl can do as well. A run on this machine is stopped with Ctrl-C where it runs.
+    Sets `spec.paused: true`; editing the study file or kubectl can do the same. Stop a run on this machine with Ctrl-C in its terminal.
     """
     from orchestrator.cli.connect import on_cluster
 
-    with on_cluster(ctx, study, namespace, context) as at:
-        print(stop_study(at))
+    with on_cluster(ctx, study, namespace, context) as found:
+        print(stop_study(found))
 
 
-def stop_study(at: At) -> str:
-    """Pauses it; what to tell. Raises NotThere, Refused."""
+def stop_study(study: StudyOnCluster) -> str:
+    """Set `spec.paused` and return a message. Raises NotFound, Refused."""
     from orchestrator.cluster.study_object import find_object, phase_of
 
-    body = find_object(at.cluster, at.name)
-    again = f"To go on: {at.line('resume')}"
+    body = find_object(study.cluster, study.name)
+    how_to_resume = f"To resume: {study.command('resume')}"
     if body["spec"].get("paused"):
-        return f"{at.name} is stopped already ({phase_of(body) or 'not seen yet'}). {again}"
+        return f"{study.name} is already paused ({phase_of(body) or 'not reconciled yet'}). {how_to_resume}"
     if phase_of(body) in NOTHING_RUNS:
-        return f"{at.name} is over ({phase_of(body)}): nothing of it runs."
-    at.cluster.patch("scalingstudies", at.name, {"spec": {"paused": True}})
+        return f"{study.name} has ended ({phase_of(body)}): no task is running."
+    study.cluster.patch("scalingstudies", study.name, {"spec": {"paused": True}})
     return (
-        f"{at.name} stops: its tasks finish the step, write a checkpoint and end; nothing new begins.\n"
-        f"To see it stop: {at.line('status')}\n{again}"
+        f"{study.name} is stopping: its tasks finish the current step, write a checkpoint and exit; no new tasks start.\n"
+        f"To see its state: {study.command('status')}\n{how_to_resume}"
     )

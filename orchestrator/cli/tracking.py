@@ -1,4 +1,4 @@
-"""`scaling-study tracking mirror`: MLflow made or mended from the store."""
+"""`scaling-study tracking mirror`: create or repair a study's MLflow mirror from its store."""
 
 import signal
 import threading
@@ -9,77 +9,78 @@ from typing import Annotated
 
 import typer
 
-EXIT_STOPPED = 75
-"""Ctrl-C twice: see the command line's help."""
+from orchestrator.cli import exits
+from orchestrator.cli.connect import StoreOption
 
 
 def register(app: typer.Typer) -> None:
-    tracking = typer.Typer(help="The mirror of a study in MLflow.", no_args_is_help=True)
+    tracking = typer.Typer(help="Maintain the MLflow mirror of a study.", no_args_is_help=True)
     tracking.callback()(_no_options)
     tracking.command("mirror")(mirror)
     app.add_typer(tracking, name="tracking")
 
 
 def mirror(
-    study: Annotated[str, typer.Argument(help="The study file, or a study's name together with --store.")],
-    store: Annotated[str | None, typer.Option(help="Where the store is, instead of what the file says.")] = None,
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Path of the study file, or the study's name together with --store.")],
+    store: StoreOption = None,
     uri: Annotated[
-        str, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, the place for a password, else an sqlite file beside the results.")
+        str, typer.Option(help="MLflow tracking URI. Default: MLFLOW_TRACKING_URI (put a password there), else an SQLite file.")
     ] = "",
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until every task is done and mirrored.")] = False,
-    interval: Annotated[float, typer.Option(min=1, help="Seconds between two looks of --follow.")] = 15,
+    follow: Annotated[bool, typer.Option("--follow", help="Keep updating until every task is done and mirrored.")] = False,
+    interval: Annotated[float, typer.Option(min=1, help="Seconds between updates with --follow.")] = 15,
 ) -> None:
-    """Make or mend the whole mirror of a study from its plan, metrics and records. Doing it again changes nothing.
+    """Create or repair the MLflow mirror of a study from its plan, metrics and records. Running it again changes nothing.
 
-    One experiment a study, one run a task, curves over tokens. With --follow a server that is away is asked again until it answers.
-    Ctrl-C once: a last look; twice: at once (75). Exits 1 when MLflow cannot be reached or something could not be mirrored.
+    Writes one experiment per study, one run per task, and curves over tokens. With --follow, an unreachable server is retried until it
+    answers; Ctrl-C once makes one last update, twice stops immediately (75). Exits 1 if MLflow is unreachable or a task could not be
+    mirrored.
     """
-    from orchestrator.cli.connect import standing_store
+    from orchestrator.monitor.connect import existing_store
     from orchestrator.tracking import artifacts_folder, tracking_uri, ui_command
     from orchestrator.tracking.follow import follow as keep_up
     from orchestrator.tracking.follow import mirror_once, told
 
-    name, address = which_study(study, store)
-    opened = standing_store(address, name)
-    where = tracking_uri(opened, name, uri)
-    artifacts = artifacts_folder(opened, name, where)
+    name, address = locate_study(study, store)
+    opened = existing_store(address, name)
+    target = tracking_uri(opened, name, uri)
+    artifacts = artifacts_folder(opened, name, target)
     if follow:
         try:
-            whole = keep_up(opened, name, where, artifacts, _waiting(interval), print, until_done=True)
+            is_complete = keep_up(opened, name, target, artifacts, _interruptible_sleep(interval), print, until_done=True)
         except KeyboardInterrupt:
-            raise typer.Exit(EXIT_STOPPED) from None
+            raise typer.Exit(exits.STOPPED) from None
     else:
-        change = mirror_once(opened, name, where, artifacts)
+        change = mirror_once(opened, name, target, artifacts)
         print(told(change))
-        whole = not change.problems
-    print(f"MLflow: {ui_command(where)}")
-    if not whole:
-        raise typer.Exit(1)
+        is_complete = not change.problems
+    print(f"MLflow: {ui_command(target)}")
+    if not is_complete:
+        raise typer.Exit(exits.FAILED)
 
 
 def _no_options() -> None:
-    """Keeps `mirror` a subcommand although it is the only one."""
+    """Keep `mirror` a subcommand although it is the only one."""
 
 
-def which_study(study: str, store: str | None) -> tuple[str, str]:
-    """Name and store of a study that is given by file or by name."""
+def locate_study(study: str, store: str | None) -> tuple[str, str]:
+    """Return the name and store address of a study that is given by file or by name. Raises PlanRefused, InvalidStudy."""
     from orchestrator.errors import PlanRefused
     from orchestrator.spec import read_study
     from orchestrator.study.opening import store_address
 
     if Path(study).is_file():
-        read = read_study(Path(study))
-        return read.name, store_address(read, store)
+        found = read_study(Path(study))
+        return found.name, store_address(found, store)
     if store is None:
-        raise PlanRefused(f"{study}: no such file. If it is the name of a study, say where its store is: --store URL")
+        raise PlanRefused(f"{study}: no such file. If it is the name of a study, give its store: --store URL")
     return study, store
 
 
-def _waiting(interval: float) -> Callable[[], bool]:
-    """Sleeps between two looks; SIGTERM and Ctrl-C make the next look the last, the second one ends at once."""
+def _interruptible_sleep(interval: float) -> Callable[[], bool]:
+    """Return a sleep between updates. The first SIGTERM or Ctrl-C makes the next update the last; the second stops immediately."""
     from orchestrator.tracking.follow import LastTries
 
-    asked, tries = threading.Event(), LastTries("the wish to stop")
+    asked, tries = threading.Event(), LastTries("the stop request")
 
     def stop(number: int, _frame: FrameType | None) -> None:
         asked.set()

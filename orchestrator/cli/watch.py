@@ -1,25 +1,23 @@
-"""`scaling-study watch`: the picture of `status`, drawn anew until the study is over."""
+"""`scaling-study watch`: redraw the view of `status` until the study ends."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Final, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
-from orchestrator.cli.connect import ContextOption, NamespaceOption, StoreOption, StudyArgument
+from orchestrator.cli import exits
+from orchestrator.cli.connect import ContextOption, NamespaceOption, StoreOption, StudyArgument, status_reader
 
 if TYPE_CHECKING:
-    from orchestrator.monitor.grid_table import CellStanding
-    from orchestrator.monitor.status_reader import Lookout
+    from orchestrator.monitor.grid_table import CellProgress
+    from orchestrator.monitor.status_reader import StatusReader
     from orchestrator.monitor.study_view import StudyView
-
-EXIT_STOPPED: Final = 75
-"""Ctrl-C: see the command line's help."""
 
 
 class Screen(Protocol):
-    """Where a view is shown. `note` is a line that stays."""
+    """Shows a view. `note` prints a line that stays."""
 
     def show(self, view: "StudyView") -> None: ...
     def note(self, text: str) -> None: ...
@@ -35,90 +33,88 @@ def watch(
     namespace: NamespaceOption = "",
     context: ContextOption = "",
     store: StoreOption = None,
-    interval: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 3.0,
-    plain: Annotated[bool, typer.Option("--plain", help="A line for every change, also on a terminal.")] = False,
+    interval: Annotated[float, typer.Option(min=0.2, help="Seconds between updates.")] = 3.0,
+    plain: Annotated[bool, typer.Option("--plain", help="Print a line per change instead of the live view.")] = False,
 ) -> None:
-    """Watch a study until it is over: its grid drawn anew on a terminal, a line for every change elsewhere.
+    """Watch a study until it ends: redraw its grid on a terminal, print a line per change elsewhere.
 
-    Ends with 0 when every cell is done, with 1 when some never will be or the study was refused. Ctrl-C ends the watching (75), not the
-    study. A store or cluster that is away for a while is waited for.
+    Exits 0 when every cell is done, 1 if some cells cannot be completed or the study was rejected. Ctrl-C stops watching (75), not the
+    study. A store or cluster that becomes unreachable is retried.
     """
-    from orchestrator.cli.status_readers import lookout
-
-    with lookout(ctx, study, namespace, context, store) as looking, screen(plain) as shown_on:
+    with status_reader(ctx, study, namespace, context, store) as reader, open_screen(plain) as screen:
         try:
-            succeeded = watch_until_over(looking, shown_on, lambda: time.sleep(interval))
+            succeeded = watch_until_over(reader, screen, lambda: time.sleep(interval))
         except KeyboardInterrupt:
-            raise typer.Exit(EXIT_STOPPED) from None
+            raise typer.Exit(exits.STOPPED) from None
     if not succeeded:
-        raise typer.Exit(1)
+        raise typer.Exit(exits.FAILED)
 
 
-def watch_until_over(looking: "Lookout", shown_on: Screen, pause: Callable[[], None]) -> bool:
-    """Whether it has succeeded. Errors of the first look are raised; a later one that may pass is told and waited for."""
-    from orchestrator.cluster.study_object import OVER
+def watch_until_over(reader: "StatusReader", screen: Screen, pause: Callable[[], None]) -> bool:
+    """Return whether the study succeeded. The first read raises its errors; later retryable errors are noted and retried."""
+    from orchestrator.cluster.study_object import TERMINAL_PHASES
     from orchestrator.errors import ScalingStudyError
 
-    view, trouble = looking.look(), ""
+    view, trouble = reader.read(), ""
     while True:
-        shown_on.show(view)
-        if view.phase in OVER:
+        screen.show(view)
+        if view.phase in TERMINAL_PHASES:
             return view.phase == "Succeeded"
         pause()
         try:
-            view, trouble = looking.look(), ""
+            view, trouble = reader.read(), ""
         except ScalingStudyError as problem:
             if not problem.retryable:
                 raise
             if str(problem) != trouble:
                 trouble = str(problem)
-                shown_on.note(f"what is shown is not new: {trouble}")
+                screen.note(f"the view is out of date: {trouble}")
 
 
 @contextmanager
-def screen(plain: bool) -> Iterator[Screen]:
-    """The live picture on a terminal, else plain lines."""
+def open_screen(plain: bool) -> Iterator[Screen]:
+    """Yield the live view on a terminal, otherwise plain lines."""
     from orchestrator.cli.grid import console
 
     if plain or not console().is_terminal:
         yield PlainLines(print)
         return
-    with LivePicture() as live:
+    with LiveView() as live:
         yield live
 
 
-class LivePicture:
-    """For a terminal: the picture of `status`, redrawn in place. The last one stays."""
+class LiveView:
+    """The view of `status`, redrawn in place on a terminal. The last one stays on the screen."""
 
     def __init__(self) -> None:
         from rich.live import Live
 
-        from orchestrator.cli.grid import console, speaks_ascii
+        from orchestrator.cli.grid import console, needs_ascii
 
-        shown_on = console()
-        self._only_ascii = speaks_ascii(shown_on)
-        self._live = Live(console=shown_on, auto_refresh=False, vertical_overflow="crop")
+        terminal = console()
+        self._only_ascii = needs_ascii(terminal)
+        self._live = Live(console=terminal, auto_refresh=False, vertical_overflow="crop")
 
-    def __enter__(self) -> "LivePicture":
+    def __enter__(self) -> "LiveView":
         self._live.start()
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        # the last picture is not cut where it is longer than the screen
+        # show all of the last view, even if it is longer than the screen
         self._live.vertical_overflow = "visible"
         self._live.stop()
 
     def show(self, view: "StudyView") -> None:
-        from orchestrator.cli.grid import drawn
+        from orchestrator.cli.grid import render_view
 
-        self._live.update(drawn(view, only_ascii=self._only_ascii), refresh=True)
+        self._live.update(render_view(view, only_ascii=self._only_ascii), refresh=True)
 
     def note(self, text: str) -> None:
         self._live.console.print(text, markup=False, style="yellow")
 
 
 class PlainLines:
-    """For logs and pipes: a line when something is other than before, and a line for every cell that ends."""
+    """For logs and pipes: a line whenever the progress changes, and a line for every cell that ends."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -130,11 +126,11 @@ class PlainLines:
         if line != self._last:
             self._last = line
             self._say(f"{view.now:%H:%M:%S} {line}")
-        for standing in view.cells:
-            self._tell_end(view, standing)
+        for cell_state in view.cells:
+            self._report_end(view, cell_state)
 
-    def _tell_end(self, view: "StudyView", standing: "CellStanding") -> None:
-        name, state = standing.cell.name, str(standing.state)
+    def _report_end(self, view: "StudyView", cell_state: "CellProgress") -> None:
+        name, state = cell_state.cell.name, str(cell_state.state)
         if state in ("done", "failed") and self._ended.get(name) != state:
             self._ended[name] = state
             self._say(f"{view.now:%H:%M:%S}   {name} {'is done' if state == 'done' else 'has failed'}")
@@ -144,18 +140,18 @@ class PlainLines:
 
 
 def progress_line(view: "StudyView") -> str:
-    """What changes now and then: phase and counts, and why nothing goes on where that is known."""
+    """Return phase, counts and the main reason for waiting; two lines differ only if the study has changed."""
     from orchestrator.cli.grid import summary
     from orchestrator.cluster.study_object import verdict_of
 
     parts = [f"{view.name}: {view.phase}"]
     if view.plan is not None:
-        done = sum(str(standing.state) == "done" for standing in view.cells)
+        done = sum(str(cell_state.state) == "done" for cell_state in view.cells)
         states = ", ".join(f"{number} {state}" for state, number in sorted(view.counts.items()))
         parts.append(f"{done}/{len(view.cells)} cells; tasks: {states}")
-    elif told := summary(view):
-        parts.append(told)
+    elif counts := summary(view):
+        parts.append(counts)
     if view.body is not None and view.phase in ("Refused", "Planning"):
         parts.append(verdict_of(view.body).message)
-    parts += [f"{number} wait: {reason}" for reason, number in list(view.waits.items())[:1]]
+    parts += [f"{number} waiting: {reason}" for reason, number in list(view.waits.items())[:1]]
     return ", ".join(parts)

@@ -1,9 +1,9 @@
-"""The cluster in memory, for tests: it behaves like the API, and fails on demand.
+"""In-memory cluster for tests: behaves like the Kubernetes API and fails on demand.
 
-`InMemoryCluster` is public, so that tests of the loop and of the command line need no patching; `argo_server` keeps in one what its token
-does not reach. Versions grow with every change, a write
-from an old one conflicts, a watch ends, drops and expires, owned objects go with their owner, a running pod that is deleted stays until its
-process ends. What Argo and the kubelet do, a test plays by `put`, `set_status` and `remove`.
+`InMemoryCluster` is public, so that tests of the control loop and the command line need no patching. The Argo Server adapter uses one for
+objects that its token cannot access. Every change increments the resource version; a write with an old version conflicts; watches end,
+drop and expire; dependents are deleted with their owner; a deleted pod stays until its process has ended. Tests simulate Argo and the
+kubelet with `put`, `set_status` and `remove`.
 """
 
 import itertools
@@ -18,30 +18,30 @@ from fnmatch import fnmatchcase
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from orchestrator.cluster.port import Change, Document, Kind, Listing, StudyReference, event_name
-from orchestrator.errors import AlreadyExists, ClusterUnavailable, Conflict, Expired, NotThere, Refused
+from orchestrator.errors import AlreadyExists, ClusterUnavailable, Conflict, Expired, NotFound, Refused
 
-# inside the class `list` is a method
+# an alias, because `list` is a method inside the class
 Documents: TypeAlias = list[Document]
 Keys: TypeAlias = list[tuple[Kind, str]]
 T = TypeVar("T")
 
-# RFC 1123, as the API server checks names; label values as it checks them
+# the API server's rules for object names (RFC 1123) and label values
 _NAME: Final = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 _LABEL: Final = re.compile(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?")
 
 _RUNNING: Final = "Running"
 
 _PAGE: Final = 100
-_REMEMBERED: Final = 5000
-"""Changes that a watch can go back to; etcd's compaction forgets older ones too."""
+_HISTORY_LENGTH: Final = 5000
+"""Number of changes from which a watch can continue. Older ones are dropped, as by etcd's compaction."""
 
 
 @dataclass
 class ClusterFault:
-    """What goes wrong with calls of method `name` (`list`, `create`, ...; * for all) about `target`, that is `kind/name` or `kind`.
+    """An injected fault: calls of method `name` (`list`, `create`, ...; * for all) on `target` (`kind/name` or `kind`) raise an error.
 
-    `before`: nothing has happened. `after`: it has happened, and the error says it has not. `skip` calls pass first; `times`, then it is
-    over. `error` makes what is raised, by default ClusterUnavailable.
+    `when`: raise before the change is made, or after it (a lost reply). The first `skip` matching calls succeed, then `times` calls fail.
+    `error` creates the exception, by default a ClusterUnavailable.
     """
 
     name: str
@@ -49,10 +49,10 @@ class ClusterFault:
     when: Literal["before", "after"] = "before"
     times: int = 1
     skip: int = 0
-    error: Callable[[], BaseException] = field(default=lambda: ClusterUnavailable("the cluster in memory is away: a fault of the test"))
+    error: Callable[[], BaseException] = field(default=lambda: ClusterUnavailable("the in-memory cluster is unreachable (injected fault)"))
 
-    def meets(self, name: str, target: str) -> bool:
-        """Whether this call is hit; counts down."""
+    def matches(self, name: str, target: str) -> bool:
+        """Return whether this call fails, and count it."""
         if self.times == 0 or not fnmatchcase(name, self.name) or not fnmatchcase(target, self.target):
             return False
         if self.skip:
@@ -63,16 +63,16 @@ class ClusterFault:
 
 
 @dataclass(frozen=True, slots=True)
-class _Past:
+class _Change:
     version: int
     kind: Kind
-    change: Change
+    type: Change
     stored: "_Stored"
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """An object as bytes: a fifth of what it takes as dictionaries, and nobody changes it by accident."""
+    """An object as pickled bytes, which take a fifth of the memory of dictionaries and cannot be modified by accident."""
 
     blob: bytes
     labels: Mapping[str, str]
@@ -84,10 +84,10 @@ class _Stored:
 
 
 class InMemoryCluster:
-    """A namespace in dictionaries.
+    """One namespace, held in dictionaries.
 
-    `faults` may be added to at any time; `calls` holds (method, target) in the order they came. `admission`: each may refuse an object
-    that is created, by a message: schema, quota, policy. `configs`: ConfigMaps by name. `pod_logs`: lines by pod.
+    `faults` can be extended at any time. `calls` lists (method, target) in call order. `admission`: functions that return a message to
+    reject a created object (schema, quota, policy), or None. `configs`: ConfigMap data by name. `pod_logs`: log lines by pod name.
     """
 
     def __init__(self, namespace: str = "studies", clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
@@ -99,8 +99,8 @@ class InMemoryCluster:
         self._namespace = namespace
         self._clock = clock
         self._objects: dict[tuple[Kind, str], _Stored] = {}
-        self._past: list[_Past] = []
-        self._forgotten = 0
+        self._history: list[_Change] = []
+        self._compacted = 0
         self._versions = itertools.count(1)
         self._leases: dict[str, tuple[str, datetime]] = {}
         self._changed = threading.Condition(threading.RLock())
@@ -113,10 +113,10 @@ class InMemoryCluster:
     # The port
 
     def list(self, kind: Kind, labels: Mapping[str, str] | None = None) -> Listing:
-        return self._do("list", kind, lambda: Listing(self._found(kind, labels), str(self._version())))
+        return self._call("list", kind, lambda: Listing(self._select(kind, labels), str(self._version())))
 
     def pages(self, kind: Kind, labels: Mapping[str, str] | None = None) -> Iterator[Listing]:
-        keys, version = self._do("list", kind, lambda: (self._keys(kind, labels), str(self._version())))
+        keys, version = self._call("list", kind, lambda: (self._keys(kind, labels), str(self._version())))
         for start in range(0, max(1, len(keys)), _PAGE):
             with self._changed:
                 found = [stored.body() for key in keys[start : start + _PAGE] if (stored := self._objects.get(key)) is not None]
@@ -125,133 +125,133 @@ class InMemoryCluster:
     def watch(
         self, kind: Kind, resource_version: str, labels: Mapping[str, str] | None = None, timeout_seconds: int = 240
     ) -> Iterator[tuple[Change, Document]]:
-        since = self._do("watch", kind, lambda: self._remembered(int(resource_version or 0)))
+        since = self._call("watch", kind, lambda: self._checked_version(int(resource_version or 0)))
         return self._stream(kind, since, labels, timeout_seconds)
 
     def get(self, kind: Kind, name: str) -> Document | None:
-        return self._do("get", f"{kind}/{name}", lambda: self._look_up(kind, name))
+        return self._call("get", f"{kind}/{name}", lambda: self._find(kind, name))
 
     def create(self, kind: Kind, body: Document, *, dry_run: bool = False) -> Document:
-        return self._do("create", f"{kind}/{body['metadata']['name']}", lambda: self._create(kind, _copy(body), dry_run))
+        return self._call("create", f"{kind}/{body['metadata']['name']}", lambda: self._create(kind, _copy(body), dry_run))
 
     def patch(self, kind: Kind, name: str, changes: Document, *, dry_run: bool = False) -> Document:
-        return self._do("patch", f"{kind}/{name}", lambda: self._patch(kind, name, _copy(changes), dry_run))
+        return self._call("patch", f"{kind}/{name}", lambda: self._patch(kind, name, _copy(changes), dry_run))
 
     def delete(self, kind: Kind, name: str, *, force: bool = False) -> None:
-        self._do("delete", f"{kind}/{name}", lambda: self._delete(kind, name, force))
+        self._call("delete", f"{kind}/{name}", lambda: self._delete(kind, name, force))
 
     def stop_workflow(self, name: str) -> None:
-        self._do("stop_workflow", f"workflows/{name}", lambda: self._stop(name))
+        self._call("stop_workflow", f"workflows/{name}", lambda: self._stop(name))
 
     def patch_status(self, name: str, status: Document, resource_version: str) -> Document:
-        return self._do("patch_status", f"scalingstudies/{name}", lambda: self._patch_status(name, _copy(status), resource_version))
+        return self._call("patch_status", f"scalingstudies/{name}", lambda: self._patch_status(name, _copy(status), resource_version))
 
     def event(self, study: StudyReference, reason: str, message: str, *, is_warning: bool = False) -> None:
-        self._do("event", f"scalingstudies/{study.name}", lambda: self._event(study, reason, message, is_warning))
+        self._call("event", f"scalingstudies/{study.name}", lambda: self._event(study, reason, message, is_warning))
 
     def acquire_lease(self, name: str, holder: str, seconds: int) -> bool:
-        return self._do("acquire_lease", name, lambda: self._acquire(name, holder, seconds))
+        return self._call("acquire_lease", name, lambda: self._acquire(name, holder, seconds))
 
     def release_lease(self, name: str, holder: str) -> None:
-        self._do("release_lease", name, lambda: self._release(name, holder))
+        self._call("release_lease", name, lambda: self._release(name, holder))
 
     def read_config(self, name: str) -> dict[str, str] | None:
-        return self._do("read_config", name, lambda: _copy(self.configs.get(name)))
+        return self._call("read_config", name, lambda: _copy(self.configs.get(name)))
 
     def logs(self, pod: str, *, container: str = "main", follow: bool = False) -> Iterator[str]:  # noqa: ARG002
-        return self._do("logs", f"pods/{pod}", lambda: self._logs(pod))
+        return self._call("logs", f"pods/{pod}", lambda: self._logs(pod))
 
-    # What others do in a cluster
+    # Changes by other clients of the cluster
 
     def put(self, kind: Kind, body: Document) -> Document:
-        """Put an object there as somebody else does, whatever admission says; the same name again replaces it."""
+        """Create or replace an object as another client, without admission checks."""
         with self._changed:
-            return self._keep(kind, _copy(body), "MODIFIED" if (kind, body["metadata"]["name"]) in self._objects else "ADDED")
+            return self._save(kind, _copy(body), "MODIFIED" if (kind, body["metadata"]["name"]) in self._objects else "ADDED")
 
     def set_status(self, kind: Kind, name: str, status: Document) -> None:
-        """Merge `status` into an object's, as Argo and the kubelet do. A terminating pod whose phase is over is gone."""
+        """Merge `status` into an object's status, as Argo and the kubelet do. A terminating pod that is no longer running is removed."""
         with self._changed:
-            body = self._there(kind, name)
+            body = self._require(kind, name)
             body["status"] = _merged(body.get("status") or {}, status)
-            self._keep(kind, body, "MODIFIED")
+            self._save(kind, body, "MODIFIED")
             if kind == "pods" and "deletionTimestamp" in body["metadata"] and body["status"].get("phase") != _RUNNING:
                 self._drop(kind, name)
 
     def remove(self, kind: Kind, name: str) -> None:
-        """Take an object away as somebody else does, with what it owns."""
+        """Delete an object and its dependents at once, as another client."""
         with self._changed:
             self._delete(kind, name, force=True)
 
-    def forget(self) -> None:
-        """Lose the past: a watch from any version before now has expired."""
+    def compact(self) -> None:
+        """Drop the change history: a watch from any earlier version raises Expired."""
         with self._changed:
-            self._past.clear()
-            self._forgotten = next(self._versions)
+            self._history.clear()
+            self._compacted = next(self._versions)
 
     def drop_watches(self) -> None:
-        """End every watch that is open now, without a word."""
+        """End every open watch without an error."""
         with self._changed:
             self._drops += 1
             self._changed.notify_all()
 
-    # Inside
+    # Implementation
 
-    def _do(self, name: str, target: str, act: Callable[[], T]) -> T:
+    def _call(self, name: str, target: str, operation: Callable[[], T]) -> T:
         with self._changed:
-            hits = [fault for fault in self.faults if fault.meets(name, target)]
-            for fault in hits:
+            matching = [fault for fault in self.faults if fault.matches(name, target)]
+            for fault in matching:
                 if fault.when == "before":
                     raise fault.error()
             self.calls.append((name, target))
-            result = act()
-            for fault in hits:
+            result = operation()
+            for fault in matching:
                 raise fault.error()
             return result
 
     def _version(self) -> int:
-        return max(self._forgotten, self._past[-1].version if self._past else 0)
+        return max(self._compacted, self._history[-1].version if self._history else 0)
 
-    def _found(self, kind: Kind, labels: Mapping[str, str] | None) -> Documents:
-        return [stored.body() for (found, _), stored in self._objects.items() if found == kind and _has(stored, labels)]
+    def _select(self, kind: Kind, labels: Mapping[str, str] | None) -> Documents:
+        return [stored.body() for (found, _), stored in self._objects.items() if found == kind and _has_labels(stored, labels)]
 
     def _keys(self, kind: Kind, labels: Mapping[str, str] | None) -> Keys:
-        return [key for key, stored in self._objects.items() if key[0] == kind and _has(stored, labels)]
+        return [key for key, stored in self._objects.items() if key[0] == kind and _has_labels(stored, labels)]
 
-    def _look_up(self, kind: Kind, name: str) -> Document | None:
+    def _find(self, kind: Kind, name: str) -> Document | None:
         stored = self._objects.get((kind, name))
         return None if stored is None else stored.body()
 
-    def _remembered(self, version: int) -> int:
-        if version < self._forgotten:
-            raise Expired(f"too old resource version: {version} ({self._forgotten})")
+    def _checked_version(self, version: int) -> int:
+        if version < self._compacted:
+            raise Expired(f"too old resource version: {version} ({self._compacted})")
         return version
 
     def _stream(self, kind: Kind, since: int, labels: Mapping[str, str] | None, timeout_seconds: int) -> Iterator[tuple[Change, Document]]:
         ends, drops = datetime.now(UTC) + timedelta(seconds=timeout_seconds), self._drops
         while True:
             with self._changed:
-                news = [past for past in self._past if past.version > since]
+                changes = [change for change in self._history if change.version > since]
                 left = (ends - datetime.now(UTC)).total_seconds()
-                if not news and left > 0 and self._drops == drops:
+                if not changes and left > 0 and self._drops == drops:
                     self._changed.wait(left)
                     continue
-                if not news or self._drops != drops:
+                if not changes or self._drops != drops:
                     return
-            since = news[-1].version
-            for past in news:
-                if past.kind == kind and _has(past.stored, labels):
-                    yield past.change, past.stored.body()
+            since = changes[-1].version
+            for change in changes:
+                if change.kind == kind and _has_labels(change.stored, labels):
+                    yield change.type, change.stored.body()
 
     def _create(self, kind: Kind, body: Document, dry_run: bool = False) -> Document:
         metadata = body["metadata"]
         for problem in (self._invalid(metadata), *(check(kind, body) for check in self.admission)):
             if problem:
-                raise Refused(f"{kind} {metadata['name']!r} is refused: {problem}")
+                raise Refused(f"{kind} {metadata['name']!r} was rejected: {problem}")
         if (kind, metadata["name"]) in self._objects:
             raise AlreadyExists(f"{kind} {metadata['name']!r} already exists")
         if kind == "scalingstudies":
             body.pop("status", None)
-        return body if dry_run else self._keep(kind, body, "ADDED")
+        return body if dry_run else self._save(kind, body, "ADDED")
 
     def _invalid(self, metadata: Document) -> str | None:
         if not _NAME.fullmatch(metadata["name"]):
@@ -261,38 +261,38 @@ class InMemoryCluster:
         wrong = [value for value in (metadata.get("labels") or {}).values() if not _LABEL.fullmatch(value)]
         return f"metadata.labels: Invalid value: {wrong[0]!r}: must be no more than 63 bytes" if wrong else None
 
-    def _keep(self, kind: Kind, body: Document, change: Change) -> Document:
+    def _save(self, kind: Kind, body: Document, change: Change) -> Document:
         metadata = body["metadata"]
         metadata.setdefault("uid", str(uuid.uuid4()))
         metadata.setdefault("generation", 1)
         metadata.setdefault("creationTimestamp", _stamp(self._clock()))
         if kind != "nodes":
             metadata.setdefault("namespace", self._namespace)
-        self._objects[kind, metadata["name"]] = self._tell(kind, body, change)
+        self._objects[kind, metadata["name"]] = self._record(kind, body, change)
         return body
 
-    def _tell(self, kind: Kind, body: Document, change: Change) -> _Stored:
+    def _record(self, kind: Kind, body: Document, change: Change) -> _Stored:
         version = next(self._versions)
         body["metadata"]["resourceVersion"] = str(version)
         stored = _stored(body)
-        self._past.append(_Past(version, kind, change, stored))
-        if len(self._past) > _REMEMBERED:
-            self._forgotten = self._past[_REMEMBERED // 2].version
-            del self._past[: _REMEMBERED // 2 + 1]
+        self._history.append(_Change(version, kind, change, stored))
+        if len(self._history) > _HISTORY_LENGTH:
+            self._compacted = self._history[_HISTORY_LENGTH // 2].version
+            del self._history[: _HISTORY_LENGTH // 2 + 1]
         self._changed.notify_all()
         return stored
 
     def _drop(self, kind: Kind, name: str) -> None:
-        self._tell(kind, self._objects.pop((kind, name)).body(), "DELETED")
+        self._record(kind, self._objects.pop((kind, name)).body(), "DELETED")
 
-    def _there(self, kind: Kind, name: str) -> Document:
-        body = self._look_up(kind, name)
+    def _require(self, kind: Kind, name: str) -> Document:
+        body = self._find(kind, name)
         if body is None:
-            raise NotThere(f"{kind} {name!r} not found")
+            raise NotFound(f"{kind} {name!r} not found")
         return body
 
     def _patch(self, kind: Kind, name: str, changes: Document, dry_run: bool = False) -> Document:
-        before = self._there(kind, name)
+        before = self._require(kind, name)
         if kind == "scalingstudies":
             changes.pop("status", None)
         after = _merged(before, changes)
@@ -300,39 +300,39 @@ class InMemoryCluster:
             return before
         if after.get("spec") != before.get("spec"):
             after["metadata"]["generation"] = before["metadata"]["generation"] + 1
-        return after if dry_run else self._keep(kind, after, "MODIFIED")
+        return after if dry_run else self._save(kind, after, "MODIFIED")
 
     def _patch_status(self, name: str, status: Document, resource_version: str) -> Document:
-        body = self._there("scalingstudies", name)
+        body = self._require("scalingstudies", name)
         if body["metadata"]["resourceVersion"] != resource_version:
             raise Conflict(f"scalingstudies {name!r}: the object has been modified; please apply your changes to the latest version")
         if body.get("status") == status:
             return body
-        return self._keep("scalingstudies", {**body, "status": status}, "MODIFIED")
+        return self._save("scalingstudies", {**body, "status": status}, "MODIFIED")
 
     def _delete(self, kind: Kind, name: str, force: bool) -> None:
-        body = self._look_up(kind, name)
+        body = self._find(kind, name)
         if body is None:
             return
         if kind == "pods" and not force and (body.get("status") or {}).get("phase") == _RUNNING:
             if "deletionTimestamp" not in body["metadata"]:
                 grace = timedelta(seconds=(body.get("spec") or {}).get("terminationGracePeriodSeconds", 30))
                 body["metadata"]["deletionTimestamp"] = _stamp(self._clock() + grace)
-                self._keep(kind, body, "MODIFIED")
+                self._save(kind, body, "MODIFIED")
             return
         self._drop(kind, name)
         for owned_kind, owned in [key for key, other in self._objects.items() if body["metadata"]["uid"] in other.owners]:
             self._delete(owned_kind, owned, force=False)
 
     def _stop(self, name: str) -> None:
-        body = self._look_up("workflows", name)
+        body = self._find("workflows", name)
         if body is not None and not body["spec"].get("shutdown"):
             self._patch("workflows", name, {"spec": {"shutdown": "Stop"}})
 
     def _event(self, study: StudyReference, reason: str, message: str, is_warning: bool) -> None:
         name = event_name(study, reason, message)
         now = _stamp(self._clock())
-        known = self._look_up("events", name)
+        known = self._find("events", name)
         if known is not None:
             self._patch("events", name, {"count": known["count"] + 1, "lastTimestamp": now})
             return
@@ -361,12 +361,12 @@ class InMemoryCluster:
             del self._leases[name]
 
     def _logs(self, pod: str) -> Iterator[str]:
-        self._there("pods", pod)
+        self._require("pods", pod)
         return iter([*self.pod_logs.get(pod, ())])
 
 
 def _copy(body: T) -> T:
-    """Several times faster than deepcopy on what JSON can hold."""
+    """Deep-copy a JSON-like value, several times faster than copy.deepcopy."""
     found: T = pickle.loads(pickle.dumps(body, pickle.HIGHEST_PROTOCOL))
     return found
 
@@ -377,12 +377,12 @@ def _stored(body: Document) -> _Stored:
     return _Stored(pickle.dumps(body, pickle.HIGHEST_PROTOCOL), dict(metadata.get("labels") or {}), owners)
 
 
-def _has(stored: _Stored, labels: Mapping[str, str] | None) -> bool:
+def _has_labels(stored: _Stored, labels: Mapping[str, str] | None) -> bool:
     return all(stored.labels.get(key) == value for key, value in (labels or {}).items())
 
 
 def _merged(before: Document, changes: Document) -> Document:
-    """A JSON merge patch, RFC 7386."""
+    """Apply a JSON merge patch (RFC 7386)."""
     after = dict(before)
     for key, value in changes.items():
         if value is None:
@@ -395,5 +395,5 @@ def _merged(before: Document, changes: Document) -> Document:
     return after
 
 
-def _stamp(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+def _stamp(time: datetime) -> str:
+    return f"{time:%Y-%m-%dT%H:%M:%SZ}"

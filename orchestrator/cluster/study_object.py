@@ -1,6 +1,6 @@
-"""A `ScalingStudy` of a cluster as people ask for it: found by its name or a clear word, and what its status says.
+"""Find a `ScalingStudy` object by name, interpret its status, and explain the cluster's errors.
 
-The commands that look at a study on a cluster, or change one, begin here. It knows the port and no adapter.
+Used by the commands that read or change a study on a cluster. Depends on the port, not on an adapter.
 """
 
 import re
@@ -10,54 +10,54 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from orchestrator.cluster.port import Cluster, Document
-from orchestrator.errors import ClusterError, NotThere, Refused
+from orchestrator.errors import ClusterError, NotFound, Refused
 from orchestrator.spec.fields import LABEL
 from orchestrator.spec.messages import did_you_mean, listed
 
-OVER: Final = ("Succeeded", "Failed", "Refused")
-"""Phases that only a person's edit or retry ends."""
+TERMINAL_PHASES: Final = ("Succeeded", "Failed", "Refused")
+"""Phases that only an edit or a retry by a user ends."""
 
 _NOT_INSTALLED: Final = (
-    "this cluster does not know what a ScalingStudy is: scaling-study is not installed there.\n"
-    "    Whoever runs the cluster installs it with: kubectl apply -k manifests/overlays/one-node (or production)"
+    "the cluster has no resource type ScalingStudy: scaling-study is not installed there.\n"
+    "    A cluster administrator installs it with: kubectl apply -k manifests/overlays/one-node (or production)"
 )
-# What an API server says of a kind that it does not know: as plain text for the group, as a Status for the kind
-_UNKNOWN_KIND: Final = ("404 page not found", "could not find the requested resource")
+# The API server's replies for an unknown API group (plain text) and for an unknown kind (a Status)
+_UNKNOWN_KIND_MESSAGES: Final = ("404 page not found", "could not find the requested resource")
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the controller says of a study as it is now: `unseen` before it has looked, `planning` while files are read."""
+    """The controller's verdict on the current generation: `unseen` before its first reconcile, `planning` while input files are read."""
 
     word: Literal["unseen", "planning", "planned", "refused"]
     message: str = ""
 
 
 def find_object(cluster: Cluster, name: str) -> Document:
-    """The study called `name`. Raises NotThere, whose message names what is there instead, and ClusterError."""
+    """Return the study called `name`. Raises NotFound with a list of the existing studies, and ClusterError."""
     if not re.fullmatch(LABEL.pattern, name):
-        raise NotThere(f"{name!r} is neither a file nor the name of a study: {LABEL.allowed}")
+        raise NotFound(f"{name!r} is neither a file nor the name of a study: {LABEL.allowed}")
     body = cluster.get("scalingstudies", name)
     if body is None:
         names = sorted(found["metadata"]["name"] for found in cluster.list("scalingstudies").items)
-        there = f"There are: {listed(names)}." if names else "There is none; `submit FILE` begins one, -n names another namespace."
-        raise NotThere(f"no study in namespace {cluster.namespace} is called {name!r}.\n    {did_you_mean(name, names, there)}")
+        there = f"Existing studies: {listed(names)}." if names else "There is none: create one with `submit FILE`, or use -n NAMESPACE."
+        raise NotFound(f"no study in namespace {cluster.namespace} is called {name!r}.\n    {did_you_mean(name, names, there)}")
     return body
 
 
 def status_of(body: Document) -> Mapping[str, Any]:
-    """What the controller has written, {} before it has."""
+    """Return the status of a study, {} before the controller has written one."""
     found: Mapping[str, Any] = body.get("status") or {}
     return found
 
 
 def generation_of(body: Document) -> int:
-    """How often the study was edited."""
+    """Return the generation of a study, which increases with every change of its spec."""
     return int(body["metadata"].get("generation", 1))
 
 
 def condition_of(body: Document, kind: str) -> Mapping[str, Any] | None:
-    """A condition of the study as it is now; one that was said before its last edit does not count."""
+    """Return a condition of the study's current generation, or None. Conditions of earlier generations are ignored."""
     for entry in status_of(body).get("conditions") or ():
         if entry["type"] == kind and entry.get("observedGeneration", 0) >= generation_of(body):
             found: Mapping[str, Any] = entry
@@ -66,21 +66,21 @@ def condition_of(body: Document, kind: str) -> Mapping[str, Any] | None:
 
 
 def phase_of(body: Document) -> str:
-    """One word for the whole; "" before the controller has looked at the study as it is now."""
+    """Return the phase of the current generation, "" before the controller has reconciled it."""
     status = status_of(body)
     return str(status.get("phase", "")) if int(status.get("observedGeneration", 0)) >= generation_of(body) else ""
 
 
 def why_not_accepted(body: Document) -> str:
-    """Why nobody may open the store that a study names, "" when the controller has accepted the study as it is now."""
+    """Return why the study's store must not be opened, or "" if the controller has accepted the current generation."""
     accepted = condition_of(body, "Accepted")
     if accepted is None:
-        return "the controller has not looked at it yet"
+        return "the controller has not reconciled it yet"
     return "" if accepted["status"] == "True" else f"{accepted['reason']}: {accepted['message']}"
 
 
 def verdict_of(body: Document) -> Verdict:
-    """Whether the study may run, and why not."""
+    """Return whether the study may run, and the reason if not."""
     accepted, planned = condition_of(body, "Accepted"), condition_of(body, "Planned")
     if accepted is not None and accepted["status"] == "False":
         return Verdict("refused", f"{accepted['reason']}: {accepted['message']}")
@@ -94,26 +94,26 @@ def verdict_of(body: Document) -> Verdict:
 
 
 @contextmanager
-def clear_words(namespace: str) -> Iterator[None]:
-    """Around whatever asks a cluster: the errors that a person can mend are raised with what mends them."""
+def explain_errors(namespace: str) -> Iterator[None]:
+    """Re-raise the cluster errors that a user can fix with the fix added to the message."""
     try:
         yield
     except Refused as problem:
-        raise Refused(f"{problem}{_mend(str(problem), namespace)}") from problem
-    except NotThere as problem:
-        if any(words in str(problem) for words in _UNKNOWN_KIND):
+        raise Refused(f"{problem}{_remedy(str(problem), namespace)}") from problem
+    except NotFound as problem:
+        if any(words in str(problem) for words in _UNKNOWN_KIND_MESSAGES):
             raise ClusterError(_NOT_INSTALLED) from problem
         if f'namespaces "{namespace}" not found' in str(problem):
-            raise NotThere(f"the cluster has no namespace {namespace!r}; -n names another one") from problem
+            raise NotFound(f"the cluster has no namespace {namespace!r}; use -n to select another one") from problem
         raise
 
 
-def _mend(told: str, namespace: str) -> str:
-    if "forbidden: User" in told:
+def _remedy(message: str, namespace: str) -> str:
+    if "forbidden: User" in message:
         return (
-            f"\n    In namespace {namespace} you may not do that. Whoever runs the cluster binds the Role scaling-study-researcher to you"
-            " (manifests/components/researchers)"
+            f"\n    You lack this permission in namespace {namespace}. Ask a cluster administrator to bind the Role"
+            " scaling-study-researcher to your account (manifests/components/researchers)"
         )
-    if told.strip() == "Unauthorized":
-        return ": the cluster does not know who you are. Log in again, or set KUBECONFIG to a file with a token that still holds"
+    if message.strip() == "Unauthorized":
+        return ": the cluster did not accept your credentials. Log in again, or set KUBECONFIG to a file with a valid token"
     return ""

@@ -1,6 +1,7 @@
-"""What orchestrator, trainer and analysis share, and nothing else.
+"""The contract shared by orchestrator, trainer and analysis.
 
-`words` are names and numbers with a meaning, `identity` turns a task into a digest, `tasks` are the identities themselves, `mixture` is
-the order of the data, `plan` is a plan as data, `record` is what a finished task leaves, `events` is how a worker talks to its parent.
-Nothing here touches a file, a clock or the network.
+`vocabulary`: names and constants. `exits`: exit codes. `identity`: digests of tasks. `kinds` and `tasks`: the identities. `mixture`: the
+order of the data. `sizes`: the model ladder. `plan`: a plan as data. `record`: the result of a finished task. `events`: the protocol
+between a worker and its parent. `files`: file types and fingerprints. `formatting`: numbers for people. Pure: no file, clock or network
+access.
 """

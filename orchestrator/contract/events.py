@@ -1,12 +1,12 @@
-"""How a worker process talks to its parent: requests as JSON lines on stdin, events as JSON lines on stdout.
+"""Protocol between a worker process and its parent: requests as JSON lines on stdin, events as JSON lines on stdout.
 
-    parent -> worker   {"run": "<digest>", "placement": {...}}      one task after the other; end of file means: leave
+    parent -> worker   {"run": "<digest>", "placement": {...}}      one task at a time; end of file: exit
     worker -> parent   {"event": "ready"}                            torch is imported
                        {"event": "start", "digest": ..., "attempt": 7, "from_tokens": 0}
                        {"event": "progress", "digest": ..., "done": 204800, "total": 524288, "unit": "tokens", "loss": 3.1}
                        {"event": "end", "digest": ..., "code": 0, "message": ""}
 
-SIGTERM to a worker means: finish the step, write a checkpoint, send `end` with 75 and leave.
+On SIGTERM, a worker finishes the step, writes a checkpoint, sends `end` with code 75 and exits.
 """
 
 import json
@@ -18,14 +18,14 @@ from orchestrator.errors import ContractError
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where and how a task runs here. Nothing in it may change a result; each field is a flag of `python -m trainer`.
+    """Where and how a task runs. No field may change a result; each field is a flag of `python -m trainer`.
 
-    `inputs`: fingerprint of a source -> the files, folders or patterns that hold it (URLs or paths); for a tokenizer given as a file,
-    `file:<sha256>` -> its path. `threads`: of torch and tokenizers. `micro_batch`: sequences a forward pass, 0 for all that fit.
-    `checkpoint_seconds`: between two checkpoints. `lease_seconds`: after how long without a step the lease may be taken over.
-    `ranks`: processes on this node that train together, 0 for one a GPU; `nodes`: machines that each have so many.
-    `cache`: a folder for downloads, "" for the system's; `shards`: one for those of prepared sources, which several machines may share,
-    "" for `cache`. `run_number`: failures are counted in it; a person's `retry` begins a new one.
+    `inputs`: source fingerprint -> its files, folders or patterns (URLs or paths); for a tokenizer file, `file:<sha256>` -> its path.
+    `threads`: of torch and tokenizers. `micro_batch`: sequences per forward pass, 0 for as many as fit.
+    `checkpoint_seconds`: interval between checkpoints. `lease_seconds`: time without a step after which the lease expires.
+    `ranks`: training processes on this node, 0 for one per GPU. `nodes`: machines, each with the same number of ranks.
+    `cache`: folder for downloads, "" for the system's default. `shards`: folder for shards of prepared sources, which machines can share,
+    "" for `cache`. `run_number`: failures are counted per run; the `retry` command starts a new run.
     """
 
     study: str = ""
@@ -44,13 +44,13 @@ class Placement:
     inputs: dict[str, list[str]] = field(default_factory=dict)
 
     @property
-    def ranks_a_node(self) -> int:
+    def ranks_per_node(self) -> int:
         return self.ranks or max(1, self.gpus)
 
     @property
-    def world(self) -> int:
-        """Processes in all."""
-        return self.nodes * self.ranks_a_node
+    def world_size(self) -> int:
+        """Number of training processes on all nodes."""
+        return self.nodes * self.ranks_per_node
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """`from_tokens`: where the attempt took the trajectory up (0 from its start, also for tasks that count no tokens)."""
+    """`from_tokens`: where the attempt resumed the trajectory; 0 for its start, and for tasks that do not count tokens."""
 
     digest: str
     attempt: int
@@ -86,7 +86,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """`code` is an ExitCode. `message`: for people, empty on success."""
+    """`code` is an ExitCode. `message` is for the user, empty on success."""
 
     digest: str
     code: int
@@ -99,12 +99,12 @@ _EVENTS: Final[dict[str, type[Any]]] = {"ready": Ready, "start": Start, "progres
 
 
 def to_line(message: Event | Request) -> str:
-    """One line of JSON without its newline."""
+    """Return the message as one line of JSON without the newline."""
     return json.dumps(asdict(message), ensure_ascii=False)
 
 
 def read_event(line: str) -> Event:
-    """Inverse of `to_line` for events. Raises ContractError."""
+    """Return the event in a line (inverse of `to_line`). Raises ContractError."""
     try:
         body = json.loads(line)
         event: Event = _EVENTS[body["event"]](**body)
@@ -114,7 +114,7 @@ def read_event(line: str) -> Event:
 
 
 def read_request(line: str) -> Request:
-    """Inverse of `to_line` for requests. Raises ContractError."""
+    """Return the request in a line (inverse of `to_line`). Raises ContractError."""
     try:
         body = json.loads(line)
         return Request(body["run"], Placement(**body["placement"]))

@@ -1,7 +1,7 @@
-"""How a file's name says what it is read with, and how the files of a source become its fingerprint.
+"""The reader of a file by its name, and the fingerprint of a source from its files.
 
-`orchestrator.study.sources` computes fingerprints for the planner and `trainer.prepare` checks them before it reads: both must agree on
-which files of a folder count, how each is read, and in which order. Nothing here opens a file.
+`orchestrator.study.sources` computes fingerprints for the planner, and `trainer.prepare` checks them before it reads. Both must agree on
+which files of a folder are read, with which reader, and in which order. Pure: no file is opened.
 """
 
 from collections.abc import Iterable
@@ -13,14 +13,14 @@ from orchestrator.errors import ContractError
 
 
 class FileKind(NamedTuple):
-    """`reader`: how documents are read from it. `language`: of source code, else ""."""
+    """`reader`: how documents are read from the file. `language`: of source code, else ""."""
 
     reader: str
     language: str
 
 
 FileTriple: TypeAlias = tuple[str, str, str]
-"""(SHA-256 of the content, reader, language): all that a fingerprint knows of a file. Not its name, not its time."""
+"""(SHA-256 of the content, reader, language): the input of a fingerprint. File names and times are not part of it."""
 
 JSON_LINES: Final = "jsonl"
 JSON_LINES_GZ: Final = "jsonl.gz"
@@ -32,7 +32,7 @@ CODE: Final = "code"
 _JSON_LINES_SUFFIXES: Final = (".jsonl", ".ndjson", ".json")
 _TEXT_SUFFIXES: Final = (".txt", ".text", ".md", ".markdown", ".rst")
 
-# Suffixes as in GitHub Linguist's languages.yml, for the languages that code corpora hold most of.
+# Suffixes from GitHub Linguist's languages.yml, for the most common languages of code corpora.
 _LANGUAGE_SUFFIXES: Final[dict[str, str]] = {
     "ada": ".adb .ads",
     "assembly": ".asm .s",
@@ -91,7 +91,7 @@ _LANGUAGE_SUFFIXES: Final[dict[str, str]] = {
     "yaml": ".yaml .yml",
     "zig": ".zig",
 }
-# Files of source code that have a name instead of a suffix.
+# Source files identified by name instead of suffix.
 _LANGUAGE_NAMES: Final = {
     "makefile": "makefile",
     "gnumakefile": "makefile",
@@ -110,11 +110,11 @@ _KINDS: Final[dict[str, FileKind]] = {
 }
 
 READABLE: Final = ".jsonl or .json lines (plain, .gz, .zst), .parquet, .txt, .md, and source code such as .py, .c, .html"
-"""For messages: what a source may be made of."""
+"""The allowed file types of a source, for messages."""
 
 
 def kind_of(name: str) -> FileKind | None:
-    """How the file called `name` (a path or URL) is read, or None when its name says nothing that we read."""
+    """Return how a file is read, by its name (a path or URL); None for an unknown type."""
     base = PurePosixPath(name).name.lower()
     if base in _LANGUAGE_NAMES:
         return FileKind(CODE, _LANGUAGE_NAMES[base])
@@ -123,7 +123,7 @@ def kind_of(name: str) -> FileKind | None:
 
 
 def fingerprint_of(files: Iterable[FileTriple]) -> str:
-    """The fingerprint of a source: 64 hex digits. A file that is there twice counts twice. Raises ContractError for no file at all."""
+    """Return the fingerprint of a source as 64 hex digits. Duplicate files count twice. Raises ContractError if there are no files."""
     triples = in_reading_order(files)
     if not triples:
         raise ContractError("a source without files has no fingerprint")
@@ -131,5 +131,5 @@ def fingerprint_of(files: Iterable[FileTriple]) -> str:
 
 
 def in_reading_order(files: Iterable[FileTriple]) -> list[FileTriple]:
-    """The order in which `prepare` reads the files of a source."""
+    """Return the files of a source in the order in which `prepare` reads them."""
     return sorted(files)

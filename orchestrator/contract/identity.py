@@ -1,7 +1,7 @@
-"""Turns what a task is into its digest.
+"""Canonical JSON and the digest of a task.
 
-The digest of a task is the SHA-256 of the canonical JSON of its identity: sorted keys, UTF-8, no spaces, no floats. A number that is
-no integer is a normalised decimal string; a share is one of coprime integers. Two ways to write one thing must give one digest.
+The digest of a task is the SHA-256 of the canonical JSON of its identity: sorted keys, UTF-8, no spaces, no floats. Non-integer numbers are
+normalised decimal strings; shares are coprime integers. Equivalent spellings of a value have the same digest.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 from orchestrator.errors import ContractError
 
 NUMERICS: Final = 1
-"""Raised by whoever changes the results that the trainer gives for the same task."""
+"""Raise this number when a change of the trainer changes the results of the same task."""
 
 SIGNIFICANT_DIGITS: Final = 6
 
@@ -24,13 +24,13 @@ Json: TypeAlias = "bool | int | str | list[Json] | dict[str, Json] | None"
 
 
 def canonical(value: object) -> str:
-    """Canonical JSON of `value`. Raises ContractError for floats, other types and keys that are not text."""
-    _refuse_what_json_would_blur(value, "$")
+    """Return the canonical JSON of `value`. Raises ContractError for floats, other types and non-string keys."""
+    _check_canonical(value, "$")
     return dumps(value)
 
 
 def dumps(value: object) -> str:
-    """Canonical JSON of a value that is known to hold no float: `canonical` without the check, for whoever built it itself."""
+    """Return the canonical JSON of a value without the checks of `canonical`, for values known to contain no float."""
     return _ENCODER.encode(value)
 
 
@@ -38,20 +38,20 @@ _ENCODER: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separator
 
 
 def digest_of(value: object) -> str:
-    """SHA-256 of the canonical JSON of `value`, 64 hex digits."""
+    """Return the SHA-256 of the canonical JSON of `value` as 64 hex digits."""
     return digest_of_text(canonical(value))
 
 
 def digest_of_text(text: str) -> str:
-    """SHA-256 of a text in UTF-8, 64 hex digits."""
+    """Return the SHA-256 of a UTF-8 text as 64 hex digits."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @lru_cache(maxsize=4096)
 def decimal(value: str | int | float | Decimal | Fraction, *, derived: bool = False) -> str:
-    """The one way to write a number in an identity: at most 6 significant digits, `1e-6` and never `0.000001`.
+    """Return the normalised decimal string of a number: at most 6 significant digits, `1e-6` and not `0.000001`.
 
-    A derived number is rounded to 6 digits. A given one with more raises ContractError, since rounding it would change what was asked.
+    A derived number is rounded to 6 digits. A given number with more digits raises ContractError, since rounding would change its value.
     """
     exact = _to_decimal(value)
     if exact == 0:
@@ -59,10 +59,10 @@ def decimal(value: str | int | float | Decimal | Fraction, *, derived: bool = Fa
     rounded = Decimal(f"{exact:.{SIGNIFICANT_DIGITS - 1}e}")
     if not derived and rounded != exact:
         raise ContractError(f"{value} has more than {SIGNIFICANT_DIGITS} significant digits; write {decimal(exact, derived=True)}")
-    return _written(rounded)
+    return _format(rounded)
 
 
-def _written(number: Decimal) -> str:
+def _format(number: Decimal) -> str:
     sign, digits, exponent = number.normalize().as_tuple()
     assert isinstance(exponent, int)
     first = len(digits) + exponent - 1
@@ -86,7 +86,7 @@ def _to_decimal(value: str | int | float | Decimal | Fraction) -> Decimal:
 
 
 def coprime(shares: Mapping[str, Fraction]) -> dict[str, int]:
-    """Shares as the smallest whole numbers in the same proportions; zero shares are dropped."""
+    """Return shares as the smallest integers in the same proportions, sorted by name; zero shares are dropped."""
     kept = {name: share for name, share in shares.items() if share}
     if any(share < 0 for share in kept.values()):
         raise ContractError(f"a share is negative: {shares}")
@@ -103,18 +103,18 @@ def _greatest_common_divisor(numbers: Iterable[int]) -> int:
     return divisor or 1
 
 
-def _refuse_what_json_would_blur(value: object, where: str) -> None:
+def _check_canonical(value: object, where: str) -> None:
     if value is None or isinstance(value, (bool, int, str)):
         return
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise ContractError(f"{where}: the key {key!r} is not text")
-            _refuse_what_json_would_blur(inner, f"{where}.{key}")
+                raise ContractError(f"{where}: the key {key!r} is not a string")
+            _check_canonical(inner, f"{where}.{key}")
     elif isinstance(value, (list, tuple)):
         for index, inner in enumerate(value):
-            _refuse_what_json_would_blur(inner, f"{where}[{index}]")
+            _check_canonical(inner, f"{where}[{index}]")
     else:
         raise ContractError(
-            f"{where}: {value!r} ({type(value).__name__}) has no canonical form; numbers that are not whole are decimal strings"
+            f"{where}: {value!r} ({type(value).__name__}) has no canonical form; write non-integer numbers as decimal strings"
         )

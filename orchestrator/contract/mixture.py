@@ -1,15 +1,15 @@
-"""Which source every window of a trajectory comes from: a closed form with random access.
+"""The source of every window of a trajectory: a closed form with random access.
 
-The planner counts with it how far each source has been read, the trainer asks it what to read next. Sources, sorted by prepare digest,
-are the leaves of a binary tree of halves; of the first n windows of a node with shares a (left) of t (all), the left half gets
-floor((2 n a + t) / 2 t). Every prefix is within two windows of its target for 16 sources.
+The planner counts with it how far each source is read, the trainer selects the next window. Sources, sorted by prepare digest, are the
+leaves of a balanced binary tree. Of the first n windows of a node, the left half with share a of the node's total t gets
+floor((2 n a + t) / 2 t). With up to 16 sources, every prefix is within two windows of its target.
 """
 
 from collections.abc import Sequence
 
 
 def counts(shares: Sequence[int], n: int) -> list[int]:
-    """How many of the first `n` windows come from each source. `shares`: positive, in the order of the prepare digests."""
+    """Return the number of the first `n` windows from each source. `shares`: positive, in the order of the prepare digests."""
     if len(shares) == 1:
         return [n]
     middle = len(shares) // 2
@@ -19,7 +19,7 @@ def counts(shares: Sequence[int], n: int) -> list[int]:
 
 
 def source_of(shares: Sequence[int], k: int) -> tuple[int, int]:
-    """The source of window `k` (from 0) and how many windows of that source came before it."""
+    """Return the source index of window `k` (from 0) and the number of earlier windows from that source."""
     if len(shares) == 1:
         return 0, k
     middle = len(shares) // 2

@@ -1,7 +1,7 @@
-"""A plan as data: what `orchestrator.planning` builds, the store keeps frozen, and run, status, tracking and report read.
+"""A plan as data: built by `orchestrator.planning`, frozen in the store, read by run, status, tracking and report.
 
-A plan is a set of tasks with one digest each and a list of cells that point into it. Many cells point at one task: that is what sharing
-means here. The plan says nothing about what has been done.
+A plan is a set of tasks, each with a digest, and a list of cells that refer to them. Cells share a task by referring to the same digest.
+The plan does not contain the state of its tasks.
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ Document: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
-    """A task and its place in the graph.
+    """A task and its position in the graph.
 
-    `needs`: digests that must have records before it starts. `work`: the digest that its attempts and leases live under, the
-    trajectory's for a train task, else its own. `size`: name of the shape, "" where there is none. `from_tokens`: for a train task,
-    where the task before it on the same trajectory ends. `label`: the first cell and stage that asked for it, for people.
+    `needs`: digests of tasks that must have records before it starts. `work`: digest in the path of its attempts and leases, the
+    trajectory's for a train task, else its own. `size`: name of the shape, "" if it has none. `from_tokens`: for a train task, where the
+    preceding task on the same trajectory ends. `label`: the first cell and stage that use it, for people.
     """
 
     digest: str
@@ -37,7 +37,7 @@ class PlannedTask:
 
 @dataclass(frozen=True, slots=True)
 class PlannedSource:
-    """A source of the study: its name and group are placement, `digest` is its prepare task's. `path` is as the file gives it."""
+    """A source of the study. `name`, `group`: not part of an identity. `digest`: of its prepare task. `path`: as in the study file."""
 
     name: str
     group: str
@@ -48,7 +48,7 @@ class PlannedSource:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One evaluate task of a stage. `source` is "" for suites of named benchmarks."""
+    """An evaluate task of a stage. `source` is "" for suites of named benchmarks."""
 
     suite: str
     source: str
@@ -57,12 +57,12 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class CellStage:
-    """One stage as one cell goes through it.
+    """One stage of one cell.
 
-    `trains`: its train tasks in order. `result`: the train task whose end is the stage's result, "" when nobody evaluates it or starts
-    from it. Tokens are realised, that is whole steps; `asked` is what the file says. `code_percent` is of this stage's tokens,
-    `chain_code_percent` of all that the model has read up to its end, as decimals of 6 digits. `rates` say, for people, which peak,
-    final and warm-up hold and where they come from. `read`: (prepare digest, windows) of all that the model has read up to its end.
+    `trains`: its train tasks in order. `result`: the train task whose end is the stage's result, "" if no task uses it. `asked`: tokens
+    in the study file; `tokens`: rounded to whole steps. `code_percent`: of this stage's tokens; `chain_code_percent`: of all tokens that
+    the model has read at its end; both as decimals of 6 digits. `rates`: the peak, final and warm-up in use and their origin, for people.
+    `read`: (prepare digest, windows) of everything that the model has read at its end.
     """
 
     name: str
@@ -81,13 +81,13 @@ class CellStage:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Digests of the train and evaluate tasks that the stage consists of."""
+        """Digests of the stage's train and evaluate tasks."""
         return (*self.trains, *(evaluation.digest for evaluation in self.evaluations))
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One leaf of the grid: one model at the end. `code_percent` is None for a recipe that fixes all its proportions."""
+    """One leaf of the grid: one final model. `code_percent` is None for a recipe with fixed proportions."""
 
     name: str
     recipe: str
@@ -99,16 +99,15 @@ class Cell:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Digests of the train and evaluate tasks that the cell consists of, in order, each once."""
+        """Digests of the cell's train and evaluate tasks, in order, without duplicates."""
         return tuple(dict.fromkeys(digest for stage in self.stages for digest in stage.tasks))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that a study will do.
+    """All tasks and cells of a study.
 
-    `tasks`: each after all that it needs. `sequence_length`: of recipes that give none of their own. `contrasts` are as the study file
-    writes them.
+    `tasks`: in dependency order. `sequence_length`: of recipes without one of their own. `contrasts`: as in the study file.
     """
 
     study: str
@@ -121,14 +120,14 @@ class Plan:
     contrasts: tuple[Document, ...]
 
     def window_of(self, planned: PlannedTask) -> int:
-        """Tokens of a window that a task trains on or scores a model of: a recipe may have a length of its own."""
+        """Return the tokens per window of a task; a recipe can have its own sequence length."""
         task = planned.task
         if isinstance(task, TrainTask):
             return task.trajectory.sequence_length
         return self.window_of(self.tasks[planned.needs[0]]) if isinstance(task, EvaluateTask) else self.sequence_length
 
     def cell(self, name: str) -> Cell:
-        """The cell called `name`. Raises ContractError."""
+        """Return the cell called `name`. Raises ContractError."""
         for cell in self.cells:
             if cell.name == name:
                 return cell
@@ -136,7 +135,7 @@ class Plan:
 
 
 def to_document(plan: Plan) -> Document:
-    """The plan as JSON without floats; each trajectory is written once."""
+    """Return the plan as JSON without floats; each trajectory occurs once."""
     trajectories: Document = {}
     return {
         "version": 1,
@@ -153,10 +152,10 @@ def to_document(plan: Plan) -> Document:
 
 
 def from_document(document: Document) -> Plan:
-    """Inverse of `to_document`. Raises ContractError for a document that is cut, changed, or of another version."""
+    """Return the plan in a document (inverse of `to_document`). Raises ContractError if it is malformed or of another version."""
     try:
         if document["version"] != 1:
-            raise ContractError(f"this plan is of version {document['version']}; this installation reads 1")
+            raise ContractError(f"this plan has version {document['version']}; this installation reads version 1")
         tasks = [_read_task(entry, document["trajectories"]) for entry in document["tasks"]]
         return Plan(
             study=document["study"],
@@ -169,11 +168,11 @@ def from_document(document: Document) -> Plan:
             contrasts=tuple(document["contrasts"]),
         )
     except (KeyError, TypeError, ValueError) as problem:
-        raise ContractError(f"this is not a plan ({type(problem).__name__}: {problem})") from problem
+        raise ContractError(f"not a plan ({type(problem).__name__}: {problem})") from problem
 
 
 def digest_of_plan(plan: Plan) -> str:
-    """SHA-256 of the plan's canonical document: the name that it is frozen under."""
+    """Return the SHA-256 of the plan's canonical document, which names it in the store."""
     return digest_of(to_document(plan))
 
 

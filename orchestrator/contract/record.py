@@ -1,11 +1,11 @@
-"""What a finished task leaves: `record.json`. The only truth about results; read by report, tracking, status and later tasks.
+"""The result of a finished task: `record.json`. The single source of results for report, tracking, status and later tasks.
 
 `results` by kind:
     prepare tokens      tokens, documents, bytes, held_out_documents, held_out_bytes, files, skipped_* counts
     prepare tokenizer   vocabulary, bytes
     train               loss (mean of the last steps), tokens, steps, skipped_steps, token_hash
-    evaluate            bits_per_byte | accuracy and what they were divided by
-Artifacts are addressed from the store's root and carry size and SHA-256: whoever reads one checks it.
+    evaluate            bits_per_byte | accuracy, and their denominators
+Keys of artifacts are relative to the store's root. Their size and SHA-256 are checked at every read.
 """
 
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from orchestrator.errors import ContractError
 
 
 class _Model(BaseModel):
-    """What a later version says beyond this is passed over: a record that an older installation calls damaged would be moved aside."""
+    """Base model that ignores unknown fields: otherwise an older installation would quarantine records of a newer one."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -30,10 +30,9 @@ class Artifact(_Model):
 
 
 class Attempt(_Model):
-    """One process or pod that worked on a task. Times are ISO 8601 in UTC; `tokens_lost` were trained and then thrown away.
+    """One process or pod that worked on a task. Times are ISO 8601 in UTC; `tokens_lost`: trained, but not kept by a checkpoint.
 
-    `ranks`: processes that trained together, on all nodes; `gpus` and `gpu_seconds`: of all of them; `cpu_seconds`: of rank 0 alone, and 0
-    of an attempt that was killed.
+    `ranks`: training processes on all nodes. `gpus`, `gpu_seconds`: of all ranks. `cpu_seconds`: of rank 0 only; 0 for a killed attempt.
     """
 
     number: int
@@ -59,7 +58,7 @@ class Attempt(_Model):
 
 
 class Record(_Model):
-    """`identity` is the task's, so that a record can be understood alone. `nonce` tells a winner whose reply was lost that it won."""
+    """`identity`: the task's, so that a record is self-contained. `nonce` identifies the writer's own record after a lost reply."""
 
     version: Literal[1] = 1
     digest: str
@@ -74,9 +73,9 @@ class Record(_Model):
 
 
 def read_record(body: bytes, key: str) -> Record:
-    """The record in `body`. Raises ContractError that names `key` when it is cut short or not a record."""
+    """Return the record in `body`. Raises ContractError, which names `key`, if it is truncated or invalid."""
     try:
         return Record.model_validate_json(body)
     except ValidationError as problem:
         first = problem.errors()[0]
-        raise ContractError(f"{key} is not a whole record: {'.'.join(map(str, first['loc']))}: {first['msg']}") from problem
+        raise ContractError(f"{key} is not a complete record: {'.'.join(map(str, first['loc']))}: {first['msg']}") from problem

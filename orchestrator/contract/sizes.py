@@ -1,7 +1,7 @@
-"""The model ladder: shapes, parameters, FLOPs, and the laws that give a size its rate, batch and warm-up.
+"""The model ladder: shapes, parameter counts, FLOPs, and scaling rules for learning rate and batch size.
 
-`spec` checks names against it, `plan` settles what a file leaves open, `estimate` prices with it. Everything here can be overruled by
-the study file; `plan` shows what is used and where it comes from.
+`spec` checks size names against it, `planning` takes defaults from it and estimates cost with it. The study file can override every value;
+`plan` shows the values in use and their origin.
 """
 
 import math
@@ -17,7 +17,7 @@ LADDER_VOCABULARY: Final = 50_304
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A named shape without its vocabulary. `tiny`: made for a CPU, with laws of its own."""
+    """A named shape without its vocabulary. `tiny`: small enough for a CPU, with its own scaling rules."""
 
     width: int
     layers: int
@@ -33,7 +33,7 @@ class Rung:
 
 
 LADDER: Final[dict[str, Rung]] = {
-    # Named by the body: a vocabulary of 50,304 would outweigh them
+    # Named by their body parameters: a vocabulary of 50,304 would dominate the count
     "0.01M": Rung(24, 2, 1, 64, tied=True, tiny=True),
     "0.03M": Rung(32, 2, 1, 96, tied=True, tiny=True),
     "0.05M": Rung(40, 2, 1, 144, tied=True, tiny=True),
@@ -55,66 +55,67 @@ LADDER: Final[dict[str, Rung]] = {
     "2.8B": Rung(2560, 32, 20, 6912),
 }
 
-# Where the laws of the ladder stop to hold: fitted for 10M and more, at 27k parameters they ask for a rate of 0.037
+# Lower bound of the ladder's rules, which were fitted at 10M and above: at 27k parameters they give a learning rate of 0.037
 TINY_BELOW: Final = 8_000_000
 
 
 def is_tiny(rung: Rung, vocabulary: int) -> bool:
-    """Whether the laws for a CPU's shapes apply: to the tiny rungs, and to shapes of one's own with fewer than 8M parameters N."""
+    """Return whether the rules for tiny shapes apply: to tiny rungs, and to custom shapes with N below 8M parameters."""
     return rung.tiny or (rung not in LADDER.values() and rung.shape(vocabulary).n < TINY_BELOW)
 
 
-# Porian et al. 2024, arXiv:2406.19146, halved as in OLMo-core's ladder; made for about 80 tokens a parameter
+# Porian et al. 2024, arXiv:2406.19146, halved as in OLMo-core's ladder; fitted at about 80 tokens per parameter
 def peak_learning_rate(n: int) -> float:
-    """Peak AdamW learning rate for `n` parameters without the input embedding."""
+    """Return the peak AdamW learning rate for `n` parameters, excluding the input embedding."""
     return 0.0047 * math.pow(n / 108e6, -1 / 3) / 2
 
 
 # Porian et al. 2024, arXiv:2406.19146
 def batch_tokens(n: int) -> float:
-    """Tokens a step, before rounding to sequences, for `n` parameters without the input embedding."""
+    """Return tokens per step, before rounding to sequences, for `n` parameters, excluding the input embedding."""
     return 160 * 2048 * math.pow(n / 108e6, 2 / 3)
 
 
 def batch_sequences(n: int, sequence_length: int) -> int:
-    """Sequences a step by the law: the nearest multiple of 16, below 10M parameters of 1, at least one such multiple."""
+    """Return sequences per step: the nearest positive multiple of 16, or of 1 below 10M parameters."""
     multiple = 16 if n >= 10_000_000 else 1
     return max(1, round(batch_tokens(n) / sequence_length / multiple)) * multiple
 
 
-# Measured with tiny shapes at 4 sequences of 128 tokens on one CPU core: 0.006 at a body of 27k falls with the cube root
+# Measured with tiny shapes at 4 sequences of 128 tokens on one CPU core: 0.006 at a body of 27k, falling with its cube root
 def tiny_peak_learning_rate(body: int) -> float:
-    """Peak AdamW learning rate for a tiny shape with `body` parameters in its body."""
+    """Return the peak AdamW learning rate for a tiny shape with `body` body parameters."""
     return 0.006 * math.pow(body / 27_000, -1 / 3)
 
 
 TINY_BATCH: Final = 4
-"""Sequences a step of the tiny shapes."""
+"""Sequences per step of tiny shapes."""
 
 DEVIATION: Final = "0.02"
-"""Standard deviation of the initial weights on the ladder."""
+"""Standard deviation of the initial weights."""
 
 TINY_DEVIATION: Final = "0.06"
-"""The same for tiny shapes: with 0.02 their curves did not fall with size."""
+"""Standard deviation of the initial weights of tiny shapes: with 0.02, their loss did not decrease with size."""
 
 # OLMo-core's ladder, after Porian et al. 2024: beta2 0.95 for large batches, 0.99 for small ones
 LARGE_BATCH_TOKENS: Final = 524_288
 
 
 def beta2(tokens_per_step: int) -> str:
+    """Return the AdamW beta2 for a batch size."""
     return "0.95" if tokens_per_step >= LARGE_BATCH_TOKENS else "0.99"
 
 
 def flops_palm(shape: Shape, sequence_length: int) -> int:
-    """FLOPs a token, forward and backward: 6 N + 12 L d T (Chowdhery et al. 2022, arXiv:2204.02311, appendix B)."""
+    """Return FLOPs per token, forward and backward: 6 N + 12 L d T (Chowdhery et al. 2022, arXiv:2204.02311, appendix B)."""
     return 6 * shape.n + 12 * shape.layers * shape.width * sequence_length
 
 
 def flops_causal(shape: Shape, sequence_length: int) -> int:
-    """As `flops_palm` with half the attention, since a causal mask leaves half of it to compute."""
+    """Return FLOPs per token as `flops_palm`, with half of the attention because of the causal mask."""
     return 6 * shape.n + 6 * shape.layers * shape.width * sequence_length
 
 
 def flops_6nd(shape: Shape) -> int:
-    """FLOPs a token as 6 N (Kaplan et al. 2020, arXiv:2001.08361), without attention."""
+    """Return FLOPs per token as 6 N (Kaplan et al. 2020, arXiv:2001.08361), without attention."""
     return 6 * shape.n

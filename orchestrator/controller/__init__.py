@@ -1,9 +1,11 @@
-"""The loop: reads the cluster and the store, calls `reconcile`, applies what it returns, writes one status.
+"""Control loop: reads the cluster and the store, calls `reconcile`, applies the returned actions, writes the status.
 
-`python -m orchestrator.controller --namespace NAMESPACE` is the controller's pod; the loop over Argo Server is made of the same parts. It
-may be killed between any two calls: everything that it knows it can read again, and every call may be made twice.
+`python -m orchestrator.controller --namespace NAMESPACE` runs in the controller's pod; `orchestrator.remote` runs the same loop over Argo
+Server. The process may be killed between any two calls: all state can be read again, and every call may be repeated.
 
-    snapshot   one listing of the namespace           ledger    what the store says of tasks: done, leases, what they cost
-    planning   object -> accepted, planned study      applying  actions -> calls of the cluster
-    passes     one look at one study                  loop      queue, watches, leader election, the end
+    loop               queue, watches and leader election      study_reconciler  reconciles one study
+    snapshot           one listing of the namespace            lease_cache       completed tasks, leases and costs, from the store
+    planning           object -> accepted, planned study       applying          actions -> calls of the cluster and the store
+    file_fingerprints  Workflows that fingerprint files        status_writer     early status, failures, status writes
+    fair_share         limits that studies share               decision_inputs   leases, facts and limits of one study
 """

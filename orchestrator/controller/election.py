@@ -1,4 +1,4 @@
-"""Who of several controllers works: the holder of a Lease."""
+"""Leader election between controllers with a Kubernetes Lease."""
 
 import logging
 import threading
@@ -13,9 +13,9 @@ LOG: Final = logging.getLogger(__name__)
 
 
 class Election:
-    """Takes and renews the Lease in a thread of its own.
+    """Acquires and renews the Lease in a thread of its own.
 
-    `seconds`: after so long without a renewal another may lead; `is_leader` turns false by itself before that.
+    `seconds`: duration of the Lease. Without a renewal, `is_leader` becomes false before another controller can acquire it.
     """
 
     def __init__(self, cluster: Cluster, lease: str, holder: str, seconds: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -31,20 +31,20 @@ class Election:
         return self._clock() < self._leads_until
 
     def campaign(self) -> None:
-        """Ask once. An API that is away changes nothing: the lease we have runs out by itself."""
-        asked = self._clock()
+        """Try once to acquire or renew the Lease. If the API is unreachable, a held Lease is kept until it expires."""
+        requested_at = self._clock()
         try:
             won = self._cluster.acquire_lease(self._lease, self._holder, self._seconds)
         except ClusterError as problem:
-            LOG.warning("the lease %s can neither be taken nor renewed: %s", self._lease, problem)
+            LOG.warning("the Lease %s can neither be acquired nor renewed: %s", self._lease, problem)
             return
         if won != self.is_leader:
-            LOG.info("%s %s", self._holder, "leads" if won else "stands by")
-        # a second of margin: who takes over counts from our last renewal, which reached the API after we asked
-        self._leads_until = asked + self._seconds - 1 if won else float("-inf")
+            LOG.info("%s %s", self._holder, "is the leader" if won else "is on standby")
+        # one second of margin: other controllers count from our last renewal, which reached the API after the request began
+        self._leads_until = requested_at + self._seconds - 1 if won else float("-inf")
 
     def run(self, stop: threading.Event, changed: Callable[[], None]) -> None:
-        """Campaign until `stop`; `changed` is called when it is won or lost."""
+        """Campaign until `stop` is set. `changed` is called when leadership is won or lost."""
         while not stop.is_set():
             before = self.is_leader
             self.campaign()
@@ -53,9 +53,9 @@ class Election:
             stop.wait(self._seconds / 3)
 
     def resign(self) -> None:
-        """Give the lease up, so that another need not wait."""
+        """Release the Lease, so that another controller need not wait for its expiry."""
         self._leads_until = float("-inf")
         try:
             self._cluster.release_lease(self._lease, self._holder)
         except ClusterError as problem:
-            LOG.warning("the lease %s is not given up, and runs out: %s", self._lease, problem)
+            LOG.warning("the Lease %s could not be released and will expire: %s", self._lease, problem)

@@ -1,6 +1,7 @@
-"""Events on studies: each told once, for a while, and none lost because the API was away.
+"""Kubernetes Events on studies: deduplicated for some minutes, and queued while the API is unreachable.
 
-`passes` hands it what a decision has to tell. A new controller tells again what it cannot know was told; Kubernetes counts equal events.
+`study_reconciler` passes the events of each decision. A new controller has no history and may emit an event again; Kubernetes then raises
+the count of the existing event.
 """
 
 import logging
@@ -15,43 +16,44 @@ from orchestrator.reconcile import StudyEvent
 
 LOG: Final = logging.getLogger(__name__)
 
-# The same thing is told again only after so long: its event is still there
-TELL_AGAIN: Final = timedelta(minutes=10)
-# So many events of a study wait for an API that is away
-MOST_WAITING: Final = 100
+# An equal event is emitted again only after this time; until then the first one is still listed
+REPEAT_AFTER: Final = timedelta(minutes=10)
+# Events queued per study while the API is unreachable
+MAX_PENDING: Final = 100
 
 
 @dataclass(slots=True)
-class _OfStudy:
-    told: dict[StudyEvent, datetime] = field(default_factory=dict)
-    waiting: list[StudyEvent] = field(default_factory=list)
+class _StudyEvents:
+    emitted: dict[StudyEvent, datetime] = field(default_factory=dict)
+    pending: list[StudyEvent] = field(default_factory=list)
 
 
-class News:
-    """All studies of a namespace, by uid."""
+class EventRecorder:
+    """Emits the events of all studies of a namespace; studies are identified by uid."""
 
     def __init__(self, cluster: Cluster, clock: Callable[[], datetime]) -> None:
         self._cluster = cluster
         self._clock = clock
-        self._studies: dict[str, _OfStudy] = {}
+        self._studies: dict[str, _StudyEvents] = {}
 
-    def forget_all_but(self, uids: set[str]) -> None:
+    def retain(self, uids: set[str]) -> None:
+        """Forget all studies but those in `uids`."""
         self._studies = {uid: known for uid, known in self._studies.items() if uid in uids}
 
-    def tell(self, body: Document, events: Sequence[StudyEvent]) -> None:
-        """Events are for people: one that cannot be told holds nothing up, and is told when the API is back."""
+    def record(self, body: Document, events: Sequence[StudyEvent]) -> None:
+        """Emit pending and new events. Never raises for an unreachable API: the events stay pending."""
         now, study = self._clock(), StudyReference(body["metadata"]["name"], body["metadata"]["uid"])
-        known = self._studies.setdefault(study.uid, _OfStudy())
-        known.told = {event: at for event, at in known.told.items() if now - at < TELL_AGAIN}
-        new = [event for event in dict.fromkeys((*known.waiting, *events)) if event not in known.told]
-        known.waiting = []
+        known = self._studies.setdefault(study.uid, _StudyEvents())
+        known.emitted = {event: at for event, at in known.emitted.items() if now - at < REPEAT_AFTER}
+        new = [event for event in dict.fromkeys((*known.pending, *events)) if event not in known.emitted]
+        known.pending = []
         for number, event in enumerate(new):
             try:
                 self._cluster.event(study, event.reason, event.message, is_warning=event.is_warning)
             except ClusterUnavailable as problem:
-                known.waiting = new[number:][:MOST_WAITING]
-                LOG.warning("study %s: %d events have to wait: %s", study.name, len(known.waiting), problem)
+                known.pending = new[number:][:MAX_PENDING]
+                LOG.warning("study %s: %d events are pending: %s", study.name, len(known.pending), problem)
                 return
             except Refused as problem:
-                LOG.warning("study %s: event %s: %s", study.name, event.reason, problem)
-            known.told[event] = now
+                LOG.warning("study %s: event %s was rejected: %s", study.name, event.reason, problem)
+            known.emitted[event] = now

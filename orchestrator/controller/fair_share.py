@@ -1,7 +1,7 @@
-"""What the studies of a namespace share: a cap of GPU-hours, and places for Workflows.
+"""Limits that the studies of a namespace share: GPU-hours and the number of concurrent Workflows.
 
-`passes` asks it at every look and tells it what came of it. In memory alone: what studies have spent stands in their statuses too, and a
-line begins anew.
+`study_reconciler` reads and updates it at every reconcile. It is kept in memory only: after a restart, usage is read from the studies'
+statuses, and the queue for Workflows starts empty.
 """
 
 from collections.abc import Mapping
@@ -10,48 +10,51 @@ from datetime import datetime
 from orchestrator.cluster.port import Document
 
 
-class Shares:
-    """Accounts of studies and the line in which they wait for a place, both by name."""
+class FairShare:
+    """GPU-seconds of each study, and the FIFO queue of studies that wait to submit a Workflow. Studies are identified by name."""
 
     def __init__(self) -> None:
-        self._accounts: dict[str, tuple[float, float]] = {}
-        self._line: dict[str, datetime] = {}
+        self._usage: dict[str, tuple[float, float]] = {}
+        self._queued_since: dict[str, datetime] = {}
 
     def forget(self, name: str) -> None:
-        """The study is gone, and its account with it."""
-        self._accounts.pop(name, None)
-        self._line.pop(name, None)
+        """Remove a deleted study and its usage."""
+        self._usage.pop(name, None)
+        self._queued_since.pop(name, None)
 
     # GPU-seconds
 
-    def of_others(self, name: str, studies: Mapping[str, Document]) -> tuple[float, float]:
-        """What all but `name` have spent, and are promised yet. One that was not looked at yet says so in its status."""
-        accounts = [self._accounts.get(other) or _in_status(body) for other, body in studies.items() if other != name]
-        return sum(spent for spent, _ in accounts), sum(promised for _, promised in accounts)
+    def usage_of_others(self, name: str, studies: Mapping[str, Document]) -> tuple[float, float]:
+        """Return the GPU-seconds used by, and promised to, all studies but `name`. The status is used for a study not reconciled yet."""
+        usage = [self._usage.get(other) or _usage_in_status(body) for other, body in studies.items() if other != name]
+        return sum(used for used, _ in usage), sum(promised for _, promised in usage)
 
-    def settle(self, name: str, spent: float, promised: float) -> None:
-        """What its attempts have cost, and what its tasks in flight are still estimated to cost."""
-        self._accounts[name] = spent, promised
+    def set_usage(self, name: str, used: float, promised: float) -> None:
+        """Record the GPU-seconds of a study's attempts and the estimated remaining GPU-seconds of its tasks in flight."""
+        self._usage[name] = used, promised
 
-    # Places for Workflows
+    # The queue for Workflows
 
-    def step_out(self, name: str, now: datetime) -> datetime:
-        """Since when it stands in the line; `now` when it did not. While it is looked at it keeps nobody from a place: a look may fail."""
-        return self._line.pop(name, now)
+    def dequeue(self, name: str, now: datetime) -> datetime:
+        """Remove a study from the queue and return since when it was queued, `now` if it was not.
 
-    def stand(self, name: str, since: datetime) -> None:
-        """It waits for a place."""
-        self._line[name] = since
+        A study is not queued while it is reconciled, so that a failing reconcile never blocks the others.
+        """
+        return self._queued_since.pop(name, now)
 
-    def before(self, since: datetime) -> int:
-        """How many have waited longer."""
-        return sum(other < since for other in self._line.values())
+    def enqueue(self, name: str, since: datetime) -> None:
+        """Queue a study, by the time since which it has waited."""
+        self._queued_since[name] = since
+
+    def count_ahead(self, since: datetime) -> int:
+        """Return the number of studies queued before a time."""
+        return sum(other < since for other in self._queued_since.values())
 
     def is_first(self, name: str) -> bool:
-        """Whether the next place is its."""
-        return name in self._line and self._line[name] == min(self._line.values())
+        """Return whether the study is the first in the queue."""
+        return name in self._queued_since and self._queued_since[name] == min(self._queued_since.values())
 
 
-def _in_status(body: Document) -> tuple[float, float]:
+def _usage_in_status(body: Document) -> tuple[float, float]:
     hours = (body.get("status") or {}).get("gpuHours") or {}
     return float(hours.get("used") or 0) * 3600, float(hours.get("promised") or 0) * 3600

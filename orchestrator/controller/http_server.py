@@ -1,19 +1,20 @@
-"""/metrics, /healthz and /readyz, for Prometheus and the kubelet."""
+"""HTTP server of /metrics, /healthz and /readyz, for Prometheus and the kubelet."""
 
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-Answer = Callable[[], tuple[int, bytes]]
+# Returns the status code and the body
+Route = Callable[[], tuple[int, bytes]]
 
 
-def serve(port: int, answers: Mapping[str, Answer]) -> ThreadingHTTPServer:
-    """Answer on `port`, 0 for any that is free, in threads of its own. `answers`: path -> status and body."""
+def serve(port: int, routes: Mapping[str, Route]) -> ThreadingHTTPServer:
+    """Serve `routes` (by path) on `port` in background threads and return the server. Port 0 selects any free port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            answer = answers.get(self.path.partition("?")[0])
-            code, body = answer() if answer else (404, b"there are " + " ".join(answers).encode() + b"\n")
+            route = routes.get(self.path.partition("?")[0])
+            code, body = route() if route else (404, b"not found; available: " + " ".join(routes).encode() + b"\n")
             self.send_response(code)
             self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
@@ -21,7 +22,7 @@ def serve(port: int, answers: Mapping[str, Answer]) -> ThreadingHTTPServer:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """A probe every two seconds is no news."""
+            """Log nothing: the kubelet sends a probe every two seconds."""
 
     server = ThreadingHTTPServer(("", port), Handler)
     server.daemon_threads = True

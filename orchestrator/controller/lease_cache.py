@@ -1,11 +1,11 @@
-"""What a store says of the tasks of its studies: what is done, who works, and what it has cost.
+"""Cache of the facts that stores hold about tasks: completed tasks, leases, and costs.
 
-One ledger a store. A history of leases is read again only when something that it depends on has changed: tasks at work every few seconds,
-finished ones once more and then never.
+One cache per store; the controller and `orchestrator.monitor` use it. The lease history of a work root is read again only if something
+that it depends on has changed: every few seconds while a task runs, once more after it has ended.
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,28 +13,28 @@ from datetime import datetime, timedelta
 from sys import intern
 from typing import Final
 
+from orchestrator.contract.exits import ExitCode, meaning_of
 from orchestrator.contract.plan import Plan
-from orchestrator.contract.vocabulary import ExitCode
-from orchestrator.errors import KeyMissing
-from orchestrator.reconcile.observe import LeaseSeen
+from orchestrator.contract.vocabulary import CLOCK_MARGIN
+from orchestrator.errors import KeyMissing, StoreUnavailable
+from orchestrator.reconcile.observed import ObservedLease, ObservedPod
 from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
-from orchestrator.store.leases import CLOCK_MARGIN, LeaseBody, end_for, history, seconds
-from orchestrator.store.maintenance import Look, last_look
+from orchestrator.store.leases import LeaseBody, history, record_end, seconds
+from orchestrator.store.maintenance import GcReport, read_gc_report
 from orchestrator.store.records import done
 
 # A lease is renewed every five seconds at most (orchestrator.store.leases.RENEW_SECONDS)
-READ_AGAIN: Final = timedelta(seconds=10)
-# Clearing runs once a day or so
-LOOK_AGAIN: Final = timedelta(minutes=5)
-# Each history costs a listing and a read a lease; a store answers some dozens at once
+REREAD_AFTER: Final = timedelta(seconds=10)
+# Garbage collection runs about once a day
+REREAD_REPORT_AFTER: Final = timedelta(minutes=5)
+# Reading a history takes one listing and one read per lease; a store serves dozens of requests concurrently
 _THREADS: Final = 16
-_CAUSES: Final[dict[int, str]] = {ExitCode.DONE: "done", ExitCode.STOPPED: "stopped", 137: "killed", 143: "killed"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """What is kept of a lease. `expires`: when its holder counts as gone, None once it has ended."""
+    """Cached fields of a lease. `expires`: when the lease expires, None if the attempt has ended."""
 
     digest: str
     study: str
@@ -52,89 +52,116 @@ class _Attempt:
 
 
 @dataclass(slots=True)
-class _Account:
-    """`depends_on`: by study, since two that share a trajectory know of different tasks on it."""
+class _History:
+    """Attempts on a work root. `depends_on`: by study, because studies that share a trajectory have different tasks on it."""
 
     attempts: tuple[_Attempt, ...]
     depends_on: dict[str, Hashable]
     read_at: datetime
 
 
-class Ledger:
-    """One store's facts. Not shared between threads."""
+@dataclass(frozen=True, slots=True)
+class TaskActivity:
+    """What a cluster shows of a task. A change invalidates its cached leases; while `is_active`, they are read every few seconds."""
+
+    pods: Sequence[ObservedPod]
+    ended_workflows: Sequence[str]
+    is_active: bool
+
+
+class LeaseCache:
+    """Facts of one store. Not thread-safe."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.done: frozenset[str] = frozenset()
         self.created: set[str] = set()
-        """Digests whose `task.json` is known to be there."""
-        self.retention: Look | None = None
-        """What the last clearing of the store found."""
-        self._accounts: dict[str, _Account] = {}
-        self._looked_at: datetime | None = None
+        """Digests whose `task.json` is known to exist."""
+        self.retention: GcReport | None = None
+        """Report of the last garbage collection of the store."""
+        self._histories: dict[str, _History] = {}
+        self._retention_read_at: datetime | None = None
 
     def read_done(self) -> None:
-        """One listing; every round begins with it. Raises StoreUnavailable."""
+        """List the completed tasks; called once per round. Raises StoreUnavailable."""
         self.done = frozenset(intern(digest) for digest in done(self.store))
 
     def read_retention(self, now: datetime) -> None:
-        """Read it again when some minutes have gone. Raises StoreUnavailable."""
-        if self._looked_at is None or now - self._looked_at >= LOOK_AGAIN:
-            self.retention, self._looked_at = last_look(self.store), now
+        """Read the garbage-collection report if the cached one is some minutes old. Raises StoreUnavailable."""
+        if self._retention_read_at is None or now - self._retention_read_at >= REREAD_REPORT_AFTER:
+            self.retention, self._retention_read_at = read_gc_report(self.store), now
 
-    def read_leases(self, study: str, roots: Mapping[str, Hashable], hot: Iterable[str], now: datetime) -> None:
-        """Read the histories that may have changed.
+    def read_leases_of_plan(
+        self, study: str, plan: Plan, activity: Callable[[str], TaskActivity], now: datetime, other_roots: Iterable[str] = ()
+    ) -> None:
+        """Read the lease histories of a plan's tasks that may have changed.
 
-        `roots`: work root -> what its history depends on, as far as `study` knows, read again when that differs. `hot`: roots at work,
-        read again every few seconds. Raises StoreUnavailable.
+        `activity`: returns the activity of a digest. `other_roots`: work roots of earlier plans, read once. Raises StoreUnavailable.
         """
-        busy = set(hot)
-        stale = [root for root, depends_on in roots.items() if self._is_stale(study, root, depends_on, root in busy, now)]
+        depends_on: dict[str, list[Hashable]] = defaultdict(list)
+        active: set[str] = set()
+        for digest, task in plan.tasks.items():
+            root, seen = work_root(task.kind, task.work), activity(digest)
+            pods = [(pod.name, pod.phase, pod.deletion_deadline is None) for pod in seen.pods]
+            depends_on[root].append((digest in self.done, *seen.ended_workflows, *pods))
+            if seen.is_active and digest not in self.done:
+                active.add(root)
+        roots = {**dict.fromkeys(other_roots, ()), **{root: tuple(parts) for root, parts in depends_on.items()}}
+        self.read_leases(study, roots, active, now)
+
+    def read_leases(self, study: str, roots: Mapping[str, Hashable], active: Iterable[str], now: datetime) -> None:
+        """Read the lease histories that may have changed.
+
+        `roots`: work root -> state on which its history depends, as `study` sees it; a change causes a read. `active`: roots with running
+        tasks, read every few seconds. Raises StoreUnavailable.
+        """
+        active_roots = set(active)
+        stale = [root for root, depends_on in roots.items() if self._is_stale(study, root, depends_on, root in active_roots, now)]
         if not stale:
             return
         with ThreadPoolExecutor(min(_THREADS, len(stale))) as threads:
             for root, bodies in zip(stale, threads.map(lambda root: history(self.store, root), stale), strict=True):
-                before = self._accounts.get(root)
+                before = self._histories.get(root)
                 depends_on = {**(before.depends_on if before else {}), study: roots[root]}
-                self._accounts[root] = _Account(tuple(map(_attempt, bodies)), depends_on, now)
+                self._histories[root] = _History(tuple(map(_attempt, bodies)), depends_on, now)
 
-    def _is_stale(self, study: str, root: str, depends_on: Hashable, is_hot: bool, now: datetime) -> bool:
-        account = self._accounts.get(root)
-        if account is None or account.depends_on.get(study) != depends_on:
+    def _is_stale(self, study: str, root: str, depends_on: Hashable, is_active: bool, now: datetime) -> bool:
+        known = self._histories.get(root)
+        if known is None or known.depends_on.get(study) != depends_on:
             return True
-        live = any(attempt.expires is not None and attempt.expires > now for attempt in account.attempts)
-        return (is_hot or live) and now - account.read_at >= READ_AGAIN
+        live = any(attempt.expires is not None and attempt.expires > now for attempt in known.attempts)
+        return (is_active or live) and now - known.read_at >= REREAD_AFTER
 
-    def give_up(self, root: str, attempt: int, reason: str) -> None:
-        """Write into an attempt's lease that its task is tried no more. Raises StoreError."""
-        self._accounts[root].depends_on.clear()
-        with suppress(KeyMissing):  # somebody has cleared it away
-            end_for(self.store, root, attempt, ExitCode.REFUSED.name.lower(), ExitCode.REFUSED, reason)
+    def record_failure(self, root: str, attempt: int, reason: str) -> None:
+        """Record in an attempt's lease that its task failed permanently. Raises StoreError."""
+        self._histories[root].depends_on.clear()
+        with suppress(KeyMissing):  # the lease was removed by garbage collection
+            record_end(self.store, root, attempt, ExitCode.REFUSED.name.lower(), ExitCode.REFUSED, reason)
 
-    def leases(self, plan: Plan, now: datetime) -> dict[str, LeaseSeen]:
-        """The last lease of every task of the plan that was ever worked on."""
-        found: dict[str, LeaseSeen] = {}
+    def leases(self, plan: Plan, now: datetime) -> dict[str, ObservedLease]:
+        """Return the last lease of every task of the plan that has one."""
+        found: dict[str, ObservedLease] = {}
         for digest, task in plan.tasks.items():
-            account = self._accounts.get(work_root(task.kind, task.work))
-            own = [attempt for attempt in account.attempts if attempt.digest == digest] if account else []
+            known = self._histories.get(work_root(task.kind, task.work))
+            own = [attempt for attempt in known.attempts if attempt.digest == digest] if known else []
             if own:
-                found[digest] = _seen(own, now)
+                found[digest] = _observed_lease(own, now)
         return found
 
     def gpu_seconds(self, roots: Iterable[str], study: str) -> float:
-        """What a study's attempts on these roots have cost."""
+        """Return the GPU-seconds of a study's attempts on these work roots."""
         return sum(attempt.gpu_seconds for root in roots for attempt in self._attempts(root) if attempt.study == study)
 
     def gpu_seconds_of_task(self, root: str, digest: str) -> float:
         return sum(attempt.gpu_seconds for attempt in self._attempts(root) if attempt.digest == digest)
 
     def highest_run(self, roots: Iterable[str], study: str, before: datetime) -> int:
-        """The highest run number of a study's attempts on these roots that began before a time; 0 without any."""
+        """Return the highest run number of a study's attempts on these roots that started before a time, 0 if there are none."""
         own = (attempt for root in roots for attempt in self._attempts(root) if attempt.study == study)
         return max((attempt.run_number for attempt in own if attempt.start < before), default=0)
 
     def causes(self, roots: Iterable[str], study: str) -> dict[str, float]:
-        """GPU-seconds by how the attempts ended."""
+        """Return the GPU-seconds of a study's attempts on these roots by the cause of their end."""
         found: dict[str, float] = defaultdict(float)
         for root in roots:
             for attempt in self._attempts(root):
@@ -143,12 +170,43 @@ class Ledger:
         return found
 
     def _attempts(self, root: str) -> tuple[_Attempt, ...]:
-        account = self._accounts.get(root)
-        return account.attempts if account else ()
+        known = self._histories.get(root)
+        return known.attempts if known else ()
+
+
+class LeaseCaches:
+    """The caches of all stores by URL. Each store's completed tasks are listed once per round."""
+
+    def __init__(self, open_store: Callable[[str], Store]) -> None:
+        self._open_store = open_store
+        self._caches: dict[str, LeaseCache] = {}
+        self._listed: set[str] = set()
+        self._unreachable: dict[str, StoreUnavailable] = {}
+
+    def begin_round(self) -> None:
+        self._listed.clear()
+        self._unreachable.clear()
+
+    def get(self, url: str) -> LeaseCache:
+        """Return the cache of a store. Raises StoreUnavailable, which is remembered until the next round."""
+        if url not in self._caches:
+            self._caches[url] = LeaseCache(self._open_store(url))
+        cache = self._caches[url]
+        if url in self._unreachable:
+            raise self._unreachable[url]
+        if url not in self._listed:
+            try:
+                cache.read_done()
+            except StoreUnavailable as problem:
+                # the store client retries for some time; that must not be repeated for every study of the round
+                self._unreachable[url] = problem
+                raise
+            self._listed.add(url)
+        return cache
 
 
 def _attempt(body: LeaseBody) -> _Attempt:
-    """Whether a holder lives is told by time alone: its process is in another pod."""
+    """Convert a lease. Its holder runs in another pod, so only the expiry time tells whether it is alive."""
     expires = None if body.ended else body.renewed + timedelta(seconds=body.lease_seconds) + CLOCK_MARGIN
     return _Attempt(
         digest=intern(body.digest),
@@ -167,9 +225,9 @@ def _attempt(body: LeaseBody) -> _Attempt:
     )
 
 
-def _seen(attempts: list[_Attempt], now: datetime) -> LeaseSeen:
+def _observed_lease(attempts: list[_Attempt], now: datetime) -> ObservedLease:
     last = attempts[-1]
-    return LeaseSeen(
+    return ObservedLease(
         study=last.study,
         run_number=last.run_number,
         is_live=last.expires is not None and last.expires > now,
@@ -186,5 +244,5 @@ def _seen(attempts: list[_Attempt], now: datetime) -> LeaseSeen:
 
 
 def _cause(attempt: _Attempt) -> str:
-    """`unended`: at work, or gone without a word."""
-    return "unended" if attempt.code is None else _CAUSES.get(attempt.code, "failed")
+    """Return the cause of the attempt's end; "unended" if it runs or its process was lost."""
+    return "unended" if attempt.code is None else meaning_of(attempt.code).cause

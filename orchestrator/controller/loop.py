@@ -1,4 +1,4 @@
-"""Rounds: list once, look at every study that is due, and again, until asked to stop."""
+"""The main loop: list the namespace, reconcile every due study, repeat."""
 
 import logging
 import threading
@@ -12,51 +12,52 @@ from orchestrator.cluster.port import Cluster
 from orchestrator.controller.metrics import Metrics
 from orchestrator.controller.queue import WorkQueue
 from orchestrator.controller.snapshot import Snapshot, take_snapshot
-from orchestrator.controller.study_reconciler import Passes
+from orchestrator.controller.study_reconciler import StudyReconciler
 from orchestrator.errors import ClusterError, ScalingStudyError
 from orchestrator.reconcile.policy import read_policy
 
 LOG: Final = logging.getLogger(__name__)
 
-# What changes at the same moment is looked at once
+# Changes within this time are reconciled together
 DEBOUNCE_SECONDS: Final = 0.1
-# Rounds keep this distance, or that of the last listing if it took longer: at most half of the time is spent on listing
-LEAST_DISTANCE: Final = 0.2
-# So many failures in a row before a study's status says that something is away
-FAILURES_TO_TELL: Final = 3
+# Minimum pause between rounds. A listing that takes longer raises it, so that at most half of the time is spent on listing.
+MIN_INTERVAL: Final = 0.2
+# Consecutive failures before a study's status reports the error
+FAILURES_BEFORE_REPORT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """`relist`: seconds between two looks at everything, whatever the watches say. `policy`: name of the ConfigMap."""
+class LoopOptions:
+    """`relist`: seconds between reconciles of all studies, with or without watch events. `policy`: name of the ConfigMap."""
 
     relist: float = 180.0
     policy: str = "scaling-study-policy"
 
 
 class Loop:
-    """All of it but threads: `turn` is one step of the main thread."""
+    """The controller without its threads; `step()` runs one iteration of the main loop."""
 
     def __init__(
         self,
         cluster: Cluster,
-        passes: Passes,
+        reconciler: StudyReconciler,
         metrics: Metrics,
         clock: Callable[[], datetime],
         *,
-        pace: Pace | None = None,
+        options: LoopOptions | None = None,
         may_work: Callable[[], bool] = lambda: True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.queue = WorkQueue(monotonic)
         self.has_listed = threading.Event()
-        """Set by the first round that listed the namespace: then the controller is ready."""
-        self.listed: Callable[[Snapshot], None] = lambda _: None
+        """Set after the first complete round: the controller is then ready."""
+        self.on_listed: Callable[[Snapshot], None] = lambda _: None
+        """Callback after each listing, before the studies are reconciled."""
         self._cluster = cluster
-        self._passes = passes
+        self._reconciler = reconciler
         self._metrics = metrics
         self._clock = clock
-        self._pace = pace or Pace()
+        self._options = options or LoopOptions()
         self._may_work = may_work
         self._monotonic = monotonic
         self._relist_at = float("-inf")
@@ -64,17 +65,17 @@ class Loop:
         self._waiting_for_others: set[str] = set()
 
     def relist(self) -> None:
-        """Look at everything with the next turn."""
+        """Reconcile all studies in the next step."""
         self._relist_at = float("-inf")
         self.queue.wake()
 
     def wake(self, study: str) -> None:
-        """Something about this study has changed."""
+        """Queue a study that has changed, and the studies that wait for other studies."""
         for name in {study, *self._waiting_for_others} - {""}:
             self.queue.add(name, DEBOUNCE_SECONDS)
 
-    def turn(self) -> None:
-        """One round if something is due; what fails is due again later. Never raises for what a cluster or a store does."""
+    def step(self) -> None:
+        """Run one round if any study is due. Errors of the cluster or the store are not raised; the study is queued again."""
         now = self._monotonic()
         is_full = now >= self._relist_at
         if not self._may_work() or now < self._not_before:
@@ -84,70 +85,70 @@ class Loop:
             return
         try:
             snapshot = take_snapshot(self._cluster, self._clock())
-            self._passes.policy = read_policy(self._cluster.read_config(self._pace.policy))
+            self._reconciler.policy = read_policy(self._cluster.read_config(self._options.policy))
         except ClusterError as problem:
-            self._cannot_list(due, problem)
+            self._requeue_after_failed_listing(due, problem)
             return
-        self._not_before = self._monotonic() + max(LEAST_DISTANCE, self._monotonic() - now)
-        self.queue.succeeded("")
+        self._not_before = self._monotonic() + max(MIN_INTERVAL, self._monotonic() - now)
+        self.queue.reset_backoff("")
         if is_full:
-            self._relist_at = now + self._pace.relist
-        self._passes.begin_round(set(snapshot.studies))
-        self.listed(snapshot)
-        self._look_at_all(dict.fromkeys((*due, *(snapshot.studies if is_full else ()))), snapshot)
-        self._metrics.went_round(self._monotonic() - now)
-        # only now: whoever asks for readiness may expect that what was there has been looked at
+            self._relist_at = now + self._options.relist
+        self._reconciler.begin_round(set(snapshot.studies))
+        self.on_listed(snapshot)
+        self._reconcile_all(dict.fromkeys((*due, *(snapshot.studies if is_full else ()))), snapshot)
+        self._metrics.observe_round(self._monotonic() - now)
+        # set last: a ready controller has reconciled every study that existed
         self.has_listed.set()
 
-    def _cannot_list(self, due: Iterable[str], problem: ClusterError) -> None:
-        self._metrics.failed(problem)
+    def _requeue_after_failed_listing(self, due: Iterable[str], problem: ClusterError) -> None:
+        self._metrics.count_error(problem)
         after = self.queue.add_failed("")
-        LOG.warning("the namespace cannot be listed, again in %.0f s: %s", after, problem)
+        LOG.warning("the namespace cannot be listed; retrying in %.0f s: %s", after, problem)
         self._not_before = self._monotonic() + after
         for name in due:
             self.queue.add(name, after)
 
-    def _look_at_all(self, names: Iterable[str], snapshot: Snapshot) -> None:
+    def _reconcile_all(self, names: Iterable[str], snapshot: Snapshot) -> None:
         for name in names:
             if not self._may_work():
                 self.queue.add(name)
             elif name in snapshot.studies:
-                self._look_at(name, snapshot)
+                self._reconcile(name, snapshot)
             else:
                 self.queue.forget(name)
                 self._waiting_for_others.discard(name)
 
-    def _look_at(self, name: str, snapshot: Snapshot) -> None:
+    def _reconcile(self, name: str, snapshot: Snapshot) -> None:
         try:
-            after = self._passes.look_at(name, snapshot)
+            after = self._reconciler.reconcile_once(name, snapshot)
         except Exception as problem:
-            self._failed(name, snapshot, problem)
+            self._requeue_failed(name, snapshot, problem)
             return
-        self.queue.succeeded(name)
+        self.queue.reset_backoff(name)
         if after is not None:
             self.queue.add(name, after)
-        if self._passes.awaits(name, snapshot):
+        if self._reconciler.waits_for_others(name, snapshot):
             self._waiting_for_others.add(name)
         else:
             self._waiting_for_others.discard(name)
 
-    def _failed(self, name: str, snapshot: Snapshot, problem: Exception) -> None:
-        """One study's trouble, a mistake of ours included, is not the others'."""
-        self._metrics.failed(problem)
+    def _requeue_failed(self, name: str, snapshot: Snapshot, problem: Exception) -> None:
+        """Queue a failed study again. Any exception is caught, so that one study never blocks the others."""
+        self._metrics.count_error(problem)
         after = self.queue.add_failed(name)
         is_known = isinstance(problem, ScalingStudyError)
-        LOG.warning("study %s: again in %.0f s: %s", name, after, problem, exc_info=None if is_known else problem)
-        if self.queue.failures(name) >= FAILURES_TO_TELL:
+        LOG.warning("study %s: retrying in %.0f s: %s", name, after, problem, exc_info=None if is_known else problem)
+        if self.queue.failures(name) >= FAILURES_BEFORE_REPORT:
             try:
-                self._passes.complain(snapshot.studies[name], problem)
-            except ClusterError as trouble:
-                LOG.warning("study %s: its status cannot be written either: %s", name, trouble)
+                self._reconciler.report_failure(snapshot.studies[name], problem)
+            except ClusterError as write_problem:
+                LOG.warning("study %s: the error could not be written to its status: %s", name, write_problem)
 
     def wait(self) -> None:
-        """Sleep until a turn may have something to do."""
+        """Sleep until the next step may have work."""
         now = self._monotonic()
         if not self._may_work():
-            time.sleep(LEAST_DISTANCE)
+            time.sleep(MIN_INTERVAL)
             return
         if now < self._not_before:
             time.sleep(self._not_before - now)

@@ -1,4 +1,4 @@
-"""What the controller tells Prometheus. The only module with `prometheus_client`."""
+"""Prometheus metrics of the controller. The only module that imports `prometheus_client`."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-# metric's label -> name in the status
+# value of the `state` label -> name of the count in the status
 TASKS: Final = {"all": "tasks", "done": "tasksDone", "running": "tasksRunning", "queued": "tasksQueued", "failed": "tasksFailed"}
 
 
@@ -17,21 +17,28 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._studies: dict[str, str] = {}
         self._causes: dict[str, set[str]] = {}
-        self._phases = Gauge("scaling_study_studies", "Studies by phase.", ["phase"], registry=self._registry)
-        self._tasks = Gauge("scaling_study_tasks", "Tasks of a study by state.", ["study", "state"], registry=self._registry)
+        self._phases = Gauge("scaling_study_studies", "Number of studies by phase.", ["phase"], registry=self._registry)
+        self._tasks = Gauge("scaling_study_tasks", "Number of tasks of a study by state.", ["study", "state"], registry=self._registry)
         self._gpu = Gauge(
-            "scaling_study_gpu_seconds", "GPU-seconds of a study by how the attempts ended.", ["study", "cause"], registry=self._registry
+            "scaling_study_gpu_seconds",
+            "GPU-seconds of a study by cause of the end.",
+            ["study", "cause"],
+            registry=self._registry,
         )
-        self._time = Histogram("scaling_study_reconcile_seconds", "One look at one study.", registry=self._registry)
-        self._rounds = Histogram("scaling_study_round_seconds", "One round: a listing and all looks.", registry=self._registry)
+        self._time = Histogram("scaling_study_reconcile_seconds", "Duration of one reconcile of one study.", registry=self._registry)
+        self._rounds = Histogram(
+            "scaling_study_round_seconds",
+            "Duration of one listing and the reconciles of all due studies.",
+            registry=self._registry,
+        )
         self._errors = Counter(
-            "scaling_study_errors", "Errors of the cluster's API and of stores, by kind.", ["error"], registry=self._registry
+            "scaling_study_errors", "Errors of the Kubernetes API and of stores, by type.", ["error"], registry=self._registry
         )
         self._leads = Gauge("scaling_study_leads", "1 while this controller is the leader.", registry=self._registry)
 
-    def study(self, name: str, status: Mapping[str, Any], causes: Mapping[str, float]) -> None:
-        """What is known of a study after a look at it."""
-        self._move(name, str(status["phase"]))
+    def set_study(self, name: str, status: Mapping[str, Any], causes: Mapping[str, float]) -> None:
+        """Set the metrics of a study from its status and its GPU-seconds by cause."""
+        self._set_phase(name, str(status["phase"]))
         counts = status.get("counts") or {}
         for state, key in TASKS.items():
             self._tasks.labels(name, state).set(int(counts.get(key, 0)))
@@ -40,8 +47,8 @@ class Metrics:
         self._causes[name] = self._causes.get(name, set()) | set(causes)
 
     def forget(self, name: str) -> None:
-        """A study that is gone."""
-        self._move(name, "")
+        """Remove the metrics of a deleted study."""
+        self._set_phase(name, "")
         for state in TASKS:
             with suppress(KeyError):
                 self._tasks.remove(name, state)
@@ -49,7 +56,7 @@ class Metrics:
             with suppress(KeyError):
                 self._gpu.remove(name, cause)
 
-    def _move(self, name: str, phase: str) -> None:
+    def _set_phase(self, name: str, phase: str) -> None:
         before = self._studies.pop(name, "")
         if before:
             self._phases.labels(before).dec()
@@ -57,18 +64,18 @@ class Metrics:
             self._studies[name] = phase
             self._phases.labels(phase).inc()
 
-    def looked_at(self, seconds: float) -> None:
+    def observe_reconcile(self, seconds: float) -> None:
         self._time.observe(seconds)
 
-    def went_round(self, seconds: float) -> None:
+    def observe_round(self, seconds: float) -> None:
         self._rounds.observe(seconds)
 
-    def failed(self, problem: Exception) -> None:
+    def count_error(self, problem: Exception) -> None:
         self._errors.labels(type(problem).__name__).inc()
 
-    def leads(self, is_leader: bool) -> None:
+    def set_leader(self, is_leader: bool) -> None:
         self._leads.set(is_leader)
 
     def text(self) -> bytes:
-        """In Prometheus' own format."""
+        """Return all metrics in the Prometheus text format."""
         return generate_latest(self._registry)

@@ -1,6 +1,6 @@
-"""A study's object -> an accepted study with a frozen plan, or what it still waits for.
+"""Turn a study's object into an accepted study with a frozen plan, or into the reason why it has none.
 
-`passes` calls it at every look; what it has found is kept as long as the object's spec stays the same.
+`study_reconciler` calls it at every reconcile and caches the result until the object's spec changes.
 """
 
 from collections.abc import Mapping
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from orchestrator.contract.plan import Plan
-from orchestrator.errors import KeyMissing, PlanRefused, StudyMistakes
+from orchestrator.errors import InvalidStudy, KeyMissing, PlanRefused
 from orchestrator.planning import plan_study
-from orchestrator.reconcile.policy import Policy, broken_rules
+from orchestrator.reconcile.policy import Policy, policy_violations
 from orchestrator.spec import Study, read_object
 from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
@@ -21,13 +21,13 @@ from orchestrator.workflow import Unit, units
 
 Document: TypeAlias = dict[str, Any]
 
-# metav1.Condition's own bound is 32768; a screen of mistakes is what a person reads
-LONGEST_MESSAGE: Final = 8000
+# metav1.Condition allows 32768; a shorter message is still readable on one screen
+MAX_MESSAGE_LENGTH: Final = 8000
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A study that can run. `roots`: the work of this and of every earlier version of its plan, which all count as spent."""
+    """A study that can run. `roots`: work roots of this and all earlier versions of its plan, whose costs all count as spent."""
 
     study: Study
     digest: str
@@ -39,7 +39,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Unplanned:
-    """Why there is no plan: a condition that is False. `files`: what a pod must look at before there can be one, under `key`."""
+    """Why there is no plan, as a false condition. `files`: the files that a pod must fingerprint first, stored under `key`."""
 
     condition: str
     reason: str
@@ -54,23 +54,23 @@ class Unplanned:
 
 
 def accept(body: Document) -> Study | Unplanned:
-    """The study in an object, or all its mistakes, in the words of the command line."""
+    """Return the study in an object, or all its mistakes, with the messages of the command line."""
     try:
         return read_object(body)
-    except StudyMistakes as problem:
-        return Unplanned("Accepted", "Invalid", str(problem)[:LONGEST_MESSAGE])
+    except InvalidStudy as problem:
+        return Unplanned("Accepted", "Invalid", str(problem)[:MAX_MESSAGE_LENGTH])
 
 
 def allow(study: Study, policy: Policy) -> Unplanned | None:
-    """What the namespace does not allow of it, named after the first rule."""
-    broken = broken_rules(study, policy)
-    if not broken:
+    """Return the policy violations of a study, named after the first violated rule, or None."""
+    violations = policy_violations(study, policy)
+    if not violations:
         return None
-    return Unplanned("Accepted", broken[0].rule, "\n".join(rule.message for rule in broken)[:LONGEST_MESSAGE], study)
+    return Unplanned("Accepted", violations[0].rule, "\n".join(rule.message for rule in violations)[:MAX_MESSAGE_LENGTH], study)
 
 
 def plan(study: Study, uid: str, store: Store) -> Planned | Unplanned:
-    """The frozen plan that the study has, or a new one, frozen. Raises StoreError."""
+    """Return the frozen plan of the study; make and freeze one if there is none. Raises StoreError."""
     frozen = frozen_plan(store, study)
     if frozen is not None:
         return _planned(study, store, *frozen)
@@ -80,14 +80,14 @@ def plan(study: Study, uid: str, store: Store) -> Planned | Unplanned:
     if found is None:
         return Unplanned("Planned", "Fingerprinting", "a pod reads the files that have no `fingerprint:`", study, files, key)
     if found.unreachable:
-        told = "\n".join(f"{name}: {why}" for name, why in found.unreachable.items())
-        return Unplanned("Planned", "SourceUnreachable", told[:LONGEST_MESSAGE], study, files, key)
+        message = "\n".join(f"{name}: {why}" for name, why in found.unreachable.items())
+        return Unplanned("Planned", "SourceUnreachable", message[:MAX_MESSAGE_LENGTH], study, files, key)
     try:
-        fresh = plan_study(study, found.fingerprints, found.tokenizer)
+        new_plan = plan_study(study, found.fingerprints, found.tokenizer)
     except PlanRefused as problem:
-        return Unplanned("Planned", "Impossible", str(problem)[:LONGEST_MESSAGE], study)
-    digest, _ = freeze(store, fresh, dict(study.document))
-    return _planned(study, store, digest, fresh)
+        return Unplanned("Planned", "Impossible", str(problem)[:MAX_MESSAGE_LENGTH], study)
+    digest, _ = freeze(store, new_plan, dict(study.document))
+    return _planned(study, store, digest, new_plan)
 
 
 def _planned(study: Study, store: Store, digest: str, found: Plan) -> Planned:
@@ -103,18 +103,18 @@ def _roots(found: Plan) -> set[str]:
 
 
 def _roots_of_earlier(store: Store, digest: str) -> set[str]:
-    """An earlier plan that somebody has cleared away costs only the account of what it alone has spent."""
+    """Return the work roots of an earlier plan. If the plan was removed, the costs of tasks that only it had are not counted."""
     try:
         return _roots(read_plan(store, digest))
     except KeyMissing:
         return set()
 
 
-def run_number(status: Mapping[str, Any], asked: str, is_paused: bool, earlier: int = 0) -> int:
-    """The number of the run: what the status says, one more after a pause, at least what a person's `retry` asked for.
+def run_number(status: Mapping[str, Any], requested: str, is_paused: bool, earlier: int = 0) -> int:
+    """Return the run number: that of the status, plus one after a pause, and at least the number requested by `retry`.
 
-    `earlier`: the last run of a study of this name that was deleted. What failed for good then is tried again now.
+    `earlier`: the last run number of a deleted study of this name. A new run number retries the tasks that failed permanently before.
     """
     before = int(status.get("runNumber") or earlier + 1)
     resumed = not is_paused and status.get("phase") in ("Paused", "Stopping")
-    return max(before + resumed, int(asked) if asked.isdecimal() else 1)
+    return max(before + resumed, int(requested) if requested.isdecimal() else 1)

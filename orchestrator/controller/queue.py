@@ -1,7 +1,7 @@
-"""Which studies are to be looked at, and when.
+"""Work queue of studies, by the time at which they are due.
 
-The loop takes what is due, watches and passes add. A study stands in it once, at the earliest time that anybody asked for; one that fails
-comes back later and later.
+The loop takes due studies; watches and reconciles add them. A study is queued at most once, at the earliest requested time. A study that
+fails is queued again with exponential backoff.
 """
 
 import threading
@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-FIRST_BACKOFF: Final = 1.0
-MOST_BACKOFF: Final = 60.0
+# Seconds
+INITIAL_BACKOFF: Final = 1.0
+MAX_BACKOFF: Final = 60.0
 
 
 class WorkQueue:
-    """Names of studies by when they are due, in seconds of `clock`. Shared between threads."""
+    """Names of studies by due time, in seconds of `clock`. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -23,7 +24,7 @@ class WorkQueue:
         self._changed = threading.Condition()
 
     def add(self, name: str, after: float = 0.0) -> None:
-        """Look at it in `after` seconds, or earlier if somebody asked for that."""
+        """Queue a study in `after` seconds, unless it is due earlier."""
         with self._changed:
             due = self._clock() + after
             if due < self._due.get(name, float("inf")):
@@ -31,31 +32,32 @@ class WorkQueue:
                 self._changed.notify_all()
 
     def add_failed(self, name: str) -> float:
-        """Look at it again after a while, twice as long as after the last failure; the seconds."""
+        """Queue a failed study and return the delay in seconds, which doubles with each consecutive failure."""
         with self._changed:
             failures = self._failures.get(name, 0)
             self._failures[name] = failures + 1
-            after: float = min(FIRST_BACKOFF * 2**failures, MOST_BACKOFF)
+            after: float = min(INITIAL_BACKOFF * 2**failures, MAX_BACKOFF)
             self._due[name] = self._clock() + after
             return after
 
-    def succeeded(self, name: str) -> None:
-        """Forget its failures."""
+    def reset_backoff(self, name: str) -> None:
+        """Reset the failure count of a study that succeeded."""
         with self._changed:
             self._failures.pop(name, None)
 
     def failures(self, name: str) -> int:
-        """How often in a row it has failed."""
+        """Return the number of consecutive failures."""
         with self._changed:
             return self._failures.get(name, 0)
 
     def forget(self, name: str) -> None:
+        """Remove a study and its failure count."""
         with self._changed:
             self._due.pop(name, None)
             self._failures.pop(name, None)
 
     def take_due(self) -> list[str]:
-        """All that is due, the longest due first; they leave the queue."""
+        """Remove and return all due studies, the earliest first."""
         with self._changed:
             now = self._clock()
             names = sorted((name for name, due in self._due.items() if due <= now), key=lambda name: self._due[name])
@@ -63,14 +65,14 @@ class WorkQueue:
                 del self._due[name]
             return names
 
-    def wait(self, most: float) -> None:
-        """Sleep until something is due, somebody adds, or `most` seconds have gone."""
+    def wait(self, timeout: float) -> None:
+        """Sleep until a study is due, the queue changes, or `timeout` seconds have passed."""
         with self._changed:
             left = min(self._due.values(), default=float("inf")) - self._clock()
             if left > 0:
-                self._changed.wait(min(left, most))
+                self._changed.wait(min(left, timeout))
 
     def wake(self) -> None:
-        """End a wait."""
+        """End a wait early."""
         with self._changed:
             self._changed.notify_all()

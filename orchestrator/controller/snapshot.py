@@ -1,7 +1,7 @@
-"""One listing of a namespace: studies, our Workflows and pods, and whether nodes answer.
+"""One listing of a namespace: studies, the Workflows and pods of studies, and the readiness of nodes.
 
-Every round of the loop begins with one, and all studies of the round are looked at with it. Bodies are dropped as soon as they are read:
-a Workflow of Argo's weighs a hundred times what a decision needs of it.
+Each round of the loop takes one and reconciles all due studies with it. API objects are parsed and dropped at once, because a Workflow
+takes a hundred times the memory of the fields that decisions use.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,22 +11,22 @@ from datetime import UTC, datetime
 from orchestrator.cluster.port import Cluster, Document, Kind
 from orchestrator.contract.vocabulary import DIGEST_LABEL_LENGTH, LABEL_MANAGED_BY, MANAGED_BY
 from orchestrator.errors import Refused
-from orchestrator.reconcile.observe import PodSeen, WorkflowSeen, pod_seen, workflow_seen
+from orchestrator.reconcile.observed import ObservedPod, ObservedWorkflow, parse_pod, parse_workflow
 
 OURS: Mapping[str, str] = {LABEL_MANAGED_BY: MANAGED_BY}
 
 
 @dataclass(slots=True)
 class Snapshot:
-    """`versions`: where a watch of a kind goes on. What is submitted or deleted meanwhile is told here, so that a later study sees it."""
+    """`versions`: resource version per kind, at which watches start. Workflows submitted or deleted later are added and removed."""
 
     studies: dict[str, Document]
-    workflows: dict[str, WorkflowSeen]
-    pods: tuple[PodSeen, ...]
+    workflows: dict[str, ObservedWorkflow]
+    pods: tuple[ObservedPod, ...]
     versions: dict[Kind, str] = field(default_factory=dict)
     _by_digest: dict[str, set[str]] = field(default_factory=dict)
     _by_study: dict[str, set[str]] = field(default_factory=dict)
-    _pods_of: dict[str, list[PodSeen]] = field(default_factory=dict)
+    _pods_of: dict[str, list[ObservedPod]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for workflow in self.workflows.values():
@@ -34,49 +34,49 @@ class Snapshot:
         for pod in self.pods:
             self._pods_of.setdefault(pod.digest, []).append(pod)
 
-    def _index(self, workflow: WorkflowSeen) -> None:
+    def _index(self, workflow: ObservedWorkflow) -> None:
         self._by_study.setdefault(workflow.study, set()).add(workflow.name)
         for digest in workflow.digests:
             self._by_digest.setdefault(digest, set()).add(workflow.name)
 
-    def add(self, workflow: WorkflowSeen) -> None:
-        """It was submitted, or looked at, after the listing."""
+    def add(self, workflow: ObservedWorkflow) -> None:
+        """Add a Workflow that was submitted, or read again, after the listing."""
         self.workflows[workflow.name] = workflow
         self._index(workflow)
 
     def remove(self, workflow: str) -> None:
-        """It was deleted."""
+        """Remove a deleted Workflow."""
         self.workflows.pop(workflow, None)
 
-    def own(self, study: str) -> list[WorkflowSeen]:
-        """The study's Workflows."""
+    def workflows_of_study(self, study: str) -> list[ObservedWorkflow]:
+        """Return the study's Workflows, sorted by name."""
         return [self.workflows[name] for name in sorted(self._by_study.get(study, ())) if name in self.workflows]
 
-    def in_flight(self, except_of: str) -> int:
-        """How many Workflows of other studies are not over."""
-        return sum(not workflow.is_over for workflow in self.workflows.values() if workflow.digests and workflow.study != except_of)
+    def count_running_of_others(self, study: str) -> int:
+        """Return the number of Workflows of other studies that have not ended."""
+        return sum(not workflow.is_over for workflow in self.workflows.values() if workflow.digests and workflow.study != study)
 
-    def flights(self, digest: str, store: str) -> list[WorkflowSeen]:
-        """Every Workflow that has this task, for results in `store`, by its label."""
+    def workflows_of_task(self, digest: str, store: str) -> list[ObservedWorkflow]:
+        """Return every Workflow that contains the task and writes to `store` (a label value)."""
         found = (self.workflows[name] for name in sorted(self._by_digest.get(digest, ())) if name in self.workflows)
         return [workflow for workflow in found if workflow.store == store]
 
-    def pods_at(self, digest: str, store: str) -> list[PodSeen]:
-        """Every pod that works, or worked, on this task, for results in `store`."""
+    def pods_of_task(self, digest: str, store: str) -> list[ObservedPod]:
+        """Return every pod of the task that writes to `store`."""
         return [pod for pod in self._pods_of.get(digest[:DIGEST_LABEL_LENGTH], ()) if pod.store == store]
 
-    def about(self, study: str, digests: Iterable[str], store: str) -> tuple[tuple[WorkflowSeen, ...], tuple[PodSeen, ...]]:
-        """The study's own Workflows, those with any of these tasks for results in `store`, and the pods of both."""
+    def related(self, study: str, digests: Iterable[str], store: str) -> tuple[tuple[ObservedWorkflow, ...], tuple[ObservedPod, ...]]:
+        """Return the study's Workflows, those of other studies with any of these tasks in `store`, and the pods of both."""
         wanted = list(digests)
         names = set(self._by_study.get(study, ())).union(*(self._by_digest.get(digest, ()) for digest in wanted))
-        there = (self.workflows[name] for name in sorted(names) if name in self.workflows)
-        found = tuple(workflow for workflow in there if workflow.store == store or workflow.study == study)
+        existing = (self.workflows[name] for name in sorted(names) if name in self.workflows)
+        found = tuple(workflow for workflow in existing if workflow.store == store or workflow.study == study)
         everything = {digest[:DIGEST_LABEL_LENGTH] for digest in (*wanted, *(digest for workflow in found for digest in workflow.digests))}
         return found, tuple(pod for digest in everything for pod in self._pods_of.get(digest, ()) if pod.store == store)
 
 
 def take_snapshot(cluster: Cluster, now: datetime) -> Snapshot:
-    """Raises ClusterError, Expired among them."""
+    """List the namespace. Raises ClusterError, including Expired."""
     versions: dict[Kind, str] = {}
 
     def each(kind: Kind, labels: Mapping[str, str] | None = None) -> Iterator[Document]:
@@ -85,15 +85,15 @@ def take_snapshot(cluster: Cluster, now: datetime) -> Snapshot:
             yield from page.items
 
     studies = {body["metadata"]["name"]: body for body in each("scalingstudies")}
-    workflows = {body["metadata"]["name"]: workflow_seen(body) for body in each("workflows", OURS)}
+    workflows = {body["metadata"]["name"]: parse_workflow(body) for body in each("workflows", OURS)}
     late: list[Document] = []
-    pods = [(pod_seen(body, {}), body["spec"].get("nodeName", "")) for body in _noting(late, each("pods", OURS), now)]
+    pods = [(parse_pod(body, {}), body["spec"].get("nodeName", "")) for body in _collect_late(late, each("pods", OURS), now)]
     ready = _ready_nodes(cluster, late)
     return Snapshot(studies, workflows, tuple(replace(pod, node_is_ready=ready.get(node, True)) for pod, node in pods), versions)
 
 
-def _noting(late: list[Document], pods: Iterable[Document], now: datetime) -> Iterator[Document]:
-    """The pods; those that outlive their grace period are kept in `late`."""
+def _collect_late(late: list[Document], pods: Iterable[Document], now: datetime) -> Iterator[Document]:
+    """Yield the pods, and append those that outlive their grace period to `late`."""
     for pod in pods:
         if _is_late(pod, now):
             late.append(pod)
@@ -101,21 +101,24 @@ def _noting(late: list[Document], pods: Iterable[Document], now: datetime) -> It
 
 
 def _ready_nodes(cluster: Cluster, late: list[Document]) -> dict[str, bool]:
-    """Asked only while a pod outlives its grace period, and told from such pods where a namespaced role may not see nodes."""
+    """Return the readiness of the nodes of late pods.
+
+    Nodes are listed only while a pod is late. If the role may not list nodes, readiness is derived from the pods' conditions.
+    """
     if not late:
         return {}
     try:
         nodes = cluster.list("nodes").items
     except Refused:
-        return {pod["spec"].get("nodeName", ""): False for pod in late if _lost_its_node(pod)}
+        return {pod["spec"].get("nodeName", ""): False for pod in late if _is_on_lost_node(pod)}
     ready = {node["metadata"]["name"]: _is_ready(node) for node in nodes}
-    # a node that was deleted does not answer either
+    # a deleted node is not ready
     return {name: ready.get(name, False) for name in {pod["spec"].get("nodeName", "") for pod in late}}
 
 
 def _is_late(pod: Document, now: datetime) -> bool:
-    gone_by = pod["metadata"].get("deletionTimestamp")
-    return bool(gone_by) and datetime.fromisoformat(gone_by.replace("Z", "+00:00")).astimezone(UTC) < now
+    deadline = pod["metadata"].get("deletionTimestamp")
+    return bool(deadline) and datetime.fromisoformat(deadline.replace("Z", "+00:00")).astimezone(UTC) < now
 
 
 def _is_ready(node: Document) -> bool:
@@ -123,8 +126,8 @@ def _is_ready(node: Document) -> bool:
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
-def _lost_its_node(pod: Document) -> bool:
-    """What the node controller writes on pods of a node that does not answer: not ready, though nobody on the node says that it ended."""
+def _is_on_lost_node(pod: Document) -> bool:
+    """Return whether the node controller marked the pod as not ready although it runs, as it does for pods of an unreachable node."""
     status = pod.get("status") or {}
     conditions = {condition["type"]: condition["status"] for condition in status.get("conditions") or ()}
     return status.get("phase") == "Running" and conditions.get("Ready") == "False"

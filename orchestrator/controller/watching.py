@@ -1,4 +1,4 @@
-"""Watches as a hint: what changes makes a study due earlier, and nothing else. A watch that is lost costs time, never a decision."""
+"""Watches of the API: a change makes a study due earlier. Decisions never depend on them, so a lost watch only adds delay."""
 
 import logging
 import threading
@@ -13,11 +13,11 @@ from orchestrator.errors import ClusterError, Expired
 LOG: Final = logging.getLogger(__name__)
 
 WATCHED: Final[tuple[Kind, ...]] = ("scalingstudies", "workflows", "pods")
-PAUSE_SECONDS: Final = 2.0
+RETRY_SECONDS: Final = 2.0
 
 
 class Watches:
-    """One thread a kind. `wake` gets the name of a study, `relist` is asked for when a watch has lost its place."""
+    """One thread per kind. `wake`: called with the name of a changed study; `relist`: called when a resource version has expired."""
 
     def __init__(
         self,
@@ -33,49 +33,49 @@ class Watches:
         self._relist = relist
         self._kinds = kinds
         self._versions: dict[Kind, str] = {}
-        self._listed = threading.Condition()
+        self._versions_changed = threading.Condition()
         self._specs: dict[str, tuple[object, ...]] = {}
 
     def start(self) -> None:
         for kind in self._kinds:
             threading.Thread(target=self._run, args=(kind,), name=f"watch {kind}", daemon=True).start()
 
-    def listed(self, versions: Mapping[Kind, str]) -> None:
-        """A round has listed: watches that have no place of their own begin here."""
-        with self._listed:
+    def start_from(self, versions: Mapping[Kind, str]) -> None:
+        """Set the resource versions of a listing as the start of watches that have none."""
+        with self._versions_changed:
             for kind, version in versions.items():
                 self._versions.setdefault(kind, version)
-            self._listed.notify_all()
+            self._versions_changed.notify_all()
 
     def watch_once(self, kind: Kind) -> None:
-        """One watch to its end, from where the last one, or a listing, stopped. Raises ClusterError."""
+        """Run one watch to its end, from the last known resource version. Raises ClusterError."""
         labels = None if kind == "scalingstudies" else OURS
         try:
             for change, body in self._cluster.watch(kind, self._versions[kind], labels):
                 self._versions[kind] = body["metadata"]["resourceVersion"]
                 if self._stop.is_set():
                     return
-                if change != "BOOKMARK" and (kind != "scalingstudies" or self._is_news(body)):
+                if change != "BOOKMARK" and (kind != "scalingstudies" or self._has_changed(body)):
                     self._wake(_study_of(kind, body))
         except Expired:
-            with self._listed:
+            with self._versions_changed:
                 del self._versions[kind]
             self._relist()
 
     def _run(self, kind: Kind) -> None:
         while not self._stop.is_set():
-            with self._listed:
+            with self._versions_changed:
                 if kind not in self._versions:
-                    self._listed.wait(PAUSE_SECONDS)
+                    self._versions_changed.wait(RETRY_SECONDS)
                     continue
             try:
                 self.watch_once(kind)
             except ClusterError as problem:
                 LOG.info("watch of %s: %s", kind, problem)
-                self._stop.wait(PAUSE_SECONDS)
+                self._stop.wait(RETRY_SECONDS)
 
-    def _is_news(self, body: Document) -> bool:
-        """Whether more than the status has changed, which we write ourselves."""
+    def _has_changed(self, body: Document) -> bool:
+        """Return whether more than the status has changed; the controller itself writes the status."""
         metadata = body["metadata"]
         annotations = metadata.get("annotations") or {}
         spec = (metadata["uid"], metadata.get("generation"), annotations.get(ANNOTATION_RETRY), "deletionTimestamp" in metadata)

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from orchestrator.reconcile.observe import MOST_CELL_LETTERS
+from orchestrator.reconcile.task_states import MOST_CELL_LETTERS
 
 Schema = dict[str, Any]
 

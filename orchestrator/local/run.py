@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.contract.events import End, Placement, Progress, Ready, Start
-from orchestrator.contract.formatting import duration
+from orchestrator.contract.exits import ExitCode
+from orchestrator.contract.formatting import format_duration
+from orchestrator.contract.kinds import KINDS
 from orchestrator.contract.plan import Plan, PlannedTask
-from orchestrator.contract.vocabulary import ExitCode, TaskKind
+from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.errors import StoreError
 from orchestrator.local.schedule import Ended, Outcome, Schedule, State, cost, wanted_tasks
 from orchestrator.local.workers import Crew, Gone, Message, StopRequest, Stray, Worker, cores, environment, share_gpus, trainer_command
@@ -163,7 +165,7 @@ class _Run:
             self._end(worker, ExitCode.FAILED, str(problem))
         else:
             micro_batch = self.micro_batch.get(planned.size, self.placement.micro_batch)
-            gpus = 0 if planned.kind is TaskKind.PREPARE else self.placement.gpus
+            gpus = self.placement.gpus if KINDS[planned.kind].has_model else 0
             worker.give(planned.digest, replace(self.placement, micro_batch=micro_batch, gpus=gpus))
 
     def _timeout(self) -> float:
@@ -231,7 +233,7 @@ class _Run:
     def _told(self, digest: str, ended: Ended, message: str) -> str:
         """One line for people about the end of an attempt."""
         name = self._name(digest)
-        took = duration(self.clock() - self.given_at[digest])
+        took = format_duration(self.clock() - self.given_at[digest])
         match ended.outcome:
             case Outcome.DONE:
                 return f"done    {name} ({took})"

@@ -11,9 +11,10 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import Final
 
+from orchestrator.contract.exits import ExitCode, Reaction, meaning_of
 from orchestrator.contract.plan import Plan, PlannedTask
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.contract.vocabulary import ExitCode, TaskKind
+from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.errors import PlanRefused
 
 # Seconds before a failed task starts again: 1, 2, 4, ... up to this.
@@ -135,16 +136,17 @@ class Schedule:
     def ended(self, digest: str, code: int, now: float) -> Ended:
         """What an attempt's exit code means: moves the task on and says how."""
         self._release(digest)
-        if code == ExitCode.DONE:
+        meaning = meaning_of(code)
+        if meaning.reaction is Reaction.NEXT:
             self._finish(digest)
             return Ended(Outcome.DONE)
         if code == ExitCode.STOPPED:
             return self._again(digest, Outcome.STOPPED, 0.0, now)
-        if code == ExitCode.HELD:
+        if meaning.reaction is Reaction.WAIT:
             times = self._held[digest] = self._held.get(digest, 0) + 1
             return self._again(digest, Outcome.HELD, min(2.0**times, LONGEST_WAIT_FOR_A_LEASE), now)
         failures = self.failures[digest] = self.failures.get(digest, 0) + 1
-        if code == ExitCode.REFUSED or failures >= ENDS_WITHOUT_A_WORD:
+        if meaning.reaction is Reaction.NEVER or failures >= ENDS_WITHOUT_A_WORD:
             self.state[digest] = State.FAILED
             return Ended(Outcome.FAILED)
         return self._again(digest, Outcome.AGAIN, min(2.0 ** (failures - 1), LONGEST_BACKOFF), now)

@@ -1,1 +1,1 @@
-"""What a person sees of a study: progress of a run, the grid of cells, where the logs are. Nothing here decides anything."""
+"""Read-only views of a study for users: progress of a run, the grid of cells, and the location of logs."""

@@ -1,6 +1,6 @@
-"""The grid of a study as a table: one a recipe, sizes x code percent, with the seeds of a cell folded into one square.
+"""The grid of a study as tables: one table per recipe, sizes x code percent, with all seeds combined in one square.
 
-`study_view` computes it from plan, states and leases, `cli.grid` draws it. Pure: no store, no cluster, no clock.
+`study_view` computes it from plan, task states and leases; `cli.grid` draws it. Pure: no store, cluster or clock access.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.contract.plan import Cell, Plan, PlannedTask
-from orchestrator.contract.tasks import TrainTask
 from orchestrator.planning.estimate import DEFAULT_MFU, Price, costs
-from orchestrator.reconcile.observe import TaskSeen, TaskState
-from orchestrator.reconcile.pace import speeds
+from orchestrator.reconcile.pace import remaining_fraction, speeds
 from orchestrator.reconcile.status import cell_state
+from orchestrator.reconcile.task_states import TaskState, TaskStatus
 
 FIXED: Final = ""
-"""The column of a recipe that fixes its proportions itself."""
+"""The column label of a recipe with fixed proportions."""
 
-# What a square shows of seeds that stand differently: what somebody should look at, then the furthest
+# Precedence of states when the seeds of a square differ: states that need attention first, then the most advanced
 _FIRST: Final = (
     TaskState.FAILED,
     TaskState.STALLED,
@@ -32,21 +31,24 @@ _AT_WORK: Final = frozenset({TaskState.RUNNING, TaskState.STALLED, TaskState.STO
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """The last attempt at a task that is not done.
+class AttemptProgress:
+    """The last attempt at an unfinished task.
 
-    `tokens`: where on its trajectory it stands, or can be taken up. `made`: tokens that it has trained in `seconds`.
+    `tokens`: its position on the trajectory, or that of its checkpoint if it has ended. `trained`: tokens that it trained in `seconds`.
     """
 
     tokens: int = 0
-    made: int = 0
+    trained: int = 0
     seconds: float = 0.0
     is_live: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class CellStanding:
-    """A cell: `progress` of its FLOPs, 0 to 1; `seconds_left` while somebody works on it at a known speed."""
+class CellProgress:
+    """State and progress of a cell.
+
+    `progress`: finished fraction of its FLOPs, 0 to 1. `seconds_left`: None unless a task of it runs and its speed is known.
+    """
 
     cell: Cell
     state: TaskState
@@ -56,7 +58,7 @@ class CellStanding:
 
 @dataclass(frozen=True, slots=True)
 class Square:
-    """The cells of one size and proportion, `total` seeds together; `seconds_left`: until the last that is at work."""
+    """The cells of one size and code percentage, one per seed. `seconds_left`: the longest among those that run."""
 
     size: str
     code_percent: str
@@ -69,7 +71,7 @@ class Square:
 
 @dataclass(frozen=True, slots=True)
 class RecipeGrid:
-    """Squares by (size, code percent); a recipe that narrows the grid has no square for some."""
+    """Squares by (size, code percent); combinations that the recipe excludes are missing."""
 
     recipe: str
     sizes: tuple[str, ...]
@@ -77,12 +79,12 @@ class RecipeGrid:
     squares: Mapping[tuple[str, str], Square]
 
 
-def recipe_grids(cells: Iterable[CellStanding]) -> tuple[RecipeGrid, ...]:
-    """One table a recipe, in the order of the plan."""
-    by_recipe: dict[str, dict[tuple[str, str], list[CellStanding]]] = {}
-    for standing in cells:
-        cell = standing.cell
-        by_recipe.setdefault(cell.recipe, {}).setdefault((cell.size, cell.code_percent or FIXED), []).append(standing)
+def recipe_grids(cells: Iterable[CellProgress]) -> tuple[RecipeGrid, ...]:
+    """Return one table per recipe, in the order of the plan."""
+    by_recipe: dict[str, dict[tuple[str, str], list[CellProgress]]] = {}
+    for progress in cells:
+        cell = progress.cell
+        by_recipe.setdefault(cell.recipe, {}).setdefault((cell.size, cell.code_percent or FIXED), []).append(progress)
     return tuple(
         RecipeGrid(
             recipe,
@@ -94,7 +96,7 @@ def recipe_grids(cells: Iterable[CellStanding]) -> tuple[RecipeGrid, ...]:
     )
 
 
-def _square(place: tuple[str, str], members: Sequence[CellStanding]) -> Square:
+def _square(place: tuple[str, str], members: Sequence[CellProgress]) -> Square:
     states = {member.state for member in members}
     left = [member.seconds_left for member in members if member.seconds_left is not None]
     return Square(
@@ -108,52 +110,45 @@ def _square(place: tuple[str, str], members: Sequence[CellStanding]) -> Square:
     )
 
 
-def cells_without_tasks(cells: Sequence[Cell], states: Sequence[TaskState]) -> list[CellStanding]:
-    """Cells of which only the state is known: where the store is out of reach."""
-    return [CellStanding(cell, state, float(state == TaskState.DONE)) for cell, state in zip(cells, states, strict=True)]
+def cells_from_states(cells: Sequence[Cell], states: Sequence[TaskState]) -> list[CellProgress]:
+    """Return cells whose state alone is known, because the store is unreachable."""
+    return [CellProgress(cell, state, float(state == TaskState.DONE)) for cell, state in zip(cells, states, strict=True)]
 
 
-class Reckoning:
-    """How far the cells of a plan are and how long they take, from the states of tasks and the attempts at those that are not done.
+class ProgressEstimate:
+    """Estimate progress and remaining time of a plan's cells from task states and the attempts at unfinished tasks.
 
-    Work is counted in FLOPs, so that a step of a large model counts for more. The time that is left goes by the speed of what is at work
-    now: a guess, told as one.
+    Work is counted in FLOPs, because a step costs more on a larger model. Remaining time assumes the speed of the running attempts.
     """
 
-    def __init__(self, plan: Plan, tasks: Mapping[str, TaskSeen], works: Mapping[str, Work]) -> None:
+    def __init__(self, plan: Plan, tasks: Mapping[str, TaskStatus], attempts: Mapping[str, AttemptProgress]) -> None:
         price = Price("h100", DEFAULT_MFU, None, {})
         self._plan = plan
         self._tasks = tasks
         self._flops = {digest: found.flops for digest, found in costs(plan, price).items()}
-        self._left = {
-            digest: 0.0 if tasks[digest].state == TaskState.DONE else self._flops[digest] * (1 - share_of(task, works.get(digest)))
-            for digest, task in plan.tasks.items()
-        }
-        self._live = [digest for digest, work in works.items() if work.is_live and plan.tasks[digest].kind == "train"]
-        self._speeds = speeds(plan, self._flops, ((digest, work.made, work.seconds) for digest, work in works.items()))
+        self._left = {digest: self._flops_left(task, attempts.get(digest)) for digest, task in plan.tasks.items()}
+        self._live = [digest for digest, attempt in attempts.items() if attempt.is_live and plan.tasks[digest].kind == "train"]
+        self._speeds = speeds(plan, self._flops, ((digest, each.trained, each.seconds) for digest, each in attempts.items()))
 
-    def cells(self) -> list[CellStanding]:
-        """Every cell, in the order of the plan."""
-        return [self._standing(cell) for cell in self._plan.cells]
+    def cells(self) -> list[CellProgress]:
+        """Return every cell, in the order of the plan."""
+        return [self._cell(cell) for cell in self._plan.cells]
 
-    def _standing(self, cell: Cell) -> CellStanding:
+    def _cell(self, cell: Cell) -> CellProgress:
         state = cell_state(cell, self._tasks)
         tasks = cell.tasks
         left, whole = sum(self._left[digest] for digest in tasks), sum(self._flops[digest] for digest in tasks)
         progress = 1.0 if state == TaskState.DONE else (1 - left / whole if whole else 0.0)
         speed = self._speeds.get(cell.size)
         at_work = speed and any(self._tasks[digest].state in _AT_WORK for digest in tasks)
-        return CellStanding(cell, state, progress, left / speed if at_work and speed else None)
+        return CellProgress(cell, state, progress, left / speed if at_work and speed else None)
 
     def seconds_left(self) -> float | None:
-        """Until all is done, if as many go on as fast as those at work now; None while nobody can know."""
+        """Return the seconds until all tasks are done at the combined speed of the running attempts; None if it is unknown."""
         speeds = [speed for digest in self._live if (speed := self._speeds.get(self._plan.tasks[digest].size))]
         return sum(self._left.values()) / sum(speeds) if speeds else None
 
-
-def share_of(task: PlannedTask, work: Work | None) -> float:
-    """How much of a task that is not done is there already, 0 to 1."""
-    if work is None or not isinstance(task.task, TrainTask):
-        return 0.0
-    whole = task.task.tokens - task.from_tokens
-    return min(1.0, max(0.0, (work.tokens - task.from_tokens) / whole)) if whole > 0 else 0.0
+    def _flops_left(self, task: PlannedTask, attempt: AttemptProgress | None) -> float:
+        if self._tasks[task.digest].state == TaskState.DONE:
+            return 0.0
+        return self._flops[task.digest] * remaining_fraction(task, attempt.tokens if attempt else None)

@@ -1,7 +1,7 @@
-"""Turns the states of a run into what a person sees.
+"""Measure the progress of a run and display it.
 
-`local.run` feeds a `Meter` and shows its snapshots to a `Listener`: a live view on a terminal, plain lines elsewhere. `status` prints the
-same summary. Nothing here decides anything.
+`local.run` updates a `Meter` and passes snapshots to a `Listener`: a live view on a terminal, plain lines elsewhere. `status` prints the
+same summary.
 """
 
 import sys
@@ -13,22 +13,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 from orchestrator.contract.events import Progress
-from orchestrator.contract.formatting import amount, duration
+from orchestrator.contract.formatting import format_count, format_duration
 from orchestrator.contract.plan import CellStage, Plan, PlannedTask
 from orchestrator.contract.vocabulary import TaskKind
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-# Seconds between two summary lines where nobody watches a screen.
+# Seconds between two summary lines if the output is not a terminal
 PLAIN_INTERVAL: Final = 15.0
-# Redraws of the live view a second.
+# Redraws of the live view per second
 REFRESH: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class RunningTask:
-    """A task at work. `done` of `total` in `unit`; all 0 before its first progress."""
+    """A running task. `done` of `total` in `unit`; all 0 before its first progress report."""
 
     label: str
     kind: TaskKind
@@ -41,7 +41,7 @@ class RunningTask:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A run at one moment. `skipped` were done before it began and are in `done`; `eta` in seconds, None while nobody can know."""
+    """State of a run. `done` includes `skipped`, the tasks done before it started; `elapsed` and `eta` in seconds, None if unknown."""
 
     total: int
     done: int
@@ -57,7 +57,7 @@ class Snapshot:
 
 
 class Listener(Protocol):
-    """Who watches a run. `note` is a line that stays, `show` replaces what was shown before."""
+    """Receives the progress of a run. `note` prints a permanent line; `show` replaces the previous snapshot."""
 
     def show(self, snapshot: Snapshot) -> None: ...
     def note(self, text: str) -> None: ...
@@ -65,7 +65,7 @@ class Listener(Protocol):
 
 @dataclass
 class _Gauge:
-    """One running task: where this attempt began, and the first and last progress that it told."""
+    """One running task: where this attempt started, and its first and last progress reports."""
 
     planned: PlannedTask
     cost: float
@@ -74,14 +74,14 @@ class _Gauge:
     first: tuple[float, int] | None = None
     last: tuple[float, Progress] | None = None
 
-    def share(self) -> float:
-        """How much of the task this attempt has done, 0 to 1."""
+    def attempt_fraction(self) -> float:
+        """Fraction of the task that this attempt has done, 0 to 1."""
         if not self.last or self.last[1].total <= self._base():
             return 0.0
         return max(0, self.last[1].done - max(self.from_done, self._base())) / (self.last[1].total - self._base())
 
-    def rest(self) -> float:
-        """How much of the task is still to do, 0 to 1."""
+    def remaining_fraction(self) -> float:
+        """Fraction of the task that is left, 0 to 1."""
         if not self.last or self.last[1].total <= self._base():
             return 1.0
         return 1 - (self.last[1].done - self._base()) / (self.last[1].total - self._base())
@@ -108,7 +108,7 @@ class _Gauge:
 
 @dataclass
 class Meter:
-    """Measures a run from its workers' events: tokens, rates, and the time that is left by cost done a second."""
+    """Measures a run from its workers' events: tokens, rates, and remaining time from the cost completed per second."""
 
     begun_at: float
     open_cost: float
@@ -118,13 +118,13 @@ class Meter:
     _first_cost_at: float | None = None
 
     def given(self, planned: PlannedTask, cost: float, now: float) -> None:
-        """A worker got the task."""
+        """Record that a worker was assigned the task."""
         self._gauges[planned.digest] = _Gauge(planned, cost)
         if cost and self._first_cost_at is None:
             self._first_cost_at = now
 
     def started(self, digest: str, from_tokens: int) -> None:
-        """The trainer has taken it up, at `from_tokens`."""
+        """Record that the trainer started the task at `from_tokens`."""
         gauge = self._gauges[digest]
         gauge.begun, gauge.from_done = True, from_tokens
 
@@ -134,11 +134,11 @@ class Meter:
         gauge.last = (now, progress)
 
     def ended(self, digest: str, is_done: bool) -> None:
-        """The attempt is over. Its share counts as measured; a task that had been done before counts as neither done nor left."""
+        """Record the end of the attempt. Its fraction counts as measured; a task found already done counts as neither done nor left."""
         gauge = self._gauges.pop(digest)
         self._tokens += gauge.tokens()
         if gauge.begun:
-            self._cost_done += gauge.cost * (gauge.share() + (gauge.rest() if is_done else 0.0))
+            self._cost_done += gauge.cost * (gauge.attempt_fraction() + (gauge.remaining_fraction() if is_done else 0.0))
         if is_done:
             self.open_cost -= gauge.cost
 
@@ -149,16 +149,16 @@ class Meter:
         return self._tokens + sum(gauge.tokens() for gauge in self._gauges.values())
 
     def eta(self, now: float) -> float | None:
-        """Seconds until the last task ends, if the rest goes as fast as what has been measured."""
-        measured = self._cost_done + sum(gauge.cost * gauge.share() for gauge in self._gauges.values())
+        """Return the seconds until the last task ends at the measured cost per second; None before the first measurement."""
+        measured = self._cost_done + sum(gauge.cost * gauge.attempt_fraction() for gauge in self._gauges.values())
         if self._first_cost_at is None or now <= self._first_cost_at or measured <= 0:
             return None
-        left = self.open_cost - sum(gauge.cost * (1 - gauge.rest()) for gauge in self._gauges.values())
+        left = self.open_cost - sum(gauge.cost * (1 - gauge.remaining_fraction()) for gauge in self._gauges.values())
         return max(0.0, left) * (now - self._first_cost_at) / measured
 
 
 class PlainLines:
-    """For logs and pipes: notes as they come, a summary now and then."""
+    """Output for logs and pipes: notes at once, a summary every `interval` seconds."""
 
     def __init__(self, out: TextIO = sys.stdout, clock: Callable[[], float] = time.monotonic, interval: float = PLAIN_INTERVAL) -> None:
         self._out = out
@@ -184,7 +184,7 @@ class PlainLines:
 
 
 class LiveView:
-    """For a terminal: a summary and one line a running task, redrawn in place; notes scroll away above it."""
+    """Output for a terminal: a summary and one line per running task, redrawn in place below the notes."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -207,12 +207,12 @@ class LiveView:
 
 
 def choose_view(out: TextIO = sys.stdout) -> AbstractContextManager[PlainLines | LiveView]:
-    """The live view on a terminal, else plain lines."""
+    """Return the live view for a terminal, plain lines otherwise."""
     return LiveView() if out.isatty() else PlainLines(out)
 
 
 def render(snapshot: Snapshot) -> "RenderableType":
-    """The live view's picture of a snapshot."""
+    """Return the live view of a snapshot."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -226,55 +226,55 @@ def render(snapshot: Snapshot) -> "RenderableType":
 
 
 def summary(snapshot: Snapshot) -> str:
-    """A run in one line: tasks, tokens, rate, loss, time left."""
+    """Return a one-line summary: tasks, tokens, rate, loss, remaining time."""
     parts = [f"{snapshot.done}/{snapshot.total} tasks done", f"{len(snapshot.running)} running", f"{snapshot.waiting} waiting"]
     if snapshot.failed:
         parts.append(f"{snapshot.failed} failed, {snapshot.held_back} held back")
     if snapshot.tokens:
-        parts.append(f"{amount(snapshot.tokens)} tokens at {amount(snapshot.tokens_per_second)}/s")
+        parts.append(f"{format_count(snapshot.tokens)} tokens at {format_count(snapshot.tokens_per_second)}/s")
     losses = [f"{task.loss:.3f}" for task in snapshot.running if task.loss is not None]
     if losses:
         parts.append(f"loss {' '.join(losses[:4])}")
-    parts.append(f"{duration(snapshot.elapsed)} gone")
+    parts.append(f"{format_duration(snapshot.elapsed)} gone")
     if snapshot.eta is not None:
-        parts.append(f"about {duration(snapshot.eta)} left")
+        parts.append(f"about {format_duration(snapshot.eta)} left")
     return ", ".join(parts)
 
 
 def running_line(task: RunningTask) -> str:
-    """How far a running task is."""
+    """Return the progress of a running task in one line."""
     if not task.total:
         return "starting"
-    parts = [f"{amount(task.done)}/{amount(task.total)} {task.unit}"]
+    parts = [f"{format_count(task.done)}/{format_count(task.total)} {task.unit}"]
     if task.per_second:
-        parts.append(f"{amount(task.per_second)}/s")
+        parts.append(f"{format_count(task.per_second)}/s")
     if task.loss is not None:
         parts.append(f"loss {task.loss:.3f}")
     return "  ".join(parts)
 
 
-def holes(plan: Plan, failed: Mapping[str, str], held_back: Collection[str]) -> list[str]:
-    """The cells that are not whole, a line each: what of which stages is missing, and the failed task that is to blame."""
+def incomplete_cells(plan: Plan, failed: Mapping[str, str], held_back: Collection[str]) -> list[str]:
+    """Return one line per incomplete cell: the missing stages or scores, and the failed task that caused it."""
     lines = []
     for cell in plan.cells:
-        missing = [told for stage in cell.stages if (told := _missing(stage, failed, held_back))]
+        missing = [text for stage in cell.stages if (text := _missing(stage, failed, held_back))]
         if missing:
-            blamed = next(digest for stage in cell.stages for digest in _blamed(plan, stage, failed, held_back))
-            why = (failed[blamed].strip().splitlines() or ["no reason given"])[0]
-            lines.append(f"{cell.name}: no {', '.join(missing)}; {plan.tasks[blamed].label} [{blamed[:12]}]: {why}")
+            cause = next(digest for stage in cell.stages for digest in _causes(plan, stage, failed, held_back))
+            why = (failed[cause].strip().splitlines() or ["no reason given"])[0]
+            lines.append(f"{cell.name}: no {', '.join(missing)}; {plan.tasks[cause].label} [{cause[:12]}]: {why}")
     return lines
 
 
 def _missing(stage: CellStage, failed: Collection[str], held_back: Collection[str]) -> str:
-    """`cooldown`, or `cooldown's bpb english, bpb python` when the model is there and its scores are not; "" when all is there."""
+    """`cooldown`, or `cooldown's bpb english, bpb python` if only scores are missing; "" if the stage is complete."""
     if any(digest in failed or digest in held_back for digest in stage.trains):
         return stage.name
     scores = [f"{each.suite} {each.source}".strip() for each in stage.evaluations if each.digest in failed or each.digest in held_back]
     return f"{stage.name}'s {', '.join(scores)}" if scores else ""
 
 
-def _blamed(plan: Plan, stage: CellStage, failed: Mapping[str, str], held_back: Collection[str]) -> Iterator[str]:
-    """The failed tasks of a stage, and those that hold its tasks back."""
+def _causes(plan: Plan, stage: CellStage, failed: Mapping[str, str], held_back: Collection[str]) -> Iterator[str]:
+    """The failed tasks of a stage, then the failed tasks that block its tasks."""
     tasks = stage.tasks
     yield from (digest for digest in tasks if digest in failed)
     open_ends = [digest for digest in tasks if digest in held_back]
@@ -289,7 +289,7 @@ def _blamed(plan: Plan, stage: CellStage, failed: Mapping[str, str], held_back: 
 
 
 def names(labels: Iterable[str], at_most: int = 10) -> str:
-    """The first few of many names, and how many more there are."""
+    """Return the first `at_most` names and the number of the others."""
     listed = list(labels)
     more = f" and {len(listed) - at_most} more" if len(listed) > at_most else ""
     return ", ".join(listed[:at_most]) + more

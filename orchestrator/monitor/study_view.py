@@ -1,6 +1,6 @@
-"""What there is to see of a study at one moment, wherever it runs: data, and what follows from it.
+"""A snapshot of a study's state, local or on a cluster, with the values derived from it.
 
-`lookout` reads it from store and cluster; `cli.grid` draws it, `log_sources` finds logs by it.
+`status_reader` reads it from store and cluster; `cli.grid` draws it, and `log_sources` uses it to find logs.
 """
 
 from collections import Counter
@@ -15,16 +15,17 @@ from orchestrator.cluster.study_object import phase_of
 from orchestrator.contract.plan import Plan, PlannedTask
 from orchestrator.contract.tasks import TrainTask
 from orchestrator.contract.vocabulary import TaskKind
-from orchestrator.monitor.grid_table import CellStanding, Reckoning, Work
-from orchestrator.reconcile.observe import PodSeen, TaskSeen, TaskState
+from orchestrator.monitor.grid_table import AttemptProgress, CellProgress, ProgressEstimate
+from orchestrator.reconcile.observed import ObservedPod
+from orchestrator.reconcile.task_states import TaskState, TaskStatus
 from orchestrator.store.leases import LeaseBody
 
-AT_WORK: Final = (TaskState.RUNNING, TaskState.STALLED, TaskState.STOPPING, TaskState.AWAITED)
+ACTIVE: Final = (TaskState.RUNNING, TaskState.STALLED, TaskState.STOPPING, TaskState.AWAITED)
 
 
 @dataclass(frozen=True, slots=True)
-class AtWork:
-    """A task that somebody works on. `lease`: of the attempt, None before it has one. `pod`: "" for a process without a pod."""
+class ActiveTask:
+    """A task that is being run. `lease`: of the attempt, None before it is taken. `pod`: "" for a process outside a cluster."""
 
     task: PlannedTask
     state: TaskState
@@ -35,12 +36,12 @@ class AtWork:
 
 @dataclass(frozen=True)
 class StudyView:
-    """A study at one moment.
+    """A snapshot of a study.
 
-    `body`: the cluster's object, None for a study that no cluster was asked about. `plan`: None where there is none yet, or where the
-    store is out of reach; `trouble` says which, and `told` has the cells as the object tells of them. `pods`: of the study, on the
-    cluster. `attempts`: the last lease of every task that was begun and is not done, `works` how far it has come. `gpu_seconds`: by the
-    leases.
+    `body`: the object in the cluster, None if no cluster was read. `plan`: None before planning or if the store is unreachable; then
+    `trouble` gives the reason, and `reported_cells` holds the cells reported in the object's status. `pods`: of the study, on the cluster.
+    `attempts`: the last lease of every task that was started and is not done; `attempt_progress`: its progress. `gpu_seconds`: recorded in
+    the leases. `budget`: in GPU-hours, "" without one.
     """
 
     name: str
@@ -50,73 +51,73 @@ class StudyView:
     namespace: str = ""
     plan: Plan | None = None
     trouble: str = ""
-    told: tuple[CellStanding, ...] = ()
-    tasks: Mapping[str, TaskSeen] = field(default_factory=dict)
+    reported_cells: tuple[CellProgress, ...] = ()
+    tasks: Mapping[str, TaskStatus] = field(default_factory=dict)
     attempts: Mapping[str, LeaseBody] = field(default_factory=dict)
-    works: Mapping[str, Work] = field(default_factory=dict)
-    pods: tuple[PodSeen, ...] = ()
+    attempt_progress: Mapping[str, AttemptProgress] = field(default_factory=dict)
+    pods: tuple[ObservedPod, ...] = ()
     gpu_seconds: float = 0.0
     budget: str = ""
 
     @cached_property
     def counts(self) -> Counter[TaskState]:
-        """Tasks by state."""
+        """Number of tasks by state."""
         return Counter(seen.state for seen in self.tasks.values())
 
     @cached_property
-    def reckoning(self) -> Reckoning | None:
-        """Progress and time left, None without a plan."""
-        return None if self.plan is None else Reckoning(self.plan, self.tasks, self.works)
+    def estimate(self) -> ProgressEstimate | None:
+        """Progress and remaining time, None without a plan."""
+        return None if self.plan is None else ProgressEstimate(self.plan, self.tasks, self.attempt_progress)
 
     @cached_property
-    def cells(self) -> list[CellStanding]:
-        """Every cell, in the order of the plan; none where nobody knows them."""
-        return self.reckoning.cells() if self.reckoning else list(self.told)
+    def cells(self) -> list[CellProgress]:
+        """Every cell, in the order of the plan; empty if the cells are unknown."""
+        return self.estimate.cells() if self.estimate else list(self.reported_cells)
 
     @cached_property
-    def at_work(self) -> list[AtWork]:
-        """Tasks in work, in the order of the plan."""
+    def active_tasks(self) -> list[ActiveTask]:
+        """Tasks that are being run, in the order of the plan."""
         if self.plan is None:
             return []
         return [
-            AtWork(self.plan.tasks[digest], seen.state, seen.reason, seen.pod, self.attempts.get(digest))
+            ActiveTask(self.plan.tasks[digest], seen.state, seen.reason, seen.pod, self.attempts.get(digest))
             for digest, seen in self.tasks.items()
-            if seen.state in AT_WORK
+            if seen.state in ACTIVE
         ]
 
     @property
     def failed(self) -> dict[str, str]:
-        """Tasks that no retry of ours can mend, and why."""
+        """Reasons of permanently failed tasks, by digest."""
         return {digest: seen.reason for digest, seen in self.tasks.items() if seen.state == TaskState.FAILED}
 
     @property
     def held_back(self) -> set[str]:
-        """Tasks that need a failed one."""
+        """Digests of tasks that need a failed task."""
         return {digest for digest, seen in self.tasks.items() if seen.state == TaskState.BLOCKED}
 
     @property
     def waits(self) -> dict[str, int]:
-        """Why what was submitted does not run, and how many tasks that holds up."""
+        """Number of queued tasks by the reason they do not run, most frequent first."""
         reasons = Counter(seen.reason for seen in self.tasks.values() if seen.state == TaskState.QUEUED and seen.reason)
         return dict(reasons.most_common())
 
     @property
     def phase(self) -> str:
-        """One word for the whole: the controller's, else by what the store says. Idle: it could go on, and nobody works on it."""
+        """The phase in the object's status, otherwise derived from the store. Idle: tasks are ready and none runs."""
         if self.body is not None:
             return phase_of(self.body) or "Unseen"
         if self.counts[TaskState.DONE] == len(self.tasks):
             return "Succeeded"
-        if any(self.counts[state] for state in AT_WORK):
+        if any(self.counts[state] for state in ACTIVE):
             return "Running"
         return "Idle" if self.counts[TaskState.READY] else "Failed"
 
     @property
     def seconds_left(self) -> float | None:
-        """Until all is done, None while nobody can know."""
-        return self.reckoning.seconds_left() if self.reckoning else None
+        """Seconds until all tasks are done, None if unknown."""
+        return self.estimate.seconds_left() if self.estimate else None
 
 
 def target_of(task: PlannedTask) -> int:
-    """Tokens at which a train task ends, 0 for one that counts none."""
+    """Return the tokens at which a training task ends; 0 for other kinds."""
     return task.task.tokens if task.kind == TaskKind.TRAIN and isinstance(task.task, TrainTask) else 0

@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from orchestrator.contract.plan import CellStage, Plan, PlannedTask
-from orchestrator.contract.sizes import flops_palm
+from orchestrator.contract.sizes import TINY_BELOW, flops_palm
 from orchestrator.contract.tasks import EvaluateTask, TrainTask
 from orchestrator.errors import PlanRefused
 
 # Dense bf16 FLOPs a second, without sparsity, from the vendors' data sheets (NVIDIA A100 2020, H100/H200 SXM 2022/2023, B200 2024)
 PEAK_FLOPS: Final[dict[str, float]] = {"a100": 312e12, "h100": 989e12, "h200": 989e12, "b200": 2250e12}
+
+CPU: Final = "cpu"
+"""Prices work on this machine's CPU, in seconds of one worker."""
+# demo.yaml: 14.3 TFLOP by 2 workers of one thread in 298 s, on 2 cores of a shared test machine, November 2026
+CPU_WORKER_FLOPS: Final = 24e9
 
 # Chowdhery et al. 2022, arXiv:2204.02311, report 46 % for PaLM; what a well-tuned run of these sizes reaches on H100s
 DEFAULT_MFU: Final = 0.45
@@ -35,10 +40,12 @@ class Price:
 
     def seconds(self, flops: float) -> float:
         """GPU-seconds for so many FLOPs. Raises PlanRefused for a GPU that is not in the table."""
-        if self.gpu not in PEAK_FLOPS:
-            raise PlanRefused(f"--gpu {self.gpu}: not a GPU that is known here ({', '.join(PEAK_FLOPS)})")
+        if self.gpu not in (CPU, *PEAK_FLOPS):
+            raise PlanRefused(f"--gpu {self.gpu}: not a GPU that is known here ({', '.join((CPU, *PEAK_FLOPS))})")
         if not 0 < self.mfu <= 1:
             raise PlanRefused(f"--mfu {self.mfu}: a utilisation is above 0 and at most 1, for example 0.45")
+        if self.gpu == CPU:
+            return flops / CPU_WORKER_FLOPS
         return flops / (PEAK_FLOPS[self.gpu] * self.mfu)
 
 
@@ -78,6 +85,11 @@ class Estimate:
     unshared_tokens: int
     longest_path: tuple[str, ...]
     longest_seconds: float
+
+
+def default_processor(plan: Plan) -> str:
+    """Return what a plan is priced on unless it is said: the CPU for a plan of small shapes alone, else an H100."""
+    return CPU if plan.shapes and all(shape.n < TINY_BELOW for shape in plan.shapes.values()) else "h100"
 
 
 def cost(plan: Plan, task: PlannedTask, price: Price) -> Cost:

@@ -7,12 +7,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
+from orchestrator.contract.kinds import KINDS
 from orchestrator.contract.plan import Plan, PlannedTask
 from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.errors import MissingExtra, PlanRefused
 
 # Okabe & Ito 2008, colours that people of all kinds of sight tell apart
-COLOURS: Final = {TaskKind.PREPARE: "#999999", TaskKind.TRAIN: "#0072B2", TaskKind.EVALUATE: "#E69F00"}
 MOST_TASKS: Final = 2000
 
 
@@ -37,7 +37,7 @@ def draw(plan: Plan, file: Path) -> None:
             before_x, before_y = places[need]
             if plan.tasks[need].kind != TaskKind.PREPARE or task.kind == TaskKind.PREPARE:
                 axes.plot([before_x + 0.9, x], [before_y, y], color="#bbbbbb", linewidth=0.6, zorder=1)
-        axes.barh(y, 0.9, left=x, height=0.7, color=COLOURS[task.kind], zorder=2)
+        axes.barh(y, 0.9, left=x, height=0.7, color=KINDS[task.kind].colour, zorder=2)
         axes.text(x + 0.03, y, _caption(task), fontsize=4.5, va="center", color="white", zorder=3)
     axes.set_title(f"{plan.study}: {len(plan.cells):,} cells, {len(plan.tasks):,} tasks", loc="left", fontsize=9)
     axes.invert_yaxis()

@@ -4,13 +4,14 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from orchestrator.contract.plan import CellStage, Plan
 from orchestrator.contract.sizes import flops_causal, flops_palm
+from orchestrator.contract.tasks import TrainTask
 from orchestrator.planning.defaults import Sized, rates, sized
-from orchestrator.planning.estimate import Cost, Estimate, Price
+from orchestrator.planning.estimate import CPU, Cost, Estimate, Price
 from orchestrator.planning.repetition import Reading
 from orchestrator.spec import Stage, StudySpec
 
@@ -65,12 +66,27 @@ class SourceRow:
 
 @dataclass(frozen=True, slots=True)
 class CostRow:
+    """Remaining work of one size, or of all. `seconds`: of one GPU, or of one worker where the CPU is priced; `gpu_hours` is 0 there."""
+
     size: str
     tasks: int
     tokens: int
     flops: float
+    seconds: float
     gpu_hours: float
     money: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """A task of a plan. `needs`: digests of the tasks before it. `tokens`: trained by it. `state`: done, or pending."""
+
+    digest: str
+    kind: str
+    label: str
+    needs: Sequence[str]
+    tokens: int
+    state: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +107,8 @@ class Outline:
     total: CostRow
     gpu: str
     mfu: float
+    rate_from: str
+    workers: int
     longest_path: Sequence[str]
     longest_path_hours: float
     warnings: Sequence[str]
@@ -100,7 +118,16 @@ class Outline:
 
 
 def outline(
-    spec: StudySpec, plan: Plan, estimated: Estimate, price: Price, reads: Sequence[Reading], done: set[str], warnings: Iterable[str]
+    spec: StudySpec,
+    plan: Plan,
+    estimated: Estimate,
+    price: Price,
+    reads: Sequence[Reading],
+    done: set[str],
+    warnings: Iterable[str],
+    *,
+    rate_from: str = "",
+    workers: int = 0,
 ) -> Outline:
     """Everything that `plan` tells of a study."""
     kinds = Counter(str(task.kind) for task in plan.tasks.values())
@@ -120,10 +147,27 @@ def outline(
         total=_cost_row("all", estimated.total, price),
         gpu=price.gpu,
         mfu=price.mfu,
+        rate_from=rate_from,
+        workers=workers,
         longest_path=[plan.tasks[digest].label for digest in estimated.longest_path],
         longest_path_hours=estimated.longest_seconds / 3600,
-        warnings=[*_repetition_warnings(reads), *_budget_warnings(spec, estimated), *warnings],
+        warnings=[*_repetition_warnings(reads), *_budget_warnings(spec, estimated, price), *warnings],
     )
+
+
+def task_rows(plan: Plan, done: Collection[str]) -> list[TaskRow]:
+    """Return every task of the plan, each after all that it needs."""
+    return [
+        TaskRow(
+            digest=digest,
+            kind=str(task.kind),
+            label=task.label,
+            needs=task.needs,
+            tokens=task.task.tokens - task.from_tokens if isinstance(task.task, TrainTask) else 0,
+            state="done" if digest in done else "pending",
+        )
+        for digest, task in plan.tasks.items()
+    ]
 
 
 def _size_rows(spec: StudySpec) -> list[SizeRow]:
@@ -197,7 +241,8 @@ def _source_row(plan: Plan, reading: Reading) -> SourceRow:
 
 
 def _cost_row(size: str, cost: Cost, price: Price) -> CostRow:
-    return CostRow(size, cost.tasks, cost.tokens, cost.flops, cost.gpu_hours, cost.money(price))
+    hours = 0.0 if price.gpu == CPU else cost.gpu_hours
+    return CostRow(size, cost.tasks, cost.tokens, cost.flops, cost.gpu_seconds, hours, cost.money(price))
 
 
 def _repetition_warnings(reads: Iterable[Reading]) -> list[str]:
@@ -209,8 +254,8 @@ def _repetition_warnings(reads: Iterable[Reading]) -> list[str]:
     ]
 
 
-def _budget_warnings(spec: StudySpec, estimated: Estimate) -> list[str]:
+def _budget_warnings(spec: StudySpec, estimated: Estimate, price: Price) -> list[str]:
     budget = spec.budget.gpu_hours
-    if budget is None or estimated.total.gpu_hours <= float(budget):
+    if price.gpu == CPU or budget is None or estimated.total.gpu_hours <= float(budget):
         return []
     return [f"the estimate of {estimated.total.gpu_hours:,.0f} GPU-hours is above budget.gpuHours, {float(budget):,.0f}"]

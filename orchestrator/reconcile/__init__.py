@@ -1,19 +1,20 @@
-"""Decides what a study needs next: the heart of the cluster side.
+"""Decide what a study needs next.
 
-The controller reads the cluster and the store, calls `reconcile` and applies what it returns; the loop over Argo Server does the same.
-Nothing here reads a clock, a file or the network, so every decision can be tested as a table.
+The controller and `orchestrator.remote` read the cluster and the store, call `reconcile` and apply the returned actions. No clock, file
+or network access, so every decision can be tested as a table.
 """
 
-from orchestrator.reconcile.actions import Action, Decision, Delete, ForceDelete, GiveUp, Restart, Stop, StudyEvent, Submit
-from orchestrator.reconcile.decide import Limits, StudyFacts, reconcile
+from orchestrator.reconcile.actions import Action, Decision, Delete, ForceDelete, RecordFailure, Restart, Stop, StudyEvent, Submit
+from orchestrator.reconcile.decide import Limits, reconcile
+from orchestrator.reconcile.observed import StudyFacts
 
 __all__ = [
     "Action",
     "Decision",
     "Delete",
     "ForceDelete",
-    "GiveUp",
     "Limits",
+    "RecordFailure",
     "Restart",
     "Stop",
     "StudyEvent",

@@ -1,16 +1,16 @@
-"""What a decision consists of. The controller knows how to apply each; all of them may be applied twice."""
+"""The parts of a decision. The controller applies each action; all actions are idempotent."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from orchestrator.reconcile.observe import TaskSeen
+from orchestrator.reconcile.task_states import TaskStatus
 from orchestrator.workflow import Unit
 
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Create the unit's Workflow, after the `task.json` of its tasks. One that is there under the same name is the same."""
+    """Write the `task.json` of the unit's tasks, then create its Workflow. An existing Workflow of the same name is identical."""
 
     unit: Unit
     run_number: int
@@ -18,7 +18,7 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Ask a Workflow to shut down: its pods write a checkpoint and end with 75."""
+    """Request the shutdown of a Workflow. Its pods write a checkpoint and exit with code 75."""
 
     workflow: str
     reason: str
@@ -26,14 +26,14 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete a Workflow that is over and whose place is needed."""
+    """Delete a Workflow that has ended, so that another one can use its name."""
 
     workflow: str
 
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """Delete a pod that makes no step; Argo starts the task again, from its checkpoint."""
+    """Delete the pod of a stalled task. Argo restarts the task from its checkpoint."""
 
     pod: str
     reason: str
@@ -41,26 +41,29 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class ForceDelete:
-    """Delete a pod whose node does not answer, without waiting for the node. Fencing keeps the results right."""
+    """Delete a pod on an unresponsive node without waiting for the node. Lease fencing keeps results correct if the pod still runs."""
 
     pod: str
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Write into the lease of an attempt that was killed why there will be no other: the Workflow that says so is deleted some day."""
+class RecordFailure:
+    """Record in the lease of a killed attempt why the task failed permanently.
+
+    The Workflow that holds the reason is deleted after its retention period.
+    """
 
     digest: str
     attempt: int
     reason: str
 
 
-Action: TypeAlias = Submit | Stop | Delete | Restart | ForceDelete | GiveUp
+Action: TypeAlias = Submit | Stop | Delete | Restart | ForceDelete | RecordFailure
 
 
 @dataclass(frozen=True, slots=True)
 class StudyEvent:
-    """An event on the study, for `kubectl describe`. Equal ones are aggregated by whoever sends them."""
+    """An event on the study, shown by `kubectl describe`. The sender aggregates equal events."""
 
     reason: str
     message: str
@@ -69,15 +72,16 @@ class StudyEvent:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`status`: the whole status of the ScalingStudy, in the names of the CRD. `tasks`: what it rests on, for whoever looks on.
+    """The result of one reconciliation.
 
-    `promised`: GPU-seconds that what is in flight, with what is submitted now, is still estimated to cost. `queued`: Workflows that could
-    start if the namespace had places for them.
+    `status`: the complete status of the ScalingStudy, with the field names of the CRD. `tasks`: the task states behind it. `promised`:
+    GPU-seconds that tasks in flight, including those submitted now, are still estimated to cost. `queued`: number of Workflows that wait
+    only for the namespace's limit of concurrent Workflows.
     """
 
     actions: tuple[Action, ...]
     status: dict[str, Any]
     events: tuple[StudyEvent, ...]
-    tasks: Mapping[str, TaskSeen]
+    tasks: Mapping[str, TaskStatus]
     promised: float = 0.0
     queued: int = 0

@@ -1,24 +1,37 @@
-"""How fast training goes and how long what is left takes, told from the attempts at what is done and at work.
+"""Training speed and remaining time, estimated from finished and running attempts.
 
-Work is counted in FLOPs, so that a token of a large model counts for more.
+`decide` calls it for the ETA in a study's status, `monitor.grid_table` for the grid. Work is counted in FLOPs, because a token costs more
+on a larger model. Pure.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from orchestrator.contract.plan import Plan
+from orchestrator.contract.plan import Plan, PlannedTask
 from orchestrator.contract.tasks import TrainTask
 from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.planning.estimate import Price, costs
-from orchestrator.reconcile.observe import LeaseSeen, TaskSeen, TaskState
+from orchestrator.reconcile.observed import ObservedLease
+from orchestrator.reconcile.task_states import TaskState, TaskStatus
 
 _NOTHING_LEFT = (TaskState.DONE, TaskState.FAILED, TaskState.BLOCKED)
 
 
-def speeds(plan: Plan, flops: Mapping[str, float], attempts: Iterable[tuple[str, int, float]]) -> dict[str, float]:
-    """FLOPs a second of an attempt by size, also of those that have ended; a size that nobody has measured goes by all that were.
+def remaining_fraction(planned: PlannedTask, reached: int | None) -> float:
+    """Return the fraction of a task that is left to do, 0 to 1; always 1 for tasks other than training.
 
-    `flops`: of each whole task. `attempts`: digest, the tokens that were trained, in how many seconds.
+    `reached`: position on the trajectory in tokens, None if the task was never started.
+    """
+    if reached is None or not isinstance(planned.task, TrainTask):
+        return 1.0
+    whole = planned.task.tokens - planned.from_tokens
+    return min(whole, max(0, planned.task.tokens - reached)) / whole if whole > 0 else 1.0
+
+
+def speeds(plan: Plan, flops: Mapping[str, float], attempts: Iterable[tuple[str, int, float]]) -> dict[str, float]:
+    """Return the mean speed of an attempt in FLOP/s by size; sizes without measurements get the mean over all measured sizes.
+
+    `flops`: of each whole task. `attempts`: digest, tokens trained, seconds taken. Empty if nothing was measured.
     """
     made: dict[str, float] = defaultdict(float)
     seconds: dict[str, float] = defaultdict(float)
@@ -33,10 +46,10 @@ def speeds(plan: Plan, flops: Mapping[str, float], attempts: Iterable[tuple[str,
     return {size: made[size] / seconds[size] if size in made else mean for size in plan.shapes}
 
 
-def seconds_left(plan: Plan, tasks: Mapping[str, TaskSeen], leases: Mapping[str, LeaseSeen], price: Price) -> float | None:
-    """Seconds that the tasks left take one after the other, None while none has trained a token.
+def seconds_left(plan: Plan, tasks: Mapping[str, TaskStatus], leases: Mapping[str, ObservedLease], price: Price) -> float | None:
+    """Return the seconds that the remaining tasks take one after the other; None before any token was trained.
 
-    Other kinds take as long as those of their kind did, nothing while none is done.
+    Tasks other than training take the mean time of the finished tasks of their kind, 0 if none is finished.
     """
     if not any(lease.trained for lease in leases.values()):
         return None
@@ -54,9 +67,8 @@ def seconds_left(plan: Plan, tasks: Mapping[str, TaskSeen], leases: Mapping[str,
         if tasks[digest].state in _NOTHING_LEFT:
             continue
         if isinstance(planned.task, TrainTask):
-            whole, lease_of = planned.task.tokens - planned.from_tokens, leases.get(digest)
-            missing = whole if lease_of is None else min(whole, max(0, planned.task.tokens - lease_of.reached))
-            left += flops[digest] * missing / whole / speed[planned.size]
+            last = leases.get(digest)
+            left += flops[digest] * remaining_fraction(planned, last.reached if last else None) / speed[planned.size]
         else:
             left += mean.get(planned.kind, 0.0)
     return left

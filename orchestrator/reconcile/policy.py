@@ -1,7 +1,7 @@
-"""What the platform team allows in a namespace: a ConfigMap that researchers cannot write.
+"""The policy of a namespace: limits set by the platform team in a ConfigMap that researchers cannot write.
 
-The controller reads it before it accepts a study. Pure: the ConfigMap's data comes in as text, the names of broken rules go out. A value
-that is empty or missing allows everything; lists have one entry a line, `*` stands for any characters.
+The controller checks it before it accepts a study. Pure: takes the ConfigMap's data as text and returns the violations. An empty or
+missing value allows everything. Lists have one entry per line; `*` matches any characters.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from orchestrator.errors import ClusterError
 from orchestrator.planning.estimate import DEFAULT_MFU, PEAK_FLOPS
 from orchestrator.spec import Execution, Study
 
-KNOWN: Final = (
+KNOWN_KEYS: Final = (
     "gpuHours",
     "gpusPerPod",
     "images",
@@ -35,7 +35,7 @@ KNOWN: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Caps, allowed patterns (empty: all), and what pods get whose study asks for nothing else. `gpu`: priced like this one."""
+    """Caps, allowed patterns (empty: all), and defaults for pods. `gpu`: the GPU type used for cost estimates."""
 
     gpu_hours: float | None = None
     gpus_per_pod: int | None = None
@@ -52,30 +52,32 @@ class Policy:
     workflows_at_once: int | None = None
     pod_defaults: dict[str, Any] = field(default_factory=dict)
 
-    def placed(self, execution: Execution) -> Execution:
-        """The study's own wishes over what every study here gets."""
+    def with_defaults(self, execution: Execution) -> Execution:
+        """Return the study's execution settings, completed with the namespace's defaults."""
         if execution.store_secret or not self.store_secret:
             return execution
         return execution.model_copy(update={"store_secret": self.store_secret})
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
-    """A rule that a study breaks: the reason of `Accepted=False`, and what to do."""
+class Violation:
+    """A rule that a study violates. `rule`: the reason of `Accepted=False`; `message`: the problem and its solution."""
 
     rule: str
     message: str
 
 
 def read_policy(data: Mapping[str, str] | None) -> Policy:
-    """The policy in a ConfigMap's data; without one, everything is allowed. Raises ClusterError for what cannot be read: a cap with a
-    spelling mistake must not be no cap."""
+    """Read the policy from a ConfigMap's data; None allows everything.
+
+    Raises ClusterError for unknown keys and invalid values, because a misspelled cap must not be ignored.
+    """
     given = {key: text.strip() for key, text in (data or {}).items() if text.strip()}
-    if unknown := sorted(set(given) - set(KNOWN)):
-        raise ClusterError(f"the policy has a key {unknown[0]!r} that is not known; there are {', '.join(KNOWN)}")
+    if unknown := sorted(set(given) - set(KNOWN_KEYS)):
+        raise ClusterError(f"the policy has an unknown key {unknown[0]!r}; allowed are {', '.join(KNOWN_KEYS)}")
     gpu = given.get("gpu", "h100")
     if gpu not in PEAK_FLOPS:
-        raise ClusterError(f"the policy's gpu {gpu!r} is not known here; there are {', '.join(PEAK_FLOPS)}")
+        raise ClusterError(f"the policy's gpu {gpu!r} is unknown; allowed are {', '.join(PEAK_FLOPS)}")
     defaults: dict[str, Any] = {}
     if "tolerations" in given:
         defaults["tolerations"] = _list_of_objects(given["tolerations"])
@@ -99,49 +101,58 @@ def read_policy(data: Mapping[str, str] | None) -> Policy:
     )
 
 
-OWN: Final = "scaling-study-"
-"""How the service accounts of an installation begin."""
-TOKEN: Final = ".service-account-token"
-"""How Argo wants the Secret called that holds the token of its own containers."""
+SYSTEM_PREFIX: Final = "scaling-study-"
+"""Prefix of the installation's own service accounts."""
+TOKEN_SUFFIX: Final = ".service-account-token"
+"""Suffix that Argo requires for the Secret with the token of its own containers."""
 
 
-def broken_rules(study: Study, policy: Policy) -> tuple[Broken, ...]:
-    """Every rule of a cluster, and of this namespace, that the study breaks."""
+def policy_violations(study: Study, policy: Policy) -> tuple[Violation, ...]:
+    """Return the rules of any cluster, and of this namespace, that the study violates."""
     return (*_of_any_cluster(study), *_of_this_namespace(study, policy))
 
 
-def _of_any_cluster(study: Study) -> Iterator[Broken]:
+def _of_any_cluster(study: Study) -> Iterator[Violation]:
     if study.spec.execution.image is None:
-        yield Broken("ImageMissing", "spec.execution.image: a cluster needs the trainer's image; write its name, best by digest")
+        yield Violation("ImageMissing", "spec.execution.image: a cluster needs the trainer's image; set it, preferably by digest")
     if "://" not in study.spec.store or study.spec.store.startswith("file://"):
-        yield Broken("StoreNotShared", f"spec.store: {study.spec.store!r} is a folder of one machine; write s3://, gs:// or az://")
+        yield Violation("StoreNotShared", f"spec.store: {study.spec.store!r} is a folder on one machine; use s3://, gs:// or az://")
     account, secret = study.spec.execution.service_account or "", study.spec.execution.store_secret or ""
-    if account.startswith(OWN) and account != f"{OWN}trainer":
-        yield Broken("AccountNotAllowed", f"spec.execution.serviceAccount: {account!r} is the system's own; name one of yours, or none")
-    if secret.endswith(TOKEN):
-        yield Broken("SecretNotAllowed", f"spec.execution.storeSecret: {secret!r} holds a token of the cluster, which no training pod gets")
+    if account.startswith(SYSTEM_PREFIX) and account != f"{SYSTEM_PREFIX}trainer":
+        yield Violation(
+            "AccountNotAllowed", f"spec.execution.serviceAccount: {account!r} is reserved for the system; name your own account, or none"
+        )
+    if secret.endswith(TOKEN_SUFFIX):
+        yield Violation(
+            "SecretNotAllowed",
+            f"spec.execution.storeSecret: {secret!r} holds a cluster token, which training pods may not use; name another Secret",
+        )
     for number, source in enumerate(study.spec.data.sources):
         if "://" not in source.path and not source.path.startswith("/"):
-            told = f"{source.path!r} is relative to a file, which a cluster does not have; write s3://, gs://, az:// or an absolute path"
-            yield Broken("RelativePath", f"spec.data.sources[{number}].path: {told}")
+            problem = f"{source.path!r} is a relative path, which a cluster cannot resolve; use s3://, gs://, az:// or an absolute path"
+            yield Violation("RelativePath", f"spec.data.sources[{number}].path: {problem}")
 
 
-def _of_this_namespace(study: Study, policy: Policy) -> Iterator[Broken]:
+def _of_this_namespace(study: Study, policy: Policy) -> Iterator[Violation]:
     execution = study.spec.execution
     if execution.image is not None and not _matches(execution.image, policy.images):
-        yield Broken("ImageNotAllowed", f"spec.execution.image: {execution.image!r} is none of {_shown(policy.images)}")
+        yield Violation("ImageNotAllowed", f"spec.execution.image: {execution.image!r} is not allowed; allowed are {_shown(policy.images)}")
     if policy.queues and not _matches(execution.queue or "", policy.queues):
-        yield Broken("QueueNotAllowed", f"spec.execution.queue: {execution.queue or ''!r} is none of {_shown(policy.queues)}")
+        yield Violation(
+            "QueueNotAllowed", f"spec.execution.queue: {execution.queue or ''!r} is not allowed; allowed are {_shown(policy.queues)}"
+        )
     if not _matches(study.spec.store, policy.stores):
-        yield Broken("StoreNotAllowed", f"spec.store: {study.spec.store!r} is none of {_shown(policy.stores)}")
+        yield Violation("StoreNotAllowed", f"spec.store: {study.spec.store!r} is not allowed; allowed are {_shown(policy.stores)}")
     secret = execution.store_secret
     if secret and secret != policy.store_secret and not _matches(secret, policy.store_secrets):
-        yield Broken("SecretNotAllowed", f"spec.execution.storeSecret: {secret!r} is none of {_shown(policy.store_secrets)}")
+        yield Violation(
+            "SecretNotAllowed", f"spec.execution.storeSecret: {secret!r} is not allowed; allowed are {_shown(policy.store_secrets)}"
+        )
     for size in study.spec.grid.sizes:
         gpus = execution.gpus_per_pod.get(size, 1)
         if policy.gpus_per_pod is not None and gpus > policy.gpus_per_pod:
-            told = f"{gpus} GPUs a pod are more than the {policy.gpus_per_pod} that are allowed here"
-            yield Broken("TooManyGpusPerPod", f'spec.execution.gpusPerPod["{size}"]: {told}')
+            problem = f"{gpus} GPUs per pod exceed the {policy.gpus_per_pod} allowed in this namespace"
+            yield Violation("TooManyGpusPerPod", f'spec.execution.gpusPerPod["{size}"]: {problem}')
 
 
 def _matches(text: str, patterns: tuple[str, ...]) -> bool:
@@ -164,7 +175,9 @@ def _number(given: Mapping[str, str], key: str) -> float | None:
     except ValueError:
         number = -1.0
     if not 0 <= number < float("inf"):
-        raise ClusterError(f"the policy's {key} {given[key]!r} is not a number; write one such as 1000, or leave it empty for no cap")
+        raise ClusterError(
+            f"the policy's {key} {given[key]!r} is not a non-negative number; write one such as 1000, or leave it empty for no cap"
+        )
     return number
 
 
@@ -174,5 +187,7 @@ def _list_of_objects(text: str) -> list[dict[str, Any]]:
     except yaml.YAMLError:
         found = None
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise ClusterError("the policy's tolerations are not a list as YAML; write [{key: nvidia.com/gpu, operator: Exists}]")
+        raise ClusterError(
+            "the policy's tolerations are not a YAML list of objects; write for example [{key: nvidia.com/gpu, operator: Exists}]"
+        )
     return found

@@ -1,13 +1,14 @@
-"""Runs one study of a file on a cluster from where a person sits: `run_study`.
+"""Run one study file on a cluster from the user's machine, through an Argo Server: `run_study`.
 
-`scaling-study run FILE --argo-server URL` calls it. The loop, its looks and its decisions are the controller's; here are the study's
-object, which no cluster keeps, a person's wish to stop, what they see meanwhile, and the end.
+Called by `scaling-study run FILE --argo-server URL`. The control loop is the controller's. This package adds the study's object, which no
+cluster stores, the handling of Ctrl-C, the display, and the end of the run.
 
-    run        from the object to the end of the run
-    telling    looks of the loop -> lines and a live view
-    following  logs of pods, as they are written
+    run          the run from creating the object to its end
+    reporter     converts the decisions of the loop to lines and a live view
+    follow_logs  streams the logs of running pods
+    token        the bearer token of the Argo Server
 """
 
-from orchestrator.remote.run import End, Interrupts, run_study, study_object
+from orchestrator.remote.run import Interrupts, RemoteOutcome, run_study, study_object
 
-__all__ = ["End", "Interrupts", "run_study", "study_object"]
+__all__ = ["Interrupts", "RemoteOutcome", "run_study", "study_object"]

@@ -1,6 +1,6 @@
-"""Logs of the pods at work as lines for the person, while they are written: `run --logs`.
+"""Stream the logs of running pods to the user (`run --logs`).
 
-`run` hands over every look. One thread a pod; nothing here stops the run.
+Called by `run` after every reconcile. Each pod has a thread; errors are reported and do not stop the run.
 """
 
 import threading
@@ -10,27 +10,27 @@ from typing import Final
 from orchestrator.cluster.port import Cluster
 from orchestrator.contract.plan import Plan
 from orchestrator.errors import ClusterError, Refused, TokenRefused
-from orchestrator.reconcile.observe import TaskSeen, TaskState
+from orchestrator.reconcile.task_states import TaskState, TaskStatus
 
-# Each holds a connection of its own
-MOST: Final = 16
+# Pods followed at the same time; each uses a connection
+MAX_FOLLOWED: Final = 16
 
 
-class Following:
-    """`note`: gets every line, from many threads."""
+class LogFollower:
+    """Follows the logs of running pods. `note` is called for every line, from several threads."""
 
     def __init__(self, cluster: Cluster, note: Callable[[str], None]) -> None:
         self._cluster = cluster
         self._note = note
         self._followed: set[str] = set()
-        self._open = threading.Semaphore(MOST)
+        self._slots = threading.Semaphore(MAX_FOLLOWED)
         self._refused = threading.Event()
 
-    def looked(self, plan: Plan, tasks: Mapping[str, TaskSeen]) -> None:
-        """Follow the pods that have come since the last look."""
+    def update(self, plan: Plan, tasks: Mapping[str, TaskStatus]) -> None:
+        """Follow the pods that started since the last call."""
         for digest, seen in tasks.items():
             if seen.state == TaskState.RUNNING and seen.pod and seen.pod not in self._followed and not self._refused.is_set():
-                if not self._open.acquire(blocking=False):
+                if not self._slots.acquire(blocking=False):
                     return
                 self._followed.add(seen.pod)
                 name = f"{plan.tasks[digest].kind} {plan.tasks[digest].label}"
@@ -43,8 +43,8 @@ class Following:
         except Refused as problem:
             if not self._refused.is_set():
                 self._refused.set()
-                self._note(f"no logs: {problem}; it takes get, list and watch on pods, and get on pods/log")
+                self._note(f"no logs: {problem}; the token needs get, list and watch on pods, and get on pods/log")
         except (ClusterError, TokenRefused) as problem:
-            self._note(f"{name} | its log breaks off: {problem}")
+            self._note(f"{name} | the log stream ended with an error: {problem}")
         finally:
-            self._open.release()
+            self._slots.release()

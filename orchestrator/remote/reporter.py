@@ -1,6 +1,6 @@
-"""What the loop sees of a study -> what a person sees: the lines and the live view of a local run.
+"""Report a remote run with the same lines and live view as a local run.
 
-`run` hands over every look. How far a task is stands in its lease, which the trainer renews with its progress.
+Called by `run` after every reconcile. The progress of a task is read from its lease, which the trainer renews.
 """
 
 import time
@@ -9,79 +9,79 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from orchestrator.contract.events import Progress
-from orchestrator.contract.formatting import duration
+from orchestrator.contract.formatting import format_duration
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.tasks import TrainTask
 from orchestrator.errors import StoreError
 from orchestrator.local.schedule import cost
 from orchestrator.monitor.progress import Listener, Meter, Snapshot
 from orchestrator.reconcile import Decision
-from orchestrator.reconcile.observe import TaskSeen, TaskState
+from orchestrator.reconcile.task_states import TaskState, TaskStatus
 from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
 from orchestrator.store.leases import history
 
-AT_WORK: Final = frozenset({TaskState.RUNNING, TaskState.STALLED, TaskState.STOPPING})
-# Leases are renewed every five seconds at most
+ACTIVE: Final = frozenset({TaskState.RUNNING, TaskState.STALLED, TaskState.STOPPING})
+# Leases are renewed at most every five seconds
 PROGRESS_SECONDS: Final = 5.0
-# A terminal shows some dozens of lines; the progress of more tasks is not asked for
-SHOWN: Final = 24
-# What every pod waits for
-STARTING: Final = ("PodInitializing", "ContainerCreating")
-# Events that states do not tell
-TOLD_EVENTS: Final = ("TaskReused", "Stalled", "Overrun")
-# What Argo says when a pod's service account, or the Secret with its token, is not in the namespace
-_ACCOUNT_WORDS: Final = ("serviceaccount", "service account", "service-account-token")
+# Tasks whose progress is read; a terminal shows a few dozen lines
+MAX_SHOWN: Final = 24
+# Reasons for waiting that every pod passes through, which are not reported
+STARTUP_REASONS: Final = ("PodInitializing", "ContainerCreating")
+# Events that are not visible in the states of tasks
+REPORTED_EVENTS: Final = ("TaskReused", "Stalled", "Overrun")
+# Words in Argo's messages if a service account, or the Secret with its token, is missing in the namespace
+_ACCOUNT_TERMS: Final = ("serviceaccount", "service account", "service-account-token")
 _ACCOUNT_HINT: Final = (
     "the Workflows need the service accounts scaling-study-trainer and scaling-study-executor and the Secret "
     "scaling-study-executor.service-account-token in the namespace; the platform team installs them with manifests/base"
 )
 
 
-class Telling:
-    """Lines as states change, and the run at this moment. `plan` is None before the first look at a study that has one."""
+class RunReporter:
+    """Reports state changes as lines and the current state as a snapshot. `plan` is None until the study is planned."""
 
     def __init__(self, store: Store, listener: Listener, clock: Callable[[], float] = time.monotonic) -> None:
         self.plan: Plan | None = None
-        self.tasks: Mapping[str, TaskSeen] = {}
+        self.tasks: Mapping[str, TaskStatus] = {}
         self.skipped = 0
         self._plan_digest = ""
         self._store = store
         self._listener = listener
         self._clock = clock
-        self._begun_at = clock()
-        self._meter = Meter(self._begun_at, 0.0)
+        self._began_at = clock()
+        self._meter = Meter(self._began_at, 0.0)
         self._since: dict[str, float] = {}
         self._started: set[str] = set()
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._progress_at = float("-inf")
 
-    def looked(self, plan: Plan, digest: str, decision: Decision) -> None:
-        """The loop has looked, decided and acted. `digest`: of the plan, which is read anew when the object changes."""
+    def update(self, plan: Plan, digest: str, decision: Decision) -> None:
+        """Report the changes since the last reconcile. `digest`: of the plan, which changes if the study is edited."""
         if self._plan_digest != digest:
             self._plan_digest = digest
             self._begin(plan, decision.tasks)
         for digest, seen in decision.tasks.items():
             before = self.tasks.get(digest)
             if before is None or before.state != seen.state:
-                self._changed(plan, digest, seen, is_first=before is None)
-            if seen.state == TaskState.QUEUED and seen.reason and seen.reason not in STARTING:
-                self.once(f"waits   {self._name(digest)}: {seen.reason}", about=seen.reason)
+                self._report_change(plan, digest, seen, is_first=before is None)
+            if seen.state == TaskState.QUEUED and seen.reason and seen.reason not in STARTUP_REASONS:
+                self.note_once(f"waiting {self._name(digest)}: {seen.reason}", about=seen.reason)
         self.tasks = decision.tasks
         for event in decision.events:
-            if event.reason in TOLD_EVENTS:
-                self.once(f"{event.reason}: {event.message}")
+            if event.reason in REPORTED_EVENTS:
+                self.note_once(f"{event.reason}: {event.message}")
 
-    def once(self, text: str, about: str = "") -> None:
-        """A line that is told once, however often it is true. `about`: what makes two lines the same, the text itself unless given."""
-        if (about or text) not in self._told:
-            self._told.add(about or text)
+    def note_once(self, text: str, about: str = "") -> None:
+        """Report a line unless it was reported before. `about`: the key by which lines are compared, by default the text."""
+        if (about or text) not in self._reported:
+            self._reported.add(about or text)
             self._listener.note(text)
-            if any(word in text.lower() for word in _ACCOUNT_WORDS):
-                self.once(_ACCOUNT_HINT)
+            if any(word in text.lower() for word in _ACCOUNT_TERMS):
+                self.note_once(_ACCOUNT_HINT)
 
     def show(self) -> None:
-        """Show the run as it is now."""
+        """Show the current state of the run."""
         if self.plan is None:
             return
         now = self._clock()
@@ -91,40 +91,40 @@ class Telling:
         self._listener.show(self._snapshot(now))
 
     def seconds(self) -> float:
-        """How long it has run."""
-        return self._clock() - self._begun_at
+        """Return the seconds since the run began."""
+        return self._clock() - self._began_at
 
     def digests(self, *states: TaskState) -> set[str]:
-        """The tasks in one of these states."""
+        """Return the digests of the tasks in one of these states."""
         return {digest for digest, seen in self.tasks.items() if seen.state in states}
 
-    def _begin(self, plan: Plan, tasks: Mapping[str, TaskSeen]) -> None:
+    def _begin(self, plan: Plan, tasks: Mapping[str, TaskStatus]) -> None:
         done = {digest for digest, seen in tasks.items() if seen.state == TaskState.DONE}
         self.plan, self.tasks, self.skipped = plan, {}, len(done)
         self._since, self._started = {}, set()
         self._meter = Meter(self._clock(), sum(cost(plan, task) for digest, task in plan.tasks.items() if digest not in done))
         self._listener.note(f"{plan.study}: {len(plan.cells)} cells, {len(plan.tasks)} tasks, results in {self._store.url}")
 
-    def _changed(self, plan: Plan, digest: str, seen: TaskSeen, *, is_first: bool) -> None:
+    def _report_change(self, plan: Plan, digest: str, seen: TaskStatus, *, is_first: bool) -> None:
         now, task = self._clock(), plan.tasks[digest]
-        if seen.state in AT_WORK and digest not in self._since:
+        if seen.state in ACTIVE and digest not in self._since:
             self._since[digest] = now
             self._meter.given(task, cost(plan, task), now)
-        elif seen.state not in AT_WORK and digest in self._since:
+        elif seen.state not in ACTIVE and digest in self._since:
             since = self._since.pop(digest)
             self._started.discard(digest)
             self._meter.ended(digest, seen.state == TaskState.DONE)
             if seen.state == TaskState.DONE:
-                self._listener.note(f"done    {self._name(digest)} ({duration(now - since)})")
+                self._listener.note(f"done    {self._name(digest)} ({format_duration(now - since)})")
                 return
         if seen.state == TaskState.DONE and not is_first:
             self._listener.note(f"done    {self._name(digest)}")
         elif seen.state == TaskState.FAILED:
-            self._listener.note(f"FAILED  {self._name(digest)}, for good: {seen.reason}")
+            self._listener.note(f"FAILED  {self._name(digest)} permanently: {seen.reason}")
 
     def _read_progress(self, plan: Plan, now: float) -> None:
-        """A store that is away leaves the last that was known."""
-        for digest in list(self._since)[:SHOWN]:
+        """Read progress from the leases. If the store is unreachable, the last known progress is kept."""
+        for digest in list(self._since)[:MAX_SHOWN]:
             task = plan.tasks[digest]
             if not isinstance(task.task, TrainTask):
                 continue
@@ -141,18 +141,18 @@ class Telling:
     def _snapshot(self, now: float) -> Snapshot:
         counts = Counter(seen.state for seen in self.tasks.values())
         running = self._meter.running()
-        gone = counts[TaskState.DONE] + counts[TaskState.FAILED] + counts[TaskState.BLOCKED]
+        settled = counts[TaskState.DONE] + counts[TaskState.FAILED] + counts[TaskState.BLOCKED]
         return Snapshot(
             total=len(self.tasks),
             done=counts[TaskState.DONE],
             skipped=self.skipped,
-            waiting=len(self.tasks) - gone - len(running),
+            waiting=len(self.tasks) - settled - len(running),
             failed=counts[TaskState.FAILED],
             held_back=counts[TaskState.BLOCKED],
             running=running,
             tokens=self._meter.tokens(),
             tokens_per_second=sum(task.per_second for task in running if task.unit == "tokens"),
-            elapsed=now - self._begun_at,
+            elapsed=now - self._began_at,
             eta=self._meter.eta(now),
         )
 

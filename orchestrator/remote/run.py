@@ -1,8 +1,8 @@
-"""A study's whole run through the port: object, loop, a person's Ctrl-C, the end.
+"""A study's run through the `Cluster` protocol: create the object, run the loop, handle Ctrl-C, detect the end.
 
-It may be killed at any moment and started again, by the same person or another, on the same machine or another. What it must not forget
-is the run number, and that stands on the Workflows that are at work; where nothing is, a new run begins, in which what has failed is tried
-again, as in a local run. Two that run the same study at once do no task twice: Workflows are named after their tasks.
+The process may be killed at any time and started again by any user on any machine. The only state it needs is the run number, which is a
+label of the running Workflows. If none is running, a new run begins, which retries failed tasks as a local run does. Two processes that
+run the same study at once run no task twice, because Workflows are named after their tasks.
 """
 
 import logging
@@ -21,65 +21,66 @@ from typing import Any, Final
 from orchestrator.cluster.port import Cluster, Document
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.vocabulary import ANNOTATION_RETRY, API_VERSION, LABEL_STUDY, OBJECT_KIND
-from orchestrator.controller.loop import Loop, Pace
+from orchestrator.controller.loop import Loop, LoopOptions
 from orchestrator.controller.metrics import Metrics
 from orchestrator.controller.planning import Planned
 from orchestrator.controller.snapshot import OURS, Snapshot
-from orchestrator.controller.study_reconciler import Passes
+from orchestrator.controller.study_reconciler import StudyReconciler
 from orchestrator.controller.watching import Watches
 from orchestrator.errors import ClusterError, PlanRefused, Refused
 from orchestrator.local import RunResult
 from orchestrator.monitor.progress import Listener
 from orchestrator.reconcile import Decision, Restart
-from orchestrator.reconcile.observe import IN_FLIGHT, TaskState, workflow_seen
-from orchestrator.remote.follow_logs import Following
-from orchestrator.remote.reporter import STARTING, Telling
+from orchestrator.reconcile.observed import parse_workflow
+from orchestrator.reconcile.task_states import IN_FLIGHT, TaskState
+from orchestrator.remote.follow_logs import LogFollower
+from orchestrator.remote.reporter import STARTUP_REASONS, RunReporter
 from orchestrator.spec import Study
 from orchestrator.store import Store
 
 TICK: Final = 0.5
 RELIST_SECONDS: Final = 60.0
-# While pods end, nothing but the store says so
+# While stopping: the end of a pod is visible only in the store, so it is polled
 STOPPING_SECONDS: Final = 2.0
-# A server that refuses every Workflow for so long, with nothing at work, will not change its mind by itself
-REFUSED_SECONDS: Final = 20.0
-# Of the Workflows that do tasks, and of the one that reads the study's files
-REFUSALS: Final = ("SubmitRefused", Refused.__name__)
+# The run ends if the server rejects every Workflow for this long and no task is in flight
+REJECTED_SECONDS: Final = 20.0
+# Reasons of the Degraded condition: for Workflows of tasks, and for the Workflow that reads the study's files
+REJECTION_REASONS: Final = ("SubmitRefused", Refused.__name__)
 
-_PLACE: Final = uuid.UUID("5ca11a9e-0000-4000-8000-5ca1e57d1e50")
+_UID_NAMESPACE: Final = uuid.UUID("5ca11a9e-0000-4000-8000-5ca1e57d1e50")
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """How the run ended. `trouble`: why it does not go on although nothing has failed, "" for none. `plan`: None if there never was one.
+class RemoteOutcome:
+    """How the run ended. `trouble`: why it cannot continue although no task failed, "" for none. `plan`: None if it was never planned.
 
-    `was_left`: the person left at once, and what was not stopped goes on.
+    `was_detached`: the user pressed Ctrl-C twice; Workflows that were not stopped by then continue.
     """
 
     result: RunResult
     plan: Plan | None
     trouble: str = ""
-    was_left: bool = False
+    was_detached: bool = False
 
 
 @dataclass
 class Interrupts:
-    """Ctrl-C: the first is a wish to stop, the second raises KeyboardInterrupt wherever the program is.
+    """Handler of Ctrl-C: the first requests a stop, the second raises KeyboardInterrupt.
 
-    Only Ctrl-C: a terminal that closes or a kill ends the program and leaves the Workflows at work.
+    Other signals, such as SIGHUP and SIGTERM, end the process, and the Workflows continue.
     """
 
-    asked: bool = False
+    requested: bool = False
     _inbox: "queue.SimpleQueue[None]" = field(default_factory=queue.SimpleQueue)
 
-    def ask(self) -> None:
-        if self.asked:
+    def request_stop(self) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
         self._inbox.put(None)
 
     def wait(self, seconds: float) -> None:
-        """Sleep so long, or until somebody asks."""
+        """Sleep for `seconds`, or until a stop is requested."""
         try:
             self._inbox.get(timeout=seconds)
         except queue.Empty:
@@ -88,7 +89,7 @@ class Interrupts:
     @contextmanager
     def on_signal(self) -> Iterator[None]:
         def handle(_number: int, _frame: FrameType | None) -> None:
-            self.ask()
+            self.request_stop()
 
         before = signal.signal(signal.SIGINT, handle)
         try:
@@ -98,12 +99,12 @@ class Interrupts:
 
 
 def study_object(study: Study, namespace: str, store: str | None = None) -> Document:
-    """The object of a study that no cluster keeps. `store`: where it is, instead of what the file says.
+    """Build the study's object, which no cluster stores. `store`: overrides the store of the file.
 
-    Its uid is the same in every run, since what a pod has found out about its files is kept under it.
+    The uid is the same in every run, because the fingerprints of the study's files are stored under it.
     """
     spec = {**study.document, **({"store": store} if store else {})}
-    metadata = {"name": study.name, "uid": str(uuid.uuid5(_PLACE, f"{namespace}/{study.name}"))}
+    metadata = {"name": study.name, "uid": str(uuid.uuid5(_UID_NAMESPACE, f"{namespace}/{study.name}"))}
     return {"apiVersion": API_VERSION, "kind": OBJECT_KIND, "metadata": metadata, "spec": spec}
 
 
@@ -117,35 +118,35 @@ def run_study(
     planned: Callable[[Plan], None] = lambda _: None,
     logs: bool = False,
     monotonic: Callable[[], float] = time.monotonic,
-) -> End:
-    """Brings every task of the study to a record, or ends when nothing can go on or the person asked.
+) -> RemoteOutcome:
+    """Run the study until every task has a record, no task can continue, or the user stops it.
 
-    `body`: from `study_object`; `store`: the one it names. `planned`: called once there is a plan. `logs`: tell what pods write. Raises
-    PlanRefused for a study that may not run, ClusterError and StoreError when they cannot be reached at the start, TokenRefused at any
-    time; when they go away later, it waits for them.
+    `body`: from `study_object`; `store`: the study's store. `planned`: called when the plan is ready. `logs`: report the logs of pods.
+    Raises PlanRefused if the study is rejected, TokenRefused at any time, and ClusterError or StoreError if the cluster or the store is
+    unreachable at the start; later outages are waited for.
     """
     number = run_number(cluster, body["metadata"]["name"], store.clock())
     body["metadata"]["annotations"] = {ANNOTATION_RETRY: str(number)}
-    made = cluster.create("scalingstudies", body)
-    # the number is known: attempts of before are those of an earlier process of this run
-    cluster.patch_status(body["metadata"]["name"], {"runNumber": number}, made["metadata"]["resourceVersion"])
-    with _logged(listener):
+    created = cluster.create("scalingstudies", body)
+    # with a known run number, earlier attempts count as attempts of this run
+    cluster.patch_status(body["metadata"]["name"], {"runNumber": number}, created["metadata"]["resourceVersion"])
+    with _forwarded_log(listener):
         run = _Run(cluster, body["metadata"]["name"], store, listener, interrupts, planned, monotonic)
-        run.following = Following(cluster, listener.note) if logs else None
+        run.log_follower = LogFollower(cluster, listener.note) if logs else None
         try:
-            return run.to_its_end()
+            return run.until_end()
         except KeyboardInterrupt:
-            return run.left()
+            return run.detached()
 
 
 def run_number(cluster: Cluster, study: str, now: datetime) -> int:
-    """The number of the run whose Workflows are at work; a new one, higher than all before, when none is. Raises ClusterError."""
-    going_on = []
+    """Return the number of the run with running Workflows, or else a new, higher number. Raises ClusterError."""
+    running = []
     for page in cluster.pages("workflows", {**OURS, LABEL_STUDY: study}):
-        for seen in map(workflow_seen, page.items):
+        for seen in map(parse_workflow, page.items):
             if seen.digests and not seen.is_over and not seen.was_stopped:
-                going_on.append(seen.run_number)
-    return max(going_on, default=int(now.timestamp()))
+                running.append(seen.run_number)
+    return max(running, default=int(now.timestamp()))
 
 
 class _Run:
@@ -160,122 +161,123 @@ class _Run:
         self.interrupts = interrupts
         self.planned = planned
         self.monotonic = monotonic
-        self.following: Following | None = None
-        self.telling = Telling(store, listener, monotonic)
+        self.log_follower: LogFollower | None = None
+        self.reporter = RunReporter(store, listener, monotonic)
         metrics = Metrics()
-        passes = Passes(cluster, lambda _url: store, store.clock, metrics)
-        passes.looked = self._looked
-        self.loop = Loop(cluster, passes, metrics, store.clock, pace=Pace(RELIST_SECONDS), monotonic=monotonic)
+        reconciler = StudyReconciler(cluster, lambda _url: store, store.clock, metrics)
+        reconciler.on_reconciled = self._on_reconciled
+        self.loop = Loop(cluster, reconciler, metrics, store.clock, options=LoopOptions(RELIST_SECONDS), monotonic=monotonic)
         self.readers: list[str] = []
         self.is_stopping = False
-        self.refused_since: float | None = None
-        self.look_again_at = float("-inf")
+        self.rejected_since: float | None = None
+        self.next_check_at = float("-inf")
 
-    def to_its_end(self) -> End:
+    def until_end(self) -> RemoteOutcome:
         stop = threading.Event()
         watches = Watches(self.cluster, stop, self.loop.wake, self.loop.relist, ("workflows",))
 
         def listed(snapshot: Snapshot) -> None:
-            watches.listed(snapshot.versions)
-            self._look_at_readers(snapshot)
+            watches.start_from(snapshot.versions)
+            self._report_file_readers(snapshot)
 
-        self.loop.listed = listed
+        self.loop.on_listed = listed
         watches.start()
         try:
             while True:
-                self._obey()
-                self.loop.turn()
-                self.telling.show()
-                end = self._end()
+                self._handle_stop_request()
+                self.loop.step()
+                self.reporter.show()
+                end = self._outcome()
                 if end is not None:
                     return end
                 self.interrupts.wait(TICK)
         finally:
             stop.set()
 
-    def left(self) -> End:
-        return End(self._result(was_stopped=True), self.telling.plan, was_left=True)
+    def detached(self) -> RemoteOutcome:
+        return RemoteOutcome(self._result(was_stopped=True), self.reporter.plan, was_detached=True)
 
-    def _look_at_readers(self, snapshot: Snapshot) -> None:
-        """Pods that read the study's files before it has a plan: no state of a task tells what becomes of them."""
+    def _report_file_readers(self, snapshot: Snapshot) -> None:
+        """Report the pods that fingerprint the study's files; they belong to no task, so no task's state shows them."""
         flights = {flight.name: flight for flight in snapshot.workflows.values() if flight.study == self.name and not flight.digests}
         self.readers = [flight.name for flight in flights.values() if not flight.is_over and not flight.was_stopped]
         for pod in snapshot.pods:
-            if pod.workflow in flights and pod.reason and pod.reason not in STARTING:
-                self.telling.once(f"waits   to read the files: {pod.reason}", about=pod.reason)
+            if pod.workflow in flights and pod.reason and pod.reason not in STARTUP_REASONS:
+                self.reporter.note_once(f"waiting to read the files: {pod.reason}", about=pod.reason)
 
-    def _looked(self, planned: Planned, decision: Decision) -> None:
-        if self.telling.plan is None:
+    def _on_reconciled(self, planned: Planned, decision: Decision) -> None:
+        if self.reporter.plan is None:
             self.planned(planned.plan)
-        self.telling.looked(planned.plan, planned.digest, decision)
-        if self.following is not None:
-            self.following.looked(planned.plan, decision.tasks)
+        self.reporter.update(planned.plan, planned.digest, decision)
+        if self.log_follower is not None:
+            self.log_follower.update(planned.plan, decision.tasks)
         if any(isinstance(action, Restart) for action in decision.actions):
-            # its Workflow was stopped; the next one must not have its name, nor its pods those of pods that may still be there
+            # the stopped Workflow and its pods may still exist; a new run number gives the next ones other names
             number = str(int(self.store.clock().timestamp()))
             self.cluster.patch("scalingstudies", self.name, {"metadata": {"annotations": {ANNOTATION_RETRY: number}}})
 
-    def _obey(self) -> None:
-        """The wish to stop is the study's `paused`; while pods end, look often."""
+    def _handle_stop_request(self) -> None:
+        """On a requested stop, pause the study; then reconcile often until its pods have ended."""
         now = self.monotonic()
-        if self.interrupts.asked and not self.is_stopping:
+        if self.interrupts.requested and not self.is_stopping:
             self.is_stopping = True
             self.listener.note(
-                "stopping: Workflows are asked to stop, and their pods write a checkpoint and end; "
-                "Ctrl-C again leaves at once, and what is not stopped by then goes on"
+                "stopping: Workflows are being stopped, and their pods write a checkpoint before they exit; "
+                "press Ctrl-C again to exit at once; Workflows that are not stopped by then continue"
             )
             self.cluster.patch("scalingstudies", self.name, {"spec": {"paused": True}})
             with suppress(ClusterError):
                 for reader in self.readers:
                     self.cluster.stop_workflow(reader)
-        if self.is_stopping and now >= self.look_again_at:
-            self.look_again_at = now + STOPPING_SECONDS
+        if self.is_stopping and now >= self.next_check_at:
+            self.next_check_at = now + STOPPING_SECONDS
             self.loop.wake(self.name)
 
-    def _end(self) -> End | None:
-        """The end, if this is it, by the status that the last look has written."""
+    def _outcome(self) -> RemoteOutcome | None:
+        """Return the outcome if the status shows that the run has ended, else None."""
         body = self.cluster.get("scalingstudies", self.name)
         assert body is not None
         status: dict[str, Any] = body.get("status") or {}
         conditions = {entry["type"]: entry for entry in status.get("conditions") or ()}
-        self._tell(conditions)
-        refused = self._end_of_the_refused(conditions.get("Degraded") or {})
+        self._report_conditions(conditions)
+        refused = self._end_if_rejected(conditions.get("Degraded") or {})
         if refused is not None or status.get("observedGeneration") != body["metadata"].get("generation", 1):
             return refused
         phase = status["phase"]
         if phase == "Succeeded":
-            return End(self._result(), self.telling.plan)
+            return RemoteOutcome(self._result(), self.reporter.plan)
         if self.is_stopping:
-            return End(self._result(was_stopped=True), self.telling.plan) if phase in ("Paused", "Planning", "Refused") else None
+            return RemoteOutcome(self._result(was_stopped=True), self.reporter.plan) if phase in ("Paused", "Planning", "Refused") else None
         if phase == "Refused":
             raise PlanRefused(next(entry["message"] for entry in conditions.values() if entry["status"] == "False"))
         if phase == "Held":
             held = conditions["BudgetExhausted"]
-            return End(self._result(), self.telling.plan, f"the budget does not allow the rest ({held['message']}); raise spec.budget")
-        return End(self._result(), self.telling.plan) if phase == "Failed" else None
+            trouble = f"the budget does not cover the remaining tasks ({held['message']}); raise spec.budget"
+            return RemoteOutcome(self._result(), self.reporter.plan, trouble)
+        return RemoteOutcome(self._result(), self.reporter.plan) if phase == "Failed" else None
 
-    def _end_of_the_refused(self, degraded: Document) -> End | None:
-        """The server takes no Workflow, and nothing is at work that could change that."""
-        is_refused = degraded.get("status") == "True" and degraded.get("reason") in REFUSALS
-        if not is_refused or self.telling.digests(*IN_FLIGHT):
-            self.refused_since = None
+    def _end_if_rejected(self, degraded: Document) -> RemoteOutcome | None:
+        """Return the outcome if the server has rejected every Workflow for REJECTED_SECONDS with no task in flight, else None."""
+        is_rejected = degraded.get("status") == "True" and degraded.get("reason") in REJECTION_REASONS
+        if not is_rejected or self.reporter.digests(*IN_FLIGHT):
+            self.rejected_since = None
             return None
         now = self.monotonic()
-        self.refused_since = self.refused_since if self.refused_since is not None else now
-        if now - self.refused_since < REFUSED_SECONDS:
+        self.rejected_since = self.rejected_since if self.rejected_since is not None else now
+        if now - self.rejected_since < REJECTED_SECONDS:
             return None
-        return End(self._result(), self.telling.plan, f"the server refuses the Workflows: {degraded['message']}")
+        return RemoteOutcome(self._result(), self.reporter.plan, f"the server rejects the Workflows: {degraded['message']}")
 
-    def _tell(self, conditions: dict[str, Document]) -> None:
-        """What keeps the study from going on, each thing once; what has failed is told task by task."""
+    def _report_conditions(self, conditions: dict[str, Document]) -> None:
+        """Report each condition that blocks the study once. Failed tasks are reported one by one elsewhere."""
         planned, degraded = conditions.get("Planned") or {}, conditions.get("Degraded") or {}
         if planned.get("status") == "False":
-            self.telling.once(f"no plan yet: {planned['message']}")
+            self.reporter.note_once(f"no plan yet: {planned['message']}")
         if degraded.get("status") == "True" and degraded.get("reason") not in ("CellsFailed", "Stalled"):
-            self.telling.once(f"{degraded['reason']}: {degraded['message']}")
+            self.reporter.note_once(f"{degraded['reason']}: {degraded['message']}")
 
     def _result(self, *, was_stopped: bool = False) -> RunResult:
-        seen = self.telling
+        seen = self.reporter
         return RunResult(
             done=frozenset(seen.digests(TaskState.DONE)),
             skipped=seen.skipped,
@@ -286,8 +288,8 @@ class _Run:
         )
 
 
-class _Notes(logging.Handler):
-    """Log lines of the loop as lines for the person."""
+class _ListenerHandler(logging.Handler):
+    """Forwards log records to the listener."""
 
     def __init__(self, listener: Listener) -> None:
         super().__init__(logging.INFO)
@@ -298,9 +300,9 @@ class _Notes(logging.Handler):
 
 
 @contextmanager
-def _logged(listener: Listener) -> Iterator[None]:
-    """What the loop logs is told: Workflows that were submitted, and why something is asked for again."""
-    log, handler = logging.getLogger("orchestrator.controller"), _Notes(listener)
+def _forwarded_log(listener: Listener) -> Iterator[None]:
+    """Forward the controller's log to the listener: submitted Workflows and the reasons of retries."""
+    log, handler = logging.getLogger("orchestrator.controller"), _ListenerHandler(listener)
     level, propagates = log.level, log.propagate
     log.setLevel(logging.INFO)
     log.propagate = False

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path as File
 from typing import Any
 
-from orchestrator.errors import StudyMistakes
+from orchestrator.errors import InvalidStudy
 from orchestrator.spec.checks import findings_of
 from orchestrator.spec.messages import Finding, Mistake
 from orchestrator.spec.messages import Path as Where
@@ -18,22 +18,22 @@ from orchestrator.spec.yaml_text import LARGEST_FILE, NotYaml, read_document
 
 
 def read_study(path: File | str) -> Study:
-    """The study in the file at `path`. Raises StudyMistakes, also when the file cannot be read."""
+    """The study in the file at `path`. Raises InvalidStudy, also when the file cannot be read."""
     try:
         with File(path).open("rb") as file:
             body = file.read(LARGEST_FILE + 1)
     except (OSError, ValueError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
-        raise StudyMistakes([Mistake(str(path), 0, "", f"the file cannot be read: {reason}.", "Check its name.")]) from problem
+        raise InvalidStudy([Mistake(str(path), 0, "", f"the file cannot be read: {reason}.", "Check its name.")]) from problem
     return read_bytes(body, str(path))
 
 
 def read_bytes(body: bytes, path: str) -> Study:
-    """The study in the bytes of a file. `path` stands in messages, and is where relative paths start. Raises StudyMistakes."""
+    """The study in the bytes of a file. `path` stands in messages, and is where relative paths start. Raises InvalidStudy."""
     try:
         document, mistakes = read_document(body, path)
     except NotYaml as problem:
-        raise StudyMistakes([problem.mistake]) from None
+        raise InvalidStudy([problem.mistake]) from None
     reading = _read(document.values, document.broken)
     found = [finding.placed(path, line) for line, finding in document.findings]
     for finding in reading.findings:
@@ -43,7 +43,7 @@ def read_bytes(body: bytes, path: str) -> Study:
 
 
 def read_object(given: Mapping[str, Any]) -> Study:
-    """The study in an object of a cluster. Raises StudyMistakes, whose mistakes have no file and no line."""
+    """The study in an object of a cluster. Raises InvalidStudy, whose mistakes have no file and no line."""
     reading = _read(given, ())
     return _study(reading, [finding.placed("", 0) for finding in reading.findings], "", given)
 
@@ -69,7 +69,7 @@ def _in_order(mistakes: Iterable[Mistake]) -> list[Mistake]:
 
 def _study(reading: Reading, mistakes: list[Mistake], path: str, values: object) -> Study:
     if mistakes:
-        raise StudyMistakes(list(mistakes))
+        raise InvalidStudy(list(mistakes))
     assert reading.study is not None
     assert isinstance(values, Mapping)
     return Study(reading.study.metadata.name, reading.study.spec, path, values["spec"])

@@ -1,11 +1,11 @@
-"""The only rooms that touch the store: a folder or a bucket, laid out as section 5 of the design says.
+"""The store: plans, tasks, leases, checkpoints, metrics and records in a folder or a bucket. The only package that accesses it.
 
-`addresses` spells every key; `objects`, `bucket`, `memory` and `opening` are the ground; `artifacts`, `leases`, `checkpoints`,
-`records`, `metrics` and `plans` each own one thing that is kept; `upkeep` verifies and clears. Trainer, local run, tracking, controller
-and command line call them.
+`addresses` defines every key. `objects`, `bucket`, `memory` and `opening` provide object storage. `artifacts`, `leases`, `checkpoints`,
+`records`, `metrics` and `plans` each manage one kind of data. `maintenance` verifies a store and removes unneeded objects. Called by the
+trainer, the local run, tracking, the controller and the command line.
 """
 
 from orchestrator.store.objects import Store, utc_now
-from orchestrator.store.opening import is_there, open_store
+from orchestrator.store.opening import open_store, store_exists
 
-__all__ = ["Store", "is_there", "open_store", "utc_now"]
+__all__ = ["Store", "open_store", "store_exists", "utc_now"]

@@ -1,6 +1,6 @@
-"""Files in the store whose size and hash somebody promised, and the check of that promise at every read.
+"""Artifacts: files in the store whose size and SHA-256 are recorded, and checked at every read.
 
-Trainer and evaluation write them and name them in manifests and records; whoever reads one gets bytes that are right, or Damaged.
+The trainer writes them and lists them in manifests and records. Reading one returns the original bytes or raises Damaged.
 """
 
 import hashlib
@@ -16,34 +16,37 @@ from orchestrator.errors import Damaged
 from orchestrator.store.objects import Store
 
 STALE_SECONDS: Final = 24 * 3600
-"""A download to which nothing has been added for so long is nobody's."""
+"""Age in seconds after which an incomplete download is considered abandoned."""
 
-# (file, size, mtime, inode) -> SHA-256: a file is hashed once a process
+# (file, size, mtime, inode) -> SHA-256; each process hashes a file once
 _hashed: dict[tuple[str, int, int, int], str] = {}
 
 
 def write_bytes(store: Store, key: str, body: bytes) -> Artifact:
-    """Write `body` under `key`, which must be in an attempt's own folder."""
+    """Write `body` at `key`, which must be in the attempt's own folder, and return its artifact."""
     store.objects.put(key, body)
     return Artifact(key=key, bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
 
 
 def write_file(store: Store, key: str, path: Path) -> Artifact:
-    """Write a local file under `key`. It must not change meanwhile."""
+    """Upload a local file to `key` and return its artifact. The file must not change during the upload."""
     artifact = Artifact(key=key, bytes=path.stat().st_size, sha256=hash_file(path))
     store.objects.put_file(key, path)
     return artifact
 
 
 def read_bytes(store: Store, artifact: Artifact) -> bytes:
-    """The bytes that were promised. Raises Damaged, KeyMissing."""
+    """Return the artifact's bytes, checked against its SHA-256. Raises Damaged, KeyMissing."""
     body = store.objects.get(artifact.key)
     _check(artifact, len(body), lambda: hashlib.sha256(body).hexdigest())
     return body
 
 
 def fetch(store: Store, artifact: Artifact, cache: Path) -> Path:
-    """A local file with the bytes that were promised: in place for a folder, else downloaded to `cache`. Raises Damaged, KeyMissing."""
+    """Return a local file with the artifact's checked bytes.
+
+    A folder store returns its own file; other stores download to `cache`. Raises Damaged, KeyMissing.
+    """
     local = store.objects.local_path(artifact.key)
     if local is None:
         return _cached(store, artifact, cache)
@@ -52,7 +55,7 @@ def fetch(store: Store, artifact: Artifact, cache: Path) -> Path:
 
 
 def check(store: Store, artifact: Artifact, scratch: Path) -> None:
-    """Read the artifact and leave nothing behind. `scratch`: a folder with room for it. Raises Damaged, KeyMissing."""
+    """Check the artifact without keeping a copy. `scratch`: a folder with enough free space. Raises Damaged, KeyMissing."""
     local = store.objects.local_path(artifact.key)
     if local is not None:
         _check_file(store, artifact, local)
@@ -75,8 +78,8 @@ def _cached(store: Store, artifact: Artifact, cache: Path) -> Path:
     path = cache / artifact.sha256[:2] / artifact.sha256
     if path.exists() and path.stat().st_size == artifact.bytes and hash_once(path) == artifact.sha256:
         return path
-    # one content may be fetched twice at once: by two threads, or by two pods, of which each is process 1
-    _remove_halves(path)
+    # Two threads or pods may download the same content at once. Each pod's process has pid 1, so the pid is not unique
+    _remove_abandoned(path)
     staged = path.with_name(f"{path.name}.{uuid4().hex}")
     try:
         store.objects.fetch(artifact.key, staged)
@@ -87,8 +90,8 @@ def _cached(store: Store, artifact: Artifact, cache: Path) -> Path:
     return path
 
 
-def _remove_halves(path: Path) -> None:
-    """What a process that was killed in mid-download left beside it: nobody else clears a volume that pods share."""
+def _remove_abandoned(path: Path) -> None:
+    """Remove incomplete downloads of killed processes; no other code cleans a cache volume that pods share."""
     for left in path.parent.glob(f"{path.name}.*"):
         with suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > STALE_SECONDS:
@@ -97,16 +100,16 @@ def _remove_halves(path: Path) -> None:
 
 def _check(artifact: Artifact, size: int, hashed: Callable[[], str]) -> None:
     if size != artifact.bytes:
-        raise Damaged(f"{artifact.key} has {size:,} bytes, and {artifact.bytes:,} were written: it is cut or has been replaced")
+        raise Damaged(f"{artifact.key} has {size:,} bytes, but {artifact.bytes:,} were written: it was truncated or replaced")
     found = hashed()
     if found != artifact.sha256:
         raise Damaged(
-            f"{artifact.key} has changed since it was written: its SHA-256 is {found[:12]}..., {artifact.sha256[:12]}... was written"
+            f"{artifact.key} has changed since it was written: its SHA-256 is {found[:12]}..., expected {artifact.sha256[:12]}..."
         )
 
 
 def hash_once(path: Path) -> str:
-    """SHA-256 of a file, from memory when this process has hashed it and it has not changed."""
+    """Return the SHA-256 of a file; cached in this process until the file changes."""
     status = path.stat()
     mark = (str(path), status.st_size, status.st_mtime_ns, status.st_ino)
     if mark not in _hashed:
@@ -115,6 +118,6 @@ def hash_once(path: Path) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file, 64 hex digits."""
+    """Return the SHA-256 of a file as 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,6 @@
 """`Objects` on a folder, S3, GCS or Azure, through `obstore`.
 
-`open_store` builds it. One code path serves a folder and a cloud; errors become ours, with a word about what to do next.
+`open_store` builds it. Folders and clouds share one code path. Errors of the library are translated to `StoreError`, with advice.
 """
 
 import errno
@@ -15,35 +15,35 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 
-from orchestrator.errors import AlreadyThere, KeyMissing, StoreError, StoreUnavailable
+from orchestrator.errors import KeyExists, KeyMissing, StoreError, StoreUnavailable
 from orchestrator.store.objects import Stat
 
 Backend: TypeAlias = LocalStore | S3Store | GCSStore | AzureStore
 
-# A piece of a download: small enough to come within the client's timeout over a slow line.
+# Bytes per request of a download: small enough to finish within the client's timeout on a slow connection.
 _PIECE_BYTES: Final = 32 * 2**20
 
-_FULL: Final = "its disk is full; free some space (`scaling-study store gc` shows what can go) and run again: nothing is lost"
-_REFUSED: Final = "it refuses us; look at the rights of the folder"
-# Numbers of the operating system's errors that a person can do something about -> what to do.
+_FULL: Final = "the disk is full; free some space (`scaling-study store gc` lists unneeded objects) and run again; no results are lost"
+_REFUSED: Final = "permission denied; check the permissions of the folder"
+# errno -> cause and advice, for errors that the user can fix
 _CAUSES: Final = {
     errno.ENOSPC: _FULL,
-    errno.EDQUOT: "the disk quota is used up; free some space and run again: nothing is lost",
-    errno.EFBIG: "the file would be larger than this system allows; look at `ulimit -f`",
-    errno.EROFS: "it is read-only; mount it writable, or choose another with --store",
+    errno.EDQUOT: "the disk quota is exceeded; free some space and run again; no results are lost",
+    errno.EFBIG: "the file would exceed the file size limit of this system; check `ulimit -f`",
+    errno.EROFS: "the file system is read-only; mount it writable, or choose another store with --store",
     errno.EACCES: _REFUSED,
     errno.EPERM: _REFUSED,
-    errno.ENOTDIR: "a file stands where a folder should be; look at the address of the store",
-    errno.EIO: "its disk does not read or write any more (input/output error)",
+    errno.ENOTDIR: "a file exists where a folder is expected; check the address of the store",
+    errno.EIO: "the disk failed to read or write (input/output error)",
 }
-# obstore hands the number on in its text only
+# obstore reports the errno only in the text of its errors
 _OS_ERROR: Final = re.compile(r"os error (\d+)")
-# a listing's refusal comes as text alone; the last is where the library looks for credentials when the environment has none
-_NO_RIGHTS: Final = ("403 Forbidden", "401 Unauthorized", "169.254.169.254")
+# A forbidden listing is reported only as text. 169.254.169.254: the metadata server asked when the environment has no credentials
+_ACCESS_DENIED: Final = ("403 Forbidden", "401 Unauthorized", "169.254.169.254")
 
 
 class BucketObjects:
-    """A folder or a bucket behind obstore. `root` is the folder, or None for a cloud."""
+    """Objects of a folder or bucket, accessed with obstore. `root` is the folder, or None for a cloud."""
 
     def __init__(self, backend: Backend, url: str, root: Path | None = None) -> None:
         self._backend = backend
@@ -86,7 +86,7 @@ class BucketObjects:
                 file.write(obstore.get_range(self._backend, key, start=start, end=min(size, start + _PIECE_BYTES)))
 
     def stat(self, key: str) -> Stat:
-        with self._errors("look at", key):
+        with self._errors("stat", key):
             return _stat(obstore.head(self._backend, key))
 
     def list(self, prefix: str) -> Iterator[Stat]:
@@ -110,14 +110,14 @@ class BucketObjects:
             yield
         except (FileNotFoundError, NotFoundError) as problem:
             if "NoSuchBucket" in str(problem):
-                raise StoreUnavailable(f"the store {self._url} did not {action} {key}: {cause(problem)}") from problem
+                raise StoreUnavailable(f"the store {self._url} could not {action} {key}: {cause(problem)}") from problem
             raise KeyMissing(f"the store {self._url} has no {key}") from None
         except AlreadyExistsError:
-            raise AlreadyThere(f"the store {self._url} has {key} already") from None
+            raise KeyExists(f"the store {self._url} already has {key}") from None
         except (InvalidPathError, ValueError) as problem:
-            raise StoreError(f"{key!r} is not a key of a store") from problem
+            raise StoreError(f"{key!r} is not a valid store key") from problem
         except (BaseError, OSError) as problem:
-            raise StoreUnavailable(f"the store {self._url} did not {action} {key}: {cause(problem)}") from problem
+            raise StoreUnavailable(f"the store {self._url} could not {action} {key}: {cause(problem)}") from problem
 
 
 def _stat(meta: "obstore.ObjectMeta") -> Stat:
@@ -125,14 +125,14 @@ def _stat(meta: "obstore.ObjectMeta") -> Stat:
 
 
 def cause(problem: Exception) -> str:
-    """What stands behind an error of the store, and what to do about it."""
+    """Return the cause of a storage error, and what to do about it."""
     text = str(problem)
     found = _OS_ERROR.search(text)
     number = problem.errno if isinstance(problem, OSError) and problem.errno else int(found[1]) if found else 0
     if number in _CAUSES:
         return _CAUSES[number]
     if "NoSuchBucket" in text:
-        return "there is no such bucket; make it, or look at the address"
-    if isinstance(problem, (PermissionDeniedError, UnauthenticatedError)) or any(mark in text for mark in _NO_RIGHTS):
-        return "it refuses us; look at the credentials in the environment (AWS_ACCESS_KEY_ID and so on) and their rights"
-    return f"it is away or slow ({text.split('Debug source')[0].strip()[:300]}); try again when it answers"
+        return "the bucket does not exist; create it, or check the address"
+    if isinstance(problem, (PermissionDeniedError, UnauthenticatedError)) or any(mark in text for mark in _ACCESS_DENIED):
+        return "access denied; check the credentials in the environment (such as AWS_ACCESS_KEY_ID) and their permissions"
+    return f"unreachable or timed out ({text.split('Debug source')[0].strip()[:300]}); try again later"

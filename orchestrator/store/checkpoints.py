@@ -1,7 +1,7 @@
-"""States of a trajectory that can be loaded again: files first, manifest next, pointer last.
+"""Checkpoints of a trajectory: the files are written first, then the manifest, then the pointer.
 
-The trainer publishes and resumes, evaluation loads, `upkeep` clears. The first pointer at a number of tokens stays; a checkpoint that
-turns out damaged is moved aside by the one who holds the lease, and the next lower one is taken.
+The trainer publishes and loads them, evaluation loads them, `maintenance` removes them. The first pointer at a number of tokens is never
+overwritten. The holder of the lease quarantines a damaged checkpoint and loads the next lower one.
 """
 
 import uuid
@@ -18,17 +18,17 @@ from orchestrator.store import artifacts
 from orchestrator.store.addresses import checkpoint_pointer_key
 from orchestrator.store.leases import Lease
 from orchestrator.store.objects import Store
-from orchestrator.store.pointers import Pointer, create_pointer, kept, read_pointer
-from orchestrator.store.quarantine import move_checkpoint_aside
+from orchestrator.store.pointers import Pointer, create_pointer, list_checkpoints, read_pointer
+from orchestrator.store.quarantine import quarantine_checkpoint
 
-__all__ = ["Checkpoint", "Manifest", "at", "find", "kept", "latest", "publish"]
+__all__ = ["Checkpoint", "Manifest", "find", "list_checkpoints", "load", "load_latest", "publish"]
 
 MANIFEST: Final = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A whole checkpoint: its files by name, and the state that is small enough for JSON. `tokens` from the trajectory's own start."""
+    """A complete checkpoint. `files`: by name. `state`: the part small enough for JSON. `tokens`: from the trajectory's own start."""
 
     work_root: str
     tokens: int
@@ -38,7 +38,7 @@ class Checkpoint:
 
 
 class Manifest(BaseModel):
-    """Every file of a checkpoint; written after them."""
+    """The list of a checkpoint's files, written after all of them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
     tokens: int
@@ -48,9 +48,9 @@ class Manifest(BaseModel):
 
 
 def publish(store: Store, lease: Lease, tokens: int, files: Mapping[str, Path | bytes], state: Mapping[str, Any]) -> Checkpoint:
-    """Keep the state at `tokens` for good: files, manifest, then the pointer. Raises LeaseLost.
+    """Publish a checkpoint at `tokens` and return the published one: this one, or an earlier one at the same `tokens`.
 
-    The checkpoint that stands is returned: ours, or another's that was the first at `tokens`.
+    Writes the files, the manifest, then the pointer. Raises LeaseLost.
     """
     folder = ("checkpoints", str(tokens))
     written = {name: _write(store, lease.key(*folder, name), body) for name, body in files.items()}
@@ -59,10 +59,10 @@ def publish(store: Store, lease: Lease, tokens: int, files: Mapping[str, Path | 
     lease.check()
     pointer = Pointer(tokens=tokens, attempt=lease.number, manifest=artifact, nonce=uuid.uuid4().hex)
     try:
-        stands = create_pointer(store, lease.work_root, pointer)
-        checkpoint = _read(store, lease.work_root, stands)
+        published = create_pointer(store, lease.work_root, pointer)
+        checkpoint = _read(store, lease.work_root, published)
     except (Damaged, KeyMissing) as problem:
-        move_checkpoint_aside(store, lease.work_root, tokens, str(problem))
+        quarantine_checkpoint(store, lease.work_root, tokens, str(problem))
         checkpoint = _read(store, lease.work_root, create_pointer(store, lease.work_root, pointer))
     lease.note_checkpoint(tokens)
     return checkpoint
@@ -72,36 +72,38 @@ def _write(store: Store, key: str, body: Path | bytes) -> Artifact:
     return artifacts.write_file(store, key, body) if isinstance(body, Path) else artifacts.write_bytes(store, key, body)
 
 
-def latest(store: Store, work_root: str, at_most: int, cache: Path) -> tuple[Checkpoint, dict[str, Path]] | None:
-    """The highest checkpoint that is not past `at_most` tokens and loads, with its files; None when only the start is left.
+def load_latest(store: Store, work_root: str, at_most: int, cache: Path) -> tuple[Checkpoint, dict[str, Path]] | None:
+    """Load the highest intact checkpoint at or below `at_most` tokens, with its local files; None if there is none.
 
-    One that is damaged is moved aside, and the next lower one is taken: the caller holds the lease on `work_root`.
+    Quarantines damaged checkpoints, so the caller must hold the lease on `work_root`.
     """
-    for tokens in reversed(kept(store, work_root)):
+    for tokens in reversed(list_checkpoints(store, work_root)):
         if tokens > at_most:
             continue
         try:
-            return at(store, work_root, tokens, cache)
+            return load(store, work_root, tokens, cache)
         except (Damaged, KeyMissing) as problem:
-            move_checkpoint_aside(store, work_root, tokens, str(problem))
+            quarantine_checkpoint(store, work_root, tokens, str(problem))
     return None
 
 
-def at(store: Store, work_root: str, tokens: int, cache: Path, names: Collection[str] | None = None) -> tuple[Checkpoint, dict[str, Path]]:
-    """The checkpoint at exactly `tokens`, with its files, checked; of these only `names`, if given, are fetched.
+def load(
+    store: Store, work_root: str, tokens: int, cache: Path, names: Collection[str] | None = None
+) -> tuple[Checkpoint, dict[str, Path]]:
+    """Load the checkpoint at exactly `tokens`, with its checked local files, or only those in `names`.
 
-    Raises KeyMissing when it is not there, Damaged when what was asked for is not whole.
+    Raises KeyMissing if there is no checkpoint, Damaged if it is incomplete or a requested file has changed.
     """
     checkpoint = find(store, work_root, tokens)
     wanted = {name: artifact for name, artifact in checkpoint.files.items() if names is None or name in names}
     try:
         return checkpoint, {name: artifacts.fetch(store, artifact, cache) for name, artifact in wanted.items()}
     except KeyMissing as problem:
-        raise Damaged(f"{checkpoint_pointer_key(work_root, tokens)} points to a file that is gone: {problem}") from problem
+        raise Damaged(f"{checkpoint_pointer_key(work_root, tokens)} points to a missing file: {problem}") from problem
 
 
 def find(store: Store, work_root: str, tokens: int) -> Checkpoint:
-    """The checkpoint at `tokens` by its pointer and manifest, without its files. Raises KeyMissing, Damaged."""
+    """Return the checkpoint at `tokens` from its pointer and manifest, without reading its files. Raises KeyMissing, Damaged."""
     return _read(store, work_root, read_pointer(store, work_root, tokens))
 
 
@@ -109,7 +111,7 @@ def _read(store: Store, work_root: str, pointer: Pointer) -> Checkpoint:
     try:
         manifest = Manifest.model_validate_json(artifacts.read_bytes(store, pointer.manifest))
     except KeyMissing as problem:
-        raise Damaged(f"{checkpoint_pointer_key(work_root, pointer.tokens)} points to a manifest that is gone") from problem
+        raise Damaged(f"{checkpoint_pointer_key(work_root, pointer.tokens)} points to a missing manifest") from problem
     except ValidationError as problem:
-        raise Damaged(f"{pointer.manifest.key} is not a manifest: {problem.errors()[0]['msg']}") from problem
+        raise Damaged(f"{pointer.manifest.key} is not a valid manifest: {problem.errors()[0]['msg']}") from problem
     return Checkpoint(work_root, manifest.tokens, manifest.attempt, manifest.files, manifest.state)

@@ -1,7 +1,7 @@
-"""Reads buckets that are not ours: the corpora that sources point at.
+"""Read-only access to external buckets: the corpora of sources.
 
-`corpora` calls it for every path with a scheme. Unlike the store, which has one root, any number of buckets may be read here, by full
-URL, and as streams: a file of a corpus may be larger than the disk.
+`corpora` calls it for every path with a scheme. Unlike the store, which has one root, it reads any number of buckets, by full URL and as
+streams: a file of a corpus may be larger than the disk.
 """
 
 import io
@@ -19,12 +19,12 @@ from orchestrator.errors import KeyMissing, StoreUnavailable
 from orchestrator.store.bucket import Backend, cause
 from orchestrator.store.opening import cloud
 
-# One request a piece: large enough that the delay of a request does not count, small enough for one stream a thread.
+# Bytes per request: large enough to hide the latency of a request, small enough for one buffer per thread.
 _BUFFER_BYTES: Final = 8 * 2**20
 
 
-class Found(NamedTuple):
-    """A file or object without its bytes. `version` and `changed`: see `corpora.CorpusFile`."""
+class ExternalStat(NamedTuple):
+    """Metadata of an external file or object. `version` and `changed`: see `corpora.CorpusFile`."""
 
     name: str
     size: int
@@ -33,7 +33,7 @@ class Found(NamedTuple):
 
 
 class Bucket:
-    """A bucket, or this machine's disk for `file://`. Names are full URLs; nothing in them is unquoted."""
+    """An external bucket, or this machine's disk for `file://`. Names are full URLs, without percent-decoding."""
 
     def __init__(self, backend: Backend, root: str) -> None:
         self._backend = backend
@@ -41,47 +41,47 @@ class Bucket:
 
     @staticmethod
     def of(url: str) -> "Bucket":
-        """The bucket that `url` is in. Raises StoreError for a scheme that we do not read."""
+        """Return the bucket of `url`. Raises StoreError for an unsupported scheme."""
         parts = urlsplit(url)
         return _bucket(f"{parts.scheme}://{parts.netloc}/")
 
-    def under(self, folder: str) -> Iterator[Found]:
-        """All objects under the URL `folder`, in no order."""
-        with self._told(folder):
+    def list(self, folder: str) -> Iterator[ExternalStat]:
+        """Yield the metadata of all objects under the URL `folder`, in no particular order."""
+        with self._store_errors(folder):
             for batch in obstore.list(self._backend, self._key(folder) or None, chunk_size=1000):
-                yield from map(self._found, batch)
+                yield from map(self._stat, batch)
 
-    def look_up(self, name: str) -> Found:
-        """The object of exactly this name. Raises KeyMissing."""
-        with self._told(name):
-            return self._found(obstore.head(self._backend, self._key(name)))
+    def stat(self, name: str) -> ExternalStat:
+        """Return the metadata of one object. Raises KeyMissing."""
+        with self._store_errors(name):
+            return self._stat(obstore.head(self._backend, self._key(name)))
 
     def reader(self, name: str) -> io.BufferedReader:
-        """The object as a seekable stream. Raises KeyMissing."""
-        with self._told(name):
+        """Open an object as a seekable stream. Raises KeyMissing."""
+        with self._store_errors(name):
             return io.BufferedReader(_Stream(obstore.open_reader(self._backend, self._key(name), buffer_size=_BUFFER_BYTES), self, name))
 
-    def _found(self, meta: "obstore.ObjectMeta") -> Found:
+    def _stat(self, meta: "obstore.ObjectMeta") -> ExternalStat:
         changed = meta["last_modified"].timestamp()
-        return Found(self._root + meta["path"], meta["size"], meta["e_tag"] or f"modified {changed}", changed)
+        return ExternalStat(self._root + meta["path"], meta["size"], meta["e_tag"] or f"modified {changed}", changed)
 
     def _key(self, name: str) -> str:
         return name.removeprefix(self._root).strip("/")
 
     @contextmanager
-    def _told(self, name: str) -> Iterator[None]:
+    def _store_errors(self, name: str) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError:
-            raise KeyMissing(f"{name}: there is no such object") from None
+            raise KeyMissing(f"{name}: no such object") from None
         except (BaseError, OSError, ValueError) as problem:
             raise StoreUnavailable(f"{name}: {cause(problem)}") from problem
 
 
 class _Stream(io.RawIOBase):
-    """A reader of obstore in the shape that gzip, pyarrow and io want."""
+    """An obstore reader as `io.RawIOBase`, as gzip, pyarrow and io require."""
 
-    def __init__(self, reader: Any, bucket: Bucket, name: str) -> None:  # noqa: ANN401 - the class has no importable name
+    def __init__(self, reader: Any, bucket: Bucket, name: str) -> None:  # noqa: ANN401 - obstore does not export the class
         self._reader, self._bucket, self._name = reader, bucket, name
 
     def readable(self) -> bool:
@@ -90,8 +90,8 @@ class _Stream(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - as typeshed has it
-        with self._bucket._told(self._name):
+    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - as in typeshed
+        with self._bucket._store_errors(self._name):
             chunk = self._reader.read(len(buffer))
         buffer[: len(chunk)] = bytes(chunk)
         return len(chunk)

@@ -1,7 +1,7 @@
-"""The store in memory, for tests: the same behaviour as a folder, and faults on demand.
+"""The in-memory store, for tests: behaves like a folder store, with fault injection.
 
-`InMemoryObjects` is public, so that tests of trainer, tracking and command line need no patching. A fault is a rule: it meets the next
-operations whose name and key match, a number of times.
+`InMemoryObjects` is public, so that tests of the trainer, tracking and the command line need no patching. A fault is a rule that applies
+to the next operations with a matching name and key, a given number of times.
 """
 
 import threading
@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
-from orchestrator.errors import AlreadyThere, KeyMissing, StoreError, StoreUnavailable
+from orchestrator.errors import KeyExists, KeyMissing, StoreError, StoreUnavailable
 from orchestrator.store.objects import Stat, Store, utc_now
 
 T = TypeVar("T")
@@ -23,11 +23,11 @@ When: TypeAlias = Literal["before", "after", "delay", "lost reply"]
 
 @dataclass
 class Fault:
-    """What goes wrong with operations `name` (get, put, create, fetch, stat, list, delete; * for all) on keys like `pattern`.
+    """A fault of operations `name` (get, put, create, fetch, stat, list, delete; * for all) on keys that match `pattern`.
 
-    `before`: an error, and nothing has happened. `after`: it has happened, and an error says it has not. `delay`: it takes `seconds`
-    longer. `lost reply`: a create has happened and says AlreadyThere, as after the client's own retry. `times`: then it is over. `error`
-    makes what is raised of a message.
+    `before`: fails without taking effect. `after`: takes effect, then fails. `delay`: takes `seconds` longer. `lost reply`: a create takes
+    effect and raises KeyExists, as after the client's own retry. `skip`: matching operations to leave alone first. `times`: how often the
+    fault occurs, -1 for always. `error` builds the exception from a message.
     """
 
     name: str
@@ -39,8 +39,8 @@ class Fault:
     skip: int = 0
     error: Callable[[str], BaseException] = StoreUnavailable
 
-    def meets(self, name: str, key: str) -> bool:
-        """Whether this operation is hit; counts down."""
+    def applies(self, name: str, key: str) -> bool:
+        """Return whether the fault applies to this operation, and count it."""
         if self.times == 0 or not fnmatchcase(name, self.name) or not fnmatchcase(key, self.pattern):
             return False
         if self.skip:
@@ -51,7 +51,7 @@ class Fault:
 
 
 class InMemoryObjects:
-    """Objects in a dictionary. `faults` may be added to at any time; `log` holds (operation, key) in the order they came."""
+    """Objects in a dictionary. `faults` can be extended at any time; `log` is the list of (operation, key) so far."""
 
     def __init__(self, faults: list[Fault] | None = None, clock: Callable[[], datetime] = utc_now) -> None:
         self.faults = faults if faults is not None else []
@@ -92,26 +92,26 @@ class InMemoryObjects:
 
     def _do(self, name: str, key: str, act: Callable[[], T]) -> T:
         if key and not all(segment.strip(".") for segment in key.rstrip("/").split("/")):
-            raise StoreError(f"{key!r} is not a key of a store")
-        hits = [fault for fault in self.faults if fault.meets(name, key)]
+            raise StoreError(f"{key!r} is not a valid store key")
+        hits = [fault for fault in self.faults if fault.applies(name, key)]
         for fault in hits:
             if fault.when == "delay":
                 time.sleep(fault.seconds)
             elif fault.when == "before":
-                raise fault.error(f"the store in memory did not {name} {key}: {fault.message}")
+                raise fault.error(f"the in-memory store could not {name} {key}: {fault.message}")
         with self._lock:
             self.log.append((name, key))
             result = act()
         for fault in hits:
             if fault.when == "after":
-                raise fault.error(f"the store in memory did not {name} {key}: {fault.message}")
+                raise fault.error(f"the in-memory store could not {name} {key}: {fault.message}")
             if fault.when == "lost reply":
-                raise AlreadyThere(f"the store in memory has {key} already")
+                raise KeyExists(f"the in-memory store already has {key}")
         return result
 
     def _found(self, key: str) -> tuple[bytes, datetime]:
         if key not in self._bodies:
-            raise KeyMissing(f"the store in memory has no {key}")
+            raise KeyMissing(f"the in-memory store has no {key}")
         return self._bodies[key]
 
     def _write(self, key: str, body: bytes) -> None:
@@ -119,7 +119,7 @@ class InMemoryObjects:
 
     def _write_new(self, key: str, body: bytes) -> None:
         if key in self._bodies:
-            raise AlreadyThere(f"the store in memory has {key} already")
+            raise KeyExists(f"the in-memory store already has {key}")
         self._write(key, body)
 
     def _stat(self, key: str) -> Stat:
@@ -128,14 +128,14 @@ class InMemoryObjects:
 
 
 def clock_off_by(offset: timedelta, clock: Callable[[], datetime] = utc_now) -> Callable[[], datetime]:
-    """A clock that is wrong by `offset`."""
+    """Return a clock that is wrong by `offset`."""
     return lambda: clock() + offset
 
 
 def in_memory_store(
     faults: list[Fault] | None = None, *, clock: Callable[[], datetime] = utc_now, objects: InMemoryObjects | None = None
 ) -> Store:
-    """A store in memory. Give `objects` of another to see the same objects with another clock, as a second machine does."""
+    """Return an in-memory store. Pass the `objects` of another store to share them with a second machine with its own clock."""
     return Store(objects or InMemoryObjects(faults, clock), "memory://", clock)
 
 
@@ -143,5 +143,5 @@ _named: dict[str, InMemoryObjects] = {}
 
 
 def named_memory(name: str) -> InMemoryObjects:
-    """The objects behind `memory://NAME` in this process; without a name, new ones."""
+    """Return the objects of `memory://NAME` in this process; without a name, new ones."""
     return _named.setdefault(name, InMemoryObjects()) if name else InMemoryObjects()

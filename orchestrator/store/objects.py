@@ -1,6 +1,6 @@
-"""What every room of the store stands on: objects by key, and the one way to create a small one exactly once.
+"""The object storage interface of the store, and the creation of a small object exactly once.
 
-`bucket` adapts folders and clouds to `Objects`, `memory` is the double for tests; everything else here takes a `Store`.
+`bucket` implements `Objects` for folders and clouds, `memory` for tests; all other modules of this package take a `Store`.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
-from orchestrator.errors import AlreadyThere, KeyMissing, StoreUnavailable
+from orchestrator.errors import KeyExists, KeyMissing, StoreUnavailable
 
-# A rival that creates, then moves aside, again and again would be needed to go through all of them.
+# Exhausted only if a rival creates and quarantines the object again and again.
 _CREATE_TRIES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """An object without its bytes. `modified` is the store's clock, not ours."""
+    """Metadata of an object. `modified` is by the store's clock."""
 
     key: str
     size: int
@@ -26,47 +26,47 @@ class Stat:
 
 
 class Objects(Protocol):
-    """Bytes by key. Keys are relative to the store's root, with `/` between segments; every write is whole or not there at all.
+    """Bytes by key. Keys are relative to the store's root, with `/` between segments. Writes are atomic.
 
-    Each method raises StoreUnavailable when the store is away, full or refuses us; whether a write happened is then not known.
+    Every method raises StoreUnavailable if the store is unreachable, full or denies access; a write may then have taken effect or not.
     """
 
     def get(self, key: str) -> bytes:
-        """The whole object. Raises KeyMissing."""
+        """Return the object's bytes. Raises KeyMissing."""
 
     def put(self, key: str, body: bytes) -> None:
-        """Write or overwrite."""
+        """Write or overwrite the object."""
 
     def create(self, key: str, body: bytes) -> None:
-        """Write only if nothing is there; decides every race, for small bodies. Raises AlreadyThere (also when our own first try won)."""
+        """Write the object only if the key is free; for small bodies. Raises KeyExists, also after the client's own successful retry."""
 
     def put_file(self, key: str, path: Path) -> None:
-        """Write or overwrite from a local file, in parts if it is large."""
+        """Write or overwrite the object from a local file, in parts if it is large."""
 
     def fetch(self, key: str, path: Path) -> None:
-        """Copy the object to a local file; `path` is whole or not there. Raises KeyMissing."""
+        """Copy the object to a local file, atomically. Raises KeyMissing."""
 
     def stat(self, key: str) -> Stat:
-        """Raises KeyMissing."""
+        """Return the object's metadata. Raises KeyMissing."""
 
     def list(self, prefix: str) -> Iterator[Stat]:
-        """Every object under the folder `prefix`, in no order; "" for all. No staging files."""
+        """Yield every object in the folder `prefix`, in no particular order; "" for all. Staging files are excluded."""
 
     def delete(self, key: str) -> None:
-        """Delete; nothing happens if it is not there."""
+        """Delete the object if it exists."""
 
     def local_path(self, key: str) -> Path | None:
-        """The object as a file of this machine, to be read only; None when the store is no folder."""
+        """Return the object's read-only file on this machine; None if the store is not a folder."""
 
 
 def utc_now() -> datetime:
-    """This machine's clock."""
+    """Return the time of this machine's clock."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
 class Store:
-    """A place for plans, tasks, leases, checkpoints and records. `url` is as it was opened; `clock` stamps leases and metrics."""
+    """A store. `url`: as passed to `open_store`. `clock`: the time for leases and other timestamps."""
 
     objects: Objects
     url: str
@@ -74,22 +74,22 @@ class Store:
 
 
 def create_once(objects: Objects, key: str, body: bytes) -> bytes:
-    """Create `key` unless it is there, and return the body that stands: ours exactly when we won, even if the reply was lost.
+    """Create `key` unless it exists, and return its body: equal to `body` exactly if this call won, even if the reply was lost.
 
-    Bodies carry a nonce, so equal bytes mean our own write. Raises StoreUnavailable when the store cannot be asked.
+    Bodies contain a nonce, so equal bytes identify the caller's own write. Raises StoreUnavailable.
     """
-    for last in [False] * (_CREATE_TRIES - 1) + [True]:
+    for is_last in [False] * (_CREATE_TRIES - 1) + [True]:
         trouble: StoreUnavailable | None = None
         try:
             objects.create(key, body)
             return body
-        except AlreadyThere:
+        except KeyExists:
             pass
         except StoreUnavailable as problem:
             trouble = problem
         try:
             return objects.get(key)
         except KeyMissing:
-            if trouble is not None and last:
+            if trouble is not None and is_last:
                 raise trouble from None
-    raise StoreUnavailable(f"{key}: it can neither be created nor read, {_CREATE_TRIES} times; see whether the store is consistent")
+    raise StoreUnavailable(f"{key}: could neither create nor read the object in {_CREATE_TRIES} tries; check that the store is consistent")

@@ -1,4 +1,4 @@
-"""Opens the store that an address names. Command line, workers and controller begin here."""
+"""Open a store by its address. Called by the command line, the workers and the controller."""
 
 import os
 from collections.abc import Callable
@@ -17,15 +17,15 @@ from orchestrator.store.objects import Store, utc_now
 
 _CLOUDS: Final = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl")
 
-# A client that asks for three minutes, the library's default, looks hung; training itself survives a store that is away for longer.
+# The library's default of three minutes makes a command look hung. The trainer tolerates longer outages by itself.
 _RETRY: Final = timedelta(seconds=40)
 _REQUEST: Final = timedelta(seconds=120)
 
 
 def open_store(url_or_path: str, *, clock: Callable[[], datetime] = utc_now) -> Store:
-    """The store at a folder, `file://`, `s3://`, `gs://`, `az://`, or `memory://` (for tests; one name is one store in this process).
+    """Open the store at a folder, `file://`, `s3://`, `gs://`, `az://`, or `memory://NAME` (for tests, shared within the process).
 
-    Credentials and endpoint come from the cloud's usual environment variables. A folder is made. Raises StoreError.
+    Credentials and endpoint come from the cloud's usual environment variables. Creates a missing folder. Raises StoreError.
     """
     scheme = _scheme(url_or_path) if "://" in url_or_path else ""
     if (root := _folder(url_or_path, scheme)) is not None:
@@ -34,17 +34,17 @@ def open_store(url_or_path: str, *, clock: Callable[[], datetime] = utc_now) -> 
         return Store(named_memory(url_or_path.removeprefix("memory://").strip("/")), url_or_path, clock)
     if scheme in _CLOUDS:
         return Store(BucketObjects(cloud(url_or_path), url_or_path), url_or_path, clock)
-    raise StoreError(f"{url_or_path}: {scheme}:// is no store; allowed are a folder, file://, s3://, gs:// and az://")
+    raise StoreError(f"{url_or_path}: unsupported scheme {scheme}://; allowed are a folder, file://, s3://, gs:// and az://")
 
 
-def is_there(url_or_path: str) -> bool:
-    """False for a folder that nobody has made; what is in a bucket only the bucket knows. Raises StoreError."""
+def store_exists(url_or_path: str) -> bool:
+    """Return whether a folder store exists; always True for buckets, which are not contacted. Raises StoreError."""
     root = _folder(url_or_path, _scheme(url_or_path) if "://" in url_or_path else "")
     return root is None or root.exists()
 
 
 def _folder(url_or_path: str, scheme: str) -> Path | None:
-    """Of a store that is one."""
+    """Return the folder of a folder store, None for other schemes."""
     if scheme not in ("", "file"):
         return None
     return Path(unquote(urlsplit(url_or_path).path) if scheme else url_or_path).expanduser().absolute()
@@ -54,23 +54,23 @@ def _scheme(url: str) -> str:
     try:
         return urlsplit(url).scheme
     except ValueError as problem:
-        raise StoreError(f"{url}: this is no address: {problem}") from problem
+        raise StoreError(f"{url}: not a valid URL: {problem}") from problem
 
 
 def _open_folder(root: Path, url: str, clock: Callable[[], datetime]) -> Store:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        message = f"the store {url} cannot be opened as a folder: {cause(problem)}"
+        message = f"could not open the store {url} as a folder: {cause(problem)}"
         raise StoreUnavailable(message) from problem
     return Store(BucketObjects(LocalStore(root), url, root), url, clock)
 
 
 def cloud(url: str) -> S3Store | GCSStore | AzureStore:
-    """The client of a bucket, for the store and for corpora alike. Raises StoreError for a scheme that is none."""
+    """Return the client of a bucket, for stores and corpora. Raises StoreError for an unsupported scheme or invalid URL."""
     if _scheme(url) not in _CLOUDS:
-        raise StoreError(f"{url}: not a bucket that this project can use; allowed are s3://, gs:// and az://")
-    # an endpoint of one's own inside a cluster mostly speaks plain HTTP, which the library else refuses
+        raise StoreError(f"{url}: not a supported bucket; allowed are s3://, gs:// and az://")
+    # a self-hosted endpoint often uses plain HTTP, which the library rejects by default
     plain = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", "")).startswith("http://")
     try:
         backend = from_url(
@@ -79,8 +79,8 @@ def cloud(url: str) -> S3Store | GCSStore | AzureStore:
             retry_config={"max_retries": 8, "retry_timeout": _RETRY},
         )
     except (BaseError, ValueError) as problem:
-        # what follows the first line is the client's own structures
-        raise StoreError(f"{url}: this names no bucket: {str(problem).splitlines()[0]}") from problem
+        # the lines after the first are internals of the client
+        raise StoreError(f"{url}: not a valid bucket URL: {str(problem).splitlines()[0]}") from problem
     if not isinstance(backend, (S3Store, GCSStore, AzureStore)):
-        raise StoreError(f"{url}: not a bucket that this project can use; allowed are s3://, gs:// and az://")
+        raise StoreError(f"{url}: not a supported bucket; allowed are s3://, gs:// and az://")
     return backend

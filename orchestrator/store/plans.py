@@ -1,6 +1,6 @@
-"""Frozen plans, and which version of a study has which.
+"""Frozen plans, and the numbered versions of studies that refer to them.
 
-Command line and controller freeze; run, status, tracking and report read. A plan is named by its digest; a study's versions are numbered.
+The command line and the controller freeze plans; run, status, tracking and report read them. A plan is named by its digest.
 """
 
 import json
@@ -14,19 +14,19 @@ from orchestrator.errors import Damaged, KeyMissing
 from orchestrator.store.addresses import PLANS, STUDIES, plan_key, study_key, study_prefix
 from orchestrator.store.objects import Store, create_once
 
-# A spec that differs in these alone keeps its plan
+# Fields of a spec that do not affect the plan
 NOT_PLANNED: Final = ("paused", "budget", "execution")
 
 
 def planned_part(spec_document: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a spec decides about its plan."""
+    """Return the part of a spec that determines its plan."""
     return {key: value for key, value in spec_document.items() if key not in NOT_PLANNED}
 
 
 def freeze(store: Store, plan: Plan, spec_document: Mapping[str, Any]) -> tuple[str, int]:
-    """Keep the plan for good and make it its study's newest version; its digest and the version's number.
+    """Freeze the plan as the newest version of its study, and return the plan's digest and the version number.
 
-    Nothing is written when the newest version has this very plan for the same spec already.
+    Writes nothing if the newest version already has this plan and the same planned part of the spec.
     """
     text = dumps(to_document(plan))
     digest = digest_of_text(text)
@@ -43,7 +43,7 @@ def freeze(store: Store, plan: Plan, spec_document: Mapping[str, Any]) -> tuple[
 
 
 def _write_plan(store: Store, digest: str, body: bytes) -> None:
-    """Not create-only, since a plan may be large; any two writers write the same bytes."""
+    """Write a plan. Not create-only, since a plan may be large; all writers write the same bytes."""
     try:
         if store.objects.get(plan_key(digest)) == body:
             return
@@ -53,7 +53,7 @@ def _write_plan(store: Store, digest: str, body: bytes) -> None:
 
 
 def current(store: Store, study: str) -> tuple[str, Plan] | None:
-    """The digest and plan of the study's newest version, None for a study that is not there. Raises Damaged."""
+    """Return the digest and plan of the study's newest version, None for an unknown study. Raises Damaged."""
     number = _newest(store, study)
     if not number:
         return None
@@ -62,31 +62,31 @@ def current(store: Store, study: str) -> tuple[str, Plan] | None:
 
 
 def current_spec(store: Store, study: str) -> dict[str, Any] | None:
-    """The study file's object as the newest version was frozen with it."""
+    """Return the spec that the newest version was frozen with, None for an unknown study. Raises Damaged."""
     number = _newest(store, study)
     spec: dict[str, Any] | None = _version(store, study, number)["spec"] if number else None
     return spec
 
 
 def versions(store: Store, study: str) -> dict[int, str]:
-    """Plan digests of all of the study's versions, by number, the newest last. One that somebody has deleted is left out."""
+    """Return the plan digests of all versions of the study, by ascending number. Deleted versions are missing."""
     return {number: _version(store, study, number)["plan"] for number in _numbers(store, study)}
 
 
 def read_plan(store: Store, digest: str) -> Plan:
-    """A frozen plan, checked against its digest. Raises KeyMissing, Damaged."""
+    """Return a frozen plan, checked against its digest. Raises KeyMissing, Damaged."""
     key = plan_key(digest)
     body = store.objects.get(key)
     if digest_of_text(body.decode(errors="replace")) != digest:
         raise Damaged(
-            f"{key} does not have the digest it is named after. `scaling-study run FILE --replan` writes it anew. For a study of a cluster,"
-            f" delete the newest file under {STUDIES}/ that names it and restart the controller"
+            f"{key} does not match its digest. `scaling-study run FILE --replan` writes it again. For a study on a cluster,"
+            f" delete the newest file under {STUDIES}/ that refers to it and restart the controller"
         )
     return from_document(json.loads(body))
 
 
 def plans(store: Store) -> Iterator[tuple[str, Plan]]:
-    """Every frozen plan with its digest."""
+    """Yield every frozen plan with its digest. Raises Damaged."""
     for stat in store.objects.list(PLANS):
         digest = stat.key.rpartition("/")[2].removesuffix(".json")
         yield digest, read_plan(store, digest)
@@ -109,6 +109,6 @@ def _version(store: Store, study: str, number: int) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as problem:
         raise Damaged(
             f"{key} is not a version of a study; delete it."
-            " If it was the newest, `scaling-study run FILE`, or the controller, freezes it anew"
+            " If it was the newest, `scaling-study run FILE` or the controller freezes it again"
         ) from problem
     return body

@@ -1,7 +1,8 @@
-"""Moves what is damaged aside, so that what needs it is done again: the one exception to "a record never changes".
+"""Quarantine damaged records and checkpoints, so that the next run makes them again.
 
-Trainer and `upkeep` call it while they hold the lease of the work that made the artifact. First the copy to
-damaged/, then `done/` goes, then record or pointer: whoever is killed in between leaves a state that the next one repairs.
+This is the only exception to "a record never changes". The trainer and `maintenance` call it while they hold the lease of the work that
+made the artifact. The order is: copy to damaged/, delete the marker in done/, delete the record or pointer. A process killed in between
+leaves a state that the next call repairs.
 """
 
 import json
@@ -16,24 +17,24 @@ from orchestrator.store.objects import Store
 from orchestrator.store.tasks import read_task
 
 
-def move_record_aside(store: Store, digest: str, why: str) -> None:
-    """Task `digest` counts as not done any more."""
-    copy_aside(store, record_key(digest), why)
+def quarantine_record(store: Store, digest: str, why: str) -> None:
+    """Quarantine the record of task `digest`; the task is then no longer done."""
+    copy_to_quarantine(store, record_key(digest), why)
     store.objects.delete(done_key(digest))
     store.objects.delete(record_key(digest))
 
 
-def move_checkpoint_aside(store: Store, work_root: str, tokens: int, why: str) -> None:
-    """The checkpoint at `tokens` counts no more, nor does the record of the task that ends there."""
-    copy_aside(store, checkpoint_pointer_key(work_root, tokens), why)
+def quarantine_checkpoint(store: Store, work_root: str, tokens: int, why: str) -> None:
+    """Quarantine the checkpoint at `tokens`, and the record of the task that ends there."""
+    copy_to_quarantine(store, checkpoint_pointer_key(work_root, tokens), why)
     digest = task_that_ends_at(store, work_root, tokens)
     if digest is not None:
-        move_record_aside(store, digest, why)
+        quarantine_record(store, digest, why)
     store.objects.delete(checkpoint_pointer_key(work_root, tokens))
 
 
-def copy_aside(store: Store, key: str, why: str) -> None:
-    """Copy the object to damaged/, with a note that says why and when. Nothing happens if it is not there."""
+def copy_to_quarantine(store: Store, key: str, why: str) -> None:
+    """Copy the object, if it exists, to damaged/ with a note of the reason and time."""
     try:
         body = store.objects.get(key)
     except KeyMissing:
@@ -45,7 +46,10 @@ def copy_aside(store: Store, key: str, why: str) -> None:
 
 
 def task_that_ends_at(store: Store, work_root: str, tokens: int) -> str | None:
-    """Digest of the train task of this trajectory that ends at `tokens`, found through any task that was worked on here."""
+    """Return the digest of the trajectory's train task that ends at `tokens`.
+
+    The trajectory is read from any of its attempted tasks; None if none is readable.
+    """
     for digest in {body.digest for body in history(store, work_root)} - {""}:
         try:
             task = read_task(store, digest)

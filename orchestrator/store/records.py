@@ -1,7 +1,7 @@
-"""Tasks and what they leave: a record is created once, and the first one stands for ever.
+"""Records of finished tasks: created once and never overwritten.
 
-The trainer publishes; local run, controller, tracking and report read. `done/` is a marker for quick listings, made after the record and
-repaired by whoever finds it missing.
+The trainer publishes records; the local run, the controller, tracking and the report read them. A marker in `done/` makes finished tasks
+quick to list. It is created after the record, and created again by any reader that finds it missing.
 """
 
 import json
@@ -16,7 +16,7 @@ from orchestrator.errors import ContractError, Damaged, KeyMissing, StoreUnavail
 from orchestrator.store.addresses import DONE, done_key, record_key
 from orchestrator.store.leases import Lease
 from orchestrator.store.objects import Store, create_once
-from orchestrator.store.quarantine import move_record_aside
+from orchestrator.store.quarantine import quarantine_record
 from orchestrator.store.tasks import create_task, read_task
 
 __all__ = [
@@ -33,23 +33,22 @@ __all__ = [
 
 
 def publish_record(store: Store, record: Record) -> Record:
-    """Make the task done; the record that stands: ours, or the one of whoever was first.
+    """Publish a task's record, and return the published one: this one, or an earlier one of the same task.
 
-    The caller holds the lease: a record that stands but cannot be read is moved aside, and ours takes its place.
+    The caller must hold the lease: an earlier record that is damaged is quarantined and replaced.
     """
     body, key = record.to_bytes(), record_key(record.digest)
-    stands = create_once(store.objects, key, body)
     try:
-        standing = _checked(record.digest, stands)
+        published = _checked(record.digest, create_once(store.objects, key, body))
     except Damaged as problem:
-        move_record_aside(store, record.digest, str(problem))
-        standing = _checked(record.digest, create_once(store.objects, key, body))
+        quarantine_record(store, record.digest, str(problem))
+        published = _checked(record.digest, create_once(store.objects, key, body))
     mark_done(store, record.digest)
-    return standing
+    return published
 
 
 def read_record(store: Store, digest: str) -> Record | None:
-    """The record of a task, None when it is not done. A missing marker in `done/` is made again. Raises Damaged."""
+    """Return the record of a task, None if it is not done. Restores a missing marker in `done/`. Raises Damaged."""
     record = find_record(store, digest)
     if record is not None:
         _repair_marker(store, digest)
@@ -57,7 +56,7 @@ def read_record(store: Store, digest: str) -> Record | None:
 
 
 def find_record(store: Store, digest: str) -> Record | None:
-    """As `read_record`, without repairing anything."""
+    """Return the record of a task, None if it is not done, without restoring its marker. Raises Damaged."""
     try:
         body = store.objects.get(record_key(digest))
     except KeyMissing:
@@ -67,7 +66,7 @@ def find_record(store: Store, digest: str) -> Record | None:
 
 def _checked(digest: str, body: bytes) -> Record:
     key = record_key(digest)
-    advice = "`scaling-study store verify --repair` moves it aside, and the next run does the task again"
+    advice = "`scaling-study store verify --repair` quarantines it, and the next run repeats the task"
     try:
         record = parse_record(body, key)
         found = digest_of(record.identity)
@@ -82,22 +81,22 @@ def _repair_marker(store: Store, digest: str) -> None:
     try:
         store.objects.stat(done_key(digest))
     except KeyMissing:
-        with suppress(StoreUnavailable):  # a report can be read from a store that is full or read-only
+        with suppress(StoreUnavailable):  # a full or read-only store can still be read
             mark_done(store, digest)
 
 
 def mark_done(store: Store, digest: str) -> None:
-    """Create the marker. It has no content, so overwriting is harmless."""
+    """Create the marker of a finished task. It is empty, so overwriting it is harmless."""
     store.objects.put(done_key(digest), b"")
 
 
 def done(store: Store) -> set[str]:
-    """Digests of every task that is done, by one listing."""
+    """Return the digests of all finished tasks, by one listing."""
     return {stat.key.rpartition("/")[2] for stat in store.objects.list(DONE)}
 
 
 def record_failure(store: Store, lease: Lease, code: int, message: str, details: Mapping[str, Any]) -> None:
-    """Leave the reason of a failure in the attempt's folder, for people and for status."""
+    """Write the reason of a failure to the attempt's folder, for the status and the user."""
     body = {
         "digest": lease.body.digest, "attempt": lease.number, "code": code, "message": message,
         "at": store.clock().isoformat(), "details": dict(details),
@@ -106,7 +105,7 @@ def record_failure(store: Store, lease: Lease, code: int, message: str, details:
 
 
 def read_failure(store: Store, key: str) -> dict[str, Any] | None:
-    """What `record_failure` left under `attempt_key(work_root, number, "failure.json")`; None when it left nothing."""
+    """Return the reason that `record_failure` wrote to `attempt_key(work_root, number, "failure.json")`; None if there is none."""
     try:
         body: dict[str, Any] = json.loads(store.objects.get(key))
     except (KeyMissing, ValueError):

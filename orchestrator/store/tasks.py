@@ -1,6 +1,6 @@
-"""Identities of tasks in the store: created once, checked against their digest by every reader.
+"""Identities of tasks in the store: created once, and checked against their digest at every read.
 
-Command line and controller create them before anything runs; the trainer reads what it is to do, and nothing else.
+The command line and the controller create them before anything runs; the trainer reads the identity of its task.
 """
 
 import hashlib
@@ -8,26 +8,26 @@ import json
 
 from orchestrator.contract.identity import canonical, digest_of_text
 from orchestrator.contract.tasks import Task, read_identity
-from orchestrator.errors import AlreadyThere, Damaged
+from orchestrator.errors import Damaged, KeyExists
 from orchestrator.store.addresses import task_key
 from orchestrator.store.objects import Store
 
 
 def create_task(store: Store, task: Task) -> str:
-    """Put the task's identity there; its digest. Idempotent; a damaged identity is written again, since only one content is right."""
+    """Write the task's identity and return its digest. Idempotent; a damaged identity is overwritten."""
     text = canonical(task.identity())
     digest = digest_of_text(text)
     try:
         store.objects.create(task_key(digest), text.encode())
-    except AlreadyThere:
+    except KeyExists:
         if store.objects.get(task_key(digest)) != text.encode():
             store.objects.put(task_key(digest), text.encode())
     return digest
 
 
 def read_task(store: Store, digest: str) -> Task:
-    """What is to be done. Raises KeyMissing, Damaged, and ContractError for a task of another version of the contract."""
+    """Return the task with this digest. Raises KeyMissing, Damaged, or ContractError for a task of another contract version."""
     body = store.objects.get(task_key(digest))
     if hashlib.sha256(body).hexdigest() != digest:
-        raise Damaged(f"{task_key(digest)} does not have the digest it is named after; `scaling-study run` or `apply` writes it again")
+        raise Damaged(f"{task_key(digest)} does not match its digest; `scaling-study run` or `apply` writes it again")
     return read_identity(json.loads(body))

@@ -15,7 +15,7 @@ from orchestrator.errors import PlanRefused
 from orchestrator.planning import UNKNOWN, is_runnable, plan_study
 from orchestrator.planning.repetition import SourceTokens
 from orchestrator.spec import Study, TokenizerFile, read_study
-from orchestrator.store import Store, is_there, open_store
+from orchestrator.store import Store, open_store, store_exists
 from orchestrator.store.plans import current, current_spec, freeze, planned_part
 from orchestrator.store.records import read_record
 from orchestrator.study.fingerprints import look_at, wanted
@@ -41,7 +41,7 @@ class Opened:
 
 
 def preview_study(file: Path, store_url: str | None = None) -> Opened:
-    """The study in `file` and a new plan of it. The store is named and not asked. Raises StudyMistakes, PlanRefused.
+    """The study in `file` and a new plan of it. The store is named and not asked. Raises InvalidStudy, PlanRefused.
 
     A folder that is not there is not made: who only looks finds an empty store under its name.
     """
@@ -52,13 +52,13 @@ def preview_study(file: Path, store_url: str | None = None) -> Opened:
 
 
 def _to_read(address: str) -> Store:
-    return open_store(address) if is_there(address) else replace(open_store("memory://"), url=address)
+    return open_store(address) if store_exists(address) else replace(open_store("memory://"), url=address)
 
 
 def open_study(file: Path, store_url: str | None = None, *, replan: bool = False, only_looks: bool = False) -> Opened:
     """The study in `file` and its plan: the frozen one if the store has it and the file asks for the same, else a new one.
 
-    Nothing is written; `keep` does that. `only_looks`: nor is the store's folder made. Raises StudyMistakes, PlanRefused (also when the
+    Nothing is written; `keep` does that. `only_looks`: nor is the store's folder made. Raises InvalidStudy, PlanRefused (also when the
     files of a source have changed under a frozen plan and `replan` is not given), StoreError.
     """
     fresh = preview_study(file, store_url)

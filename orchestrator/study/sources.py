@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.contract.files import fingerprint_of
-from orchestrator.store.corpora import CorpusFile, check_unchanged, expand, hash_of
+from orchestrator.store.corpora import CorpusFile, expand, hash_unchanged
 
 # A file written to twice within its clock's tick keeps its time; Linux ticks every 10 ms at most, FAT and some NFS servers every 2 s.
 _SETTLED_SECONDS: Final = 3.0
@@ -58,18 +58,12 @@ def _hashes(files: list[CorpusFile], cache: Path) -> dict[str, str]:
         known = _known(table, files)
         missing = [file for file in files if file.name not in known]
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
-            for file, sha256 in zip(missing, threads.map(_hash, missing), strict=True):
+            for file, sha256 in zip(missing, threads.map(hash_unchanged, missing), strict=True):
                 known[file.name] = sha256
         now = time.time()
         settled = [file for file in missing if now - file.changed > _SETTLED_SECONDS]
         _keep(table, [(file.name, file.size, file.version, known[file.name]) for file in settled])
     return known
-
-
-def _hash(file: CorpusFile) -> str:
-    sha256 = hash_of(file, lambda _: None)
-    check_unchanged(file)
-    return sha256
 
 
 @contextmanager

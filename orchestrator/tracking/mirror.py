@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from orchestrator.contract.exits import ExitCode
 from orchestrator.contract.plan import Plan, PlannedTask
-from orchestrator.contract.vocabulary import ExitCode, TaskKind
+from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.errors import Damaged, KeyMissing, MissingExtra, TrackingUnavailable
 from orchestrator.store import Store
 from orchestrator.store.addresses import DONE, work_root

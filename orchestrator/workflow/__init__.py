@@ -1,4 +1,4 @@
-"""Tasks -> Argo Workflows. `units` cuts a plan into what one Workflow does, `build` writes it as a plain dict. All of it is pure."""
+"""Render tasks as Argo Workflows: `units` groups the tasks of a plan by Workflow, `build` renders a group as a plain dict. Pure."""
 
 from orchestrator.workflow.build import EXECUTOR, TRAINER, WAITER_IMAGE, PodSettings, build_workflow, short
 from orchestrator.workflow.fingerprint import fingerprint_workflow

@@ -1,7 +1,7 @@
-"""A unit -> an Argo Workflow, as a plain dict.
+"""Render a unit as an Argo Workflow, a plain dict.
 
-Pure: no clock, no random id, the same bytes for the same unit, plan and settings. The controller sends it with strict field validation,
-`render` prints it. Argo does the DAG and the restarts; what a restart means is in the trainer's exit codes.
+Pure: no clock and no random id; the same unit, plan and settings give the same bytes. The controller submits it with strict field
+validation, `render` prints it. Argo runs the DAG and the retries; the trainer's exit codes determine whether a task is retried.
 """
 
 import json
@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Final
 
+from orchestrator.contract.exits import RETRIED_WITHOUT_COUNTING, ExitCode
+from orchestrator.contract.kinds import KINDS
 from orchestrator.contract.plan import Plan, PlannedTask
 from orchestrator.contract.tasks import PrepareTask, TokenizerTask
 from orchestrator.contract.vocabulary import (
@@ -24,72 +26,70 @@ from orchestrator.contract.vocabulary import (
     LABEL_STORE,
     LABEL_STUDY,
     MANAGED_BY,
-    ExitCode,
     TaskKind,
 )
 from orchestrator.spec import Execution
 from orchestrator.spec.execution import Resources
 from orchestrator.spec.numbers import written
-from orchestrator.workflow.jobset import ATTEMPT, build_jobset, waiting_template
+from orchestrator.workflow.jobset import ATTEMPT, build_jobset, waiter_template
 from orchestrator.workflow.units import Unit, store_label, workflow_name
 
 Document = dict[str, Any]
 
 EXECUTOR: Final = "scaling-study-executor"
-"""Service account of Argo's own containers, and the prefix of its token's Secret; the trainer holds no token."""
+"""Service account of Argo's own containers, and name prefix of the Secret with its token. The trainer has no token."""
 TRAINER: Final = "scaling-study-trainer"
 
-# Argo counts every attempt, also those that were only preempted: failures are counted in the leases, not here
+# Argo also counts preempted attempts, so this limit is high; failures are counted in the leases
 RETRY_LIMIT: Final = 1000
-# A crash before the store is reached leaves no lease: so many attempts in all, then Argo gives up on other failures
-CRASHES: Final = 30
-ALWAYS_AGAIN: Final = (ExitCode.HELD, ExitCode.STOPPED, 137, 143)
-NEVER_AGAIN: Final = (
+# Attempts after which Argo stops retrying other failures: a crash before the first access to the store leaves no lease
+MAX_CRASHES: Final = 30
+PERMANENT_FAILURE: Final = (
     f'lastRetry.exitCode == "{int(ExitCode.REFUSED)}" || lastRetry.message matches "OOM" || lastRetry.message matches "forbidden"'
 )
 RETRY_EXPRESSION: Final = (
-    f"!({NEVER_AGAIN}) && (lastRetry.status == 'Error'"
-    f" || lastRetry.exitCode in [{', '.join(repr(str(int(code))) for code in ALWAYS_AGAIN)}]"
-    f" || asInt(retries) < {CRASHES})"
+    f"!({PERMANENT_FAILURE}) && (lastRetry.status == 'Error'"
+    f" || lastRetry.exitCode in [{', '.join(repr(str(int(code))) for code in RETRIED_WITHOUT_COUNTING)}]"
+    f" || asInt(retries) < {MAX_CRASHES})"
 )
 BACKOFF: Final[Document] = {"duration": "2s", "factor": 2, "cap": "2m"}
 
 USER: Final = 65532
-"""The user of both images: nobody in particular."""
+"""User id in all images, without privileges."""
 SECURITY: Final[Document] = {
     "runAsNonRoot": True,
     "runAsUser": USER,
     "fsGroup": USER,
-    # a shared cache of a million files is not walked for every pod
+    # avoids a recursive chown of a shared cache (a million files) for every pod
     "fsGroupChangePolicy": "OnRootMismatch",
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-LEAST_GRACE: Final = 120
-"""Seconds between SIGTERM and SIGKILL for a model of any size: the step that runs is finished, then the checkpoint is written."""
-CHECKPOINT_BYTES: Final = 12
-"""Of a parameter in a checkpoint: weights and two moments in float32."""
-CHECKPOINT_BYTES_A_SECOND: Final = 100e6
-"""What a pod is believed to write to a store at least; 2.8B parameters take 336 s then."""
+MIN_GRACE_SECONDS: Final = 120
+"""Minimum seconds between SIGTERM and SIGKILL: time to finish the current step and to write a checkpoint."""
+CHECKPOINT_BYTES_PER_PARAMETER: Final = 12
+"""Bytes per parameter in a checkpoint: the weight and two moments in float32."""
+MIN_UPLOAD_BYTES_PER_SECOND: Final = 100e6
+"""Assumed minimum upload rate to a store, in bytes per second; a checkpoint of 2.8B parameters takes 336 s."""
 LABEL_GROUP: Final = "kueue.x-k8s.io/pod-group-name"
 GROUP_OF_ONE: Final[Document] = {"kueue.x-k8s.io/pod-group-total-count": "1", "kueue.x-k8s.io/retriable-in-group": "false"}
-"""Every attempt is a group of its own for Kueue: it gives the quota of a single pod away when that is asked to stop, and of a group when
-its last pod has ended, which may be a checkpoint later."""
+"""Makes every attempt a Kueue pod group of its own. Kueue releases the quota of a single pod when its deletion is requested, but that of
+a group only when its last pod has ended, that is after the checkpoint is written."""
 
-KEEP_SECONDS: Final = 3600
-"""How long a Workflow that succeeded stays for people to look at; its record is in the store."""
-KEEP_FAILED_SECONDS: Final = 7 * 24 * 3600
-"""And one that failed: it alone says that Argo gave a task up that left no word in its lease, as one that ran out of memory."""
+SUCCESS_TTL_SECONDS: Final = 3600
+"""Seconds for which a succeeded Workflow is kept for inspection; its record is in the store."""
+FAILURE_TTL_SECONDS: Final = 7 * 24 * 3600
+"""Seconds for which a failed Workflow is kept. Only the Workflow shows a failure that left no trace in the lease, such as out of memory."""
 
 WAITER_IMAGE: Final = "controller"
-"""As the manifests name it until an installation says where it is."""
+"""Image name in the manifests, which an installation replaces."""
 
 
 @dataclass(frozen=True, slots=True)
 class PodSettings:
-    """Where the pods of a study run. `inputs`: fingerprint -> paths. `defaults`: what the namespace's policy adds to every pod.
+    """Settings of a study's pods. `inputs`: fingerprint -> paths. `defaults`: the fields that the namespace's policy adds to every pod.
 
-    `waiter_image`: of the pods that wait for training over several nodes; the controller's own image has what they need. `shards_claim`:
-    the PersistentVolumeClaim on which all pods share the shards that they fetch, "" for a copy that ends with each pod.
+    `waiter_image`: image of the pods that wait for a JobSet of several nodes (the controller's image). `shards_claim`: the
+    PersistentVolumeClaim with the downloaded shards, shared by all pods; "" for a copy in each pod.
     """
 
     namespace: str
@@ -108,7 +108,7 @@ class PodSettings:
 
 
 def build_workflow(unit: Unit, plan: Plan, settings: PodSettings) -> Document:
-    """The Workflow that does a unit. Its name is `workflow_name(unit, settings.run_number, settings.store)`."""
+    """Render the Workflow of a unit. Its name is `workflow_name(unit, settings.run_number, settings.store)`."""
     labels = labels_of(settings, unit.kind, unit.size)
     annotations = {ANNOTATION_TASKS: json.dumps(unit.tasks), "scaling-study.dev/what": unit.label}
     templates = [_dag(unit, plan), *_templates(unit, plan, settings)]
@@ -118,7 +118,7 @@ def build_workflow(unit: Unit, plan: Plan, settings: PodSettings) -> Document:
 def workflow_of(
     name: str, labels: Document, annotations: Document, entrypoint: str, templates: list[Document], settings: PodSettings
 ) -> Document:
-    """What every Workflow of ours has in common: owner, accounts, security, clearing away."""
+    """Render a Workflow around its templates: owner, service accounts, security context, garbage collection."""
     return {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Workflow",
@@ -136,17 +136,17 @@ def workflow_of(
             "executor": {"serviceAccountName": EXECUTOR},
             "podMetadata": {"labels": labels},
             "podGC": {"strategy": "OnPodCompletion", "deleteDelayDuration": "60s"},
-            "ttlStrategy": {"secondsAfterSuccess": KEEP_SECONDS, "secondsAfterFailure": KEEP_FAILED_SECONDS},
+            "ttlStrategy": {"secondsAfterSuccess": SUCCESS_TTL_SECONDS, "secondsAfterFailure": FAILURE_TTL_SECONDS},
             "securityContext": dict(SECURITY),
             "volumes": _volumes(settings),
             "templates": templates,
-            **_placed(settings),
+            **_scheduling(settings),
         },
     }
 
 
 def labels_of(settings: PodSettings, kind: TaskKind, size: str = "") -> Document:
-    """Labels of a Workflow and of all its pods."""
+    """Return the labels of a Workflow and of all its pods."""
     labels = {
         LABEL_MANAGED_BY: MANAGED_BY,
         LABEL_STUDY: settings.study,
@@ -171,8 +171,8 @@ def _owner(settings: PodSettings) -> Document:
     return {"ownerReferences": [owner]}
 
 
-def _placed(settings: PodSettings) -> Document:
-    """What the study asks of its nodes, over what the namespace's policy gives."""
+def _scheduling(settings: PodSettings) -> Document:
+    """Return the scheduling fields of a study, which override those of the namespace's policy."""
     execution = settings.execution
     own: Document = {}
     if execution.node_selector:
@@ -212,7 +212,7 @@ def _dag_task(task: PlannedTask, inside: set[str]) -> Document:
 
 
 def short(digest: str) -> str:
-    """What a label can hold of a digest."""
+    """Return the prefix of a digest that fits in a label value."""
     return digest[:DIGEST_LABEL_LENGTH]
 
 
@@ -227,9 +227,9 @@ def _templates(unit: Unit, plan: Plan, settings: PodSettings) -> list[Document]:
 
 def _template(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) -> Document:
     labels = {LABEL_DIGEST: "{{inputs.parameters.short}}", LABEL_KIND: str(kind)}
-    queue, several = settings.execution.queue, _nodes(kind, unit, settings) > 1
+    queue, is_multi_node = settings.execution.queue, _nodes(kind, unit, settings) > 1
     metadata: Document = {"labels": labels}
-    if queue and kind == TaskKind.TRAIN and not several:
+    if queue and kind == TaskKind.TRAIN and not is_multi_node:
         metadata = {"labels": {**labels, LABEL_QUEUE: queue, LABEL_GROUP: ATTEMPT}, "annotations": dict(GROUP_OF_ONE)}
     return {
         "name": str(kind),
@@ -241,7 +241,7 @@ def _template(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) -> 
             "expression": RETRY_EXPRESSION,
             "backoff": dict(BACKOFF),
         },
-        **(_over_nodes(unit, plan, settings, labels) if several else _in_one_pod(kind, unit, plan, settings)),
+        **(_multi_node(unit, plan, settings, labels) if is_multi_node else _single_pod(kind, unit, plan, settings)),
     }
 
 
@@ -249,44 +249,48 @@ def _nodes(kind: TaskKind, unit: Unit, settings: PodSettings) -> int:
     return settings.execution.nodes.get(unit.size, 1) if kind == TaskKind.TRAIN else 1
 
 
-def _in_one_pod(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) -> Document:
+def _single_pod(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) -> Document:
     return {
         "podSpecPatch": json.dumps({"terminationGracePeriodSeconds": grace_seconds(unit, plan, settings.execution)}),
         "container": _container(kind, unit, plan, settings),
     }
 
 
-def _over_nodes(unit: Unit, plan: Plan, settings: PodSettings, labels: Document) -> Document:
-    """A waiter, and what it makes: a JobSet whose pods are what one pod would be."""
+def _multi_node(unit: Unit, plan: Plan, settings: PodSettings, labels: Document) -> Document:
+    """Return a waiter container and the JobSet it creates, whose pods have the settings of a single-node pod."""
     execution = settings.execution
-    placed = _placed(settings)
-    priority = placed.pop("podPriorityClassName", None)
+    scheduling = _scheduling(settings)
+    priority = scheduling.pop("podPriorityClassName", None)
     pod: Document = {
         "serviceAccountName": execution.service_account or TRAINER,
         "securityContext": dict(SECURITY),
         "terminationGracePeriodSeconds": grace_seconds(unit, plan, execution),
         "volumes": _volumes(settings),
-        **placed,
+        **scheduling,
         **({"priorityClassName": priority} if priority else {}),
     }
     trainer = _container(TaskKind.TRAIN, unit, plan, settings)
-    every = {**labels_of(settings, TaskKind.TRAIN, unit.size), **labels}
-    jobset = build_jobset(_nodes(TaskKind.TRAIN, unit, settings), trainer, pod, every, execution.queue, settings.namespace)
+    all_labels = {**labels_of(settings, TaskKind.TRAIN, unit.size), **labels}
+    jobset = build_jobset(_nodes(TaskKind.TRAIN, unit, settings), trainer, pod, all_labels, execution.queue, settings.namespace)
     waiter = container_of(settings.waiter_image, ["python", "-m", "orchestrator.controller.jobset_waiter"], [], settings)
     waiter.pop("envFrom", None)
-    return waiting_template(jobset, waiter, grace_seconds(unit, plan, execution))
+    return waiter_template(jobset, waiter, grace_seconds(unit, plan, execution))
 
 
 def grace_seconds(unit: Unit, plan: Plan, execution: Execution) -> int:
-    """Between SIGTERM and SIGKILL: what the study says, else time for a step and for a checkpoint of the unit's size."""
+    """Return the seconds between SIGTERM and SIGKILL: the study's value, or else time for one step and one checkpoint."""
     parameters = plan.shapes[unit.size].total if unit.size else 0
-    return execution.grace_seconds or max(LEAST_GRACE, ceil(LEAST_GRACE / 2 + parameters * CHECKPOINT_BYTES / CHECKPOINT_BYTES_A_SECOND))
+    return execution.grace_seconds or max(
+        MIN_GRACE_SECONDS, ceil(MIN_GRACE_SECONDS / 2 + parameters * CHECKPOINT_BYTES_PER_PARAMETER / MIN_UPLOAD_BYTES_PER_SECOND)
+    )
 
 
 def _gpus(kind: TaskKind, unit: Unit, settings: PodSettings) -> int:
-    """What a pod asks for: training all that the study says, an evaluation one of them, since it is one process."""
-    of_training = settings.execution.gpus_per_pod.get(unit.size, 1)
-    return {TaskKind.PREPARE: 0, TaskKind.TRAIN: of_training, TaskKind.EVALUATE: min(1, of_training)}[kind]
+    """Return the GPUs that a pod requests: the study's value for training, at most one for an evaluation (a single process)."""
+    train_gpus = settings.execution.gpus_per_pod.get(unit.size, 1)
+    if kind == TaskKind.TRAIN:
+        return train_gpus
+    return min(1, train_gpus) if KINDS[kind].has_model else 0
 
 
 def _container(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) -> Document:
@@ -299,7 +303,7 @@ def _container(kind: TaskKind, unit: Unit, plan: Plan, settings: PodSettings) ->
 
 
 def resources_of(asked: Resources, gpus: int) -> Document:
-    """Requests and limits of a container: both for GPUs and memory, requests alone for cores, since what is idle may be used."""
+    """Return requests and limits of a container. CPU has no limit, so that idle cores can be used."""
     limits = {"nvidia.com/gpu": str(gpus)} if gpus else {}
     if asked.memory is not None:
         limits["memory"] = asked.memory
@@ -308,7 +312,7 @@ def resources_of(asked: Resources, gpus: int) -> Document:
 
 
 def container_of(image: str, command: list[str], arguments: list[str], settings: PodSettings) -> Document:
-    """The main container of a pod: no rights, no writing but to scratch, and the store's credentials."""
+    """Return a pod's main container: unprivileged, a read-only root file system, and the store's credentials."""
     environment = {"HOME": "/tmp", "TMPDIR": "/tmp", "HF_HOME": "/cache/huggingface", **settings.environment}
     container: Document = {
         "name": "main",
@@ -359,7 +363,7 @@ def _arguments(unit: Unit, plan: Plan, settings: PodSettings, gpus: int, nodes: 
 
 
 def _inputs(unit: Unit, plan: Plan, settings: PodSettings) -> list[tuple[str, str]]:
-    """Where the files are that the unit's prepare tasks read."""
+    """Return (fingerprint, path) of the input files of the unit's prepare tasks."""
     needed: dict[str, None] = {}
     for digest in unit.tasks:
         task = plan.tasks[digest].task

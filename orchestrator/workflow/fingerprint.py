@@ -1,4 +1,4 @@
-"""A Workflow that computes what a study's files are, where the study does not declare it: the controller cannot reach them, a pod can."""
+"""Render the Workflow that fingerprints a study's input files, for files that only pods, not the controller, can read."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -8,12 +8,12 @@ from orchestrator.workflow.build import BACKOFF, PodSettings, container_of, labe
 
 Document = dict[str, Any]
 
-# A source that is not there yet may come: asked again with the backoff's cap of two minutes, for two days
-TRIES: Final = 1500
+# Two days at the maximum backoff of two minutes: a missing source may still be uploaded
+MAX_ATTEMPTS: Final = 1500
 
 
 def fingerprint_workflow(name: str, key: str, sources: Mapping[str, str], tokenizer: str, image: str, settings: PodSettings) -> Document:
-    """`key`: where in the store the pod leaves what it found. `sources`: name -> path; `tokenizer`: a path, "" for none."""
+    """Render the Workflow. `key`: the store key of the result. `sources`: name -> path. `tokenizer`: a path, "" for none."""
     arguments = [
         "fingerprint",
         f"--store={settings.store}",
@@ -23,7 +23,7 @@ def fingerprint_workflow(name: str, key: str, sources: Mapping[str, str], tokeni
     ]
     template: Document = {
         "name": "fingerprint",
-        "retryStrategy": {"limit": str(TRIES), "retryPolicy": "Always", "backoff": dict(BACKOFF)},
+        "retryStrategy": {"limit": str(MAX_ATTEMPTS), "retryPolicy": "Always", "backoff": dict(BACKOFF)},
         "container": container_of(image, ["python", "-m", "orchestrator.cli"], arguments, settings),
     }
     labels = labels_of(settings, TaskKind.PREPARE)

@@ -1,9 +1,8 @@
-"""A training task over several nodes: the JobSet that holds its pods, and the container that waits for them in a Workflow.
+"""Render a training task on several nodes: a JobSet with the training pods, and the container in the Workflow that waits for it.
 
-`build` calls it for sizes of more than one node. Argo knows one pod a task; that pod is our waiter
-(`orchestrator.controller.jobset_waiter`), which creates the JobSet,
-speaks for it and ends as its pod of index 0 ends. Argo fills the names in braces in, in the JobSet as everywhere else.
-Pure, like all of this package.
+Called by `build` for sizes with more than one node. Argo runs one pod per task; here it is the waiter
+(`orchestrator.controller.jobset_waiter`), which creates the JobSet, forwards its logs and exits with the code of its pod of index 0. Argo
+substitutes the names in braces, also inside the JobSet. Pure.
 """
 
 import json
@@ -14,28 +13,27 @@ from orchestrator.contract.vocabulary import LABEL_MANAGED_BY, LABEL_QUEUE, WAIT
 Document = dict[str, Any]
 
 JOB: Final = "n"
-"""The one replicated job of a JobSet. A pod is named JOBSET-n-0-INDEX and five letters: at most 63 characters in all."""
+"""Name of the only replicated job of a JobSet. It is short because pods are named JOBSET-n-0-INDEX-SUFFIX, at most 63 characters."""
 PORT: Final = 29400
-"""Where rank 0 waits for the ranks of other nodes; ranks then talk on ports of their own choice."""
-MORE_GRACE_SECONDS: Final = 30
-"""What the waiter is given beyond the pods that it stops: it ends after them, with their code."""
+"""MASTER_PORT: where rank 0 accepts the other ranks at start. Later traffic uses ephemeral ports."""
+EXTRA_GRACE_SECONDS: Final = 30
+"""Additional grace period of the waiter, because it ends after the pods that it stops."""
 
 ATTEMPT: Final = "{{workflow.name}}-{{=inputs.parameters.short[:8]}}-{{retries}}"
-"""Name of a JobSet, and of an attempt in a queue: the first letters of a digest are enough beside the Workflow's name, and the number of
-the attempt makes each a new one."""
+"""Name of a JobSet and of a Kueue pod group: unique per Workflow, task (a digest prefix is enough) and attempt."""
 
 
 def build_jobset(nodes: int, container: Document, pod: Document, labels: Document, queue: str | None, namespace: str) -> Document:
-    """`container`: the trainer's, with its flags. `pod`: what else a pod of the study is given, as in a pod's spec.
+    """Render the JobSet. `container`: the trainer's container. `pod`: the other fields of its pod spec.
 
-    `labels`: of the pods that Argo makes for the task. The pods of the JobSet have all of them but the one that says that a pod is ours to
-    look at: what stands for the task in a listing is the waiter.
+    `labels`: the labels of the task's pod in the Workflow. The JobSet's pods have all of them except LABEL_MANAGED_BY, because the waiter
+    represents the task in listings of pods.
     """
-    quiet = {key: value for key, value in labels.items() if key != LABEL_MANAGED_BY}
+    pod_labels = {key: value for key, value in labels.items() if key != LABEL_MANAGED_BY}
     address = {"name": "MASTER_ADDR", "value": f"{ATTEMPT}-{JOB}-0-0.{ATTEMPT}"}
     trainer = {**container, "env": [*container["env"], address, {"name": "MASTER_PORT", "value": str(PORT)}]}
     template = {
-        "metadata": {"labels": quiet},
+        "metadata": {"labels": pod_labels},
         "spec": {**pod, "restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [trainer]},
     }
     job = {"parallelism": nodes, "completions": nodes, "completionMode": "Indexed", "backoffLimit": 0, "template": template}
@@ -44,7 +42,7 @@ def build_jobset(nodes: int, container: Document, pod: Document, labels: Documen
         "kind": "JobSet",
         "metadata": {"name": ATTEMPT, "namespace": namespace, "labels": {**labels, **({LABEL_QUEUE: queue} if queue else {})}},
         "spec": {
-            # a restart is Argo's: it counts, waits and asks what the exit code means
+            # Argo retries: it counts attempts, backs off and evaluates the exit code
             "failurePolicy": {"maxRestarts": 0},
             "network": {"enableDNSHostnames": True, "subdomain": ATTEMPT, "publishNotReadyAddresses": True},
             "replicatedJobs": [{"name": JOB, "replicas": 1, "template": {"spec": job}}],
@@ -52,9 +50,9 @@ def build_jobset(nodes: int, container: Document, pod: Document, labels: Documen
     }
 
 
-def waiting_template(jobset: Document, container: Document, grace_seconds: int) -> Document:
-    """What a template has instead of the trainer's container. `container`: one with the waiter's image and no secret in it."""
-    told = [
+def waiter_template(jobset: Document, container: Document, grace_seconds: int) -> Document:
+    """Return the fields of a waiter's template. `container`: has the waiter's image and no secret."""
+    environment = [
         {"name": "JOBSET", "value": json.dumps(jobset, separators=(",", ":"))},
         {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
@@ -65,10 +63,10 @@ def waiting_template(jobset: Document, container: Document, grace_seconds: int) 
         "automountServiceAccountToken": True,
         "podSpecPatch": json.dumps(
             {
-                "terminationGracePeriodSeconds": grace_seconds + MORE_GRACE_SECONDS,
-                # Argo leaves a yes to the account, which says no
+                "terminationGracePeriodSeconds": grace_seconds + EXTRA_GRACE_SECONDS,
+                # Argo does not pass `true` on to the pod; without this patch, the service account's setting applies
                 "automountServiceAccountToken": True,
             }
         ),
-        "container": {**container, "env": [*container["env"], *told], "resources": resources},
+        "container": {**container, "env": [*container["env"], *environment], "resources": resources},
     }

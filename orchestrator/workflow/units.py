@@ -1,7 +1,7 @@
-"""Cuts a plan into units: what one Workflow does.
+"""Group the tasks of a plan into units, one Argo Workflow each.
 
-A unit is one unbranched run of train tasks with the evaluations of their states, so that admission, stop and edit touch no more than one
-line of work. `reconcile` decides over units, `build` turns one into an Argo Workflow.
+A unit is an unbranched chain of train tasks with the evaluations of their checkpoints, so that admitting, stopping or editing affects a
+single chain. `reconcile` decides about units, `build` renders one as an Argo Workflow.
 """
 
 import hashlib
@@ -13,15 +13,15 @@ from typing import Final
 from orchestrator.contract.plan import Plan, PlannedTask
 from orchestrator.contract.vocabulary import TaskKind
 
-# Argo 4's CRDs refuse more than 200 tasks or templates in a list; what is over goes to a unit of its own
-MOST_TASKS: Final = 150
+# Argo 4's CRDs reject lists of more than 200 tasks or templates; longer chains are split
+MAX_TASKS: Final = 150
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Tasks that one Workflow does, in an order in which each comes after what it needs.
+    """The tasks of one Workflow, in dependency order.
 
-    `needs`: digests outside the unit that must be done before it may start. `label`: of its first task, for people.
+    `needs`: digests of tasks outside the unit that must be done before it starts. `label`: the label of its first task, for display.
     """
 
     kind: TaskKind
@@ -32,18 +32,18 @@ class Unit:
 
 
 def units(plan: Plan) -> tuple[Unit, ...]:
-    """Every task of the plan in exactly one unit, in an order in which no unit needs a later one."""
+    """Return the units of a plan in dependency order. Every task is in exactly one unit."""
     prepares = [_unit(plan, (digest,)) for digest, task in plan.tasks.items() if task.kind == TaskKind.PREPARE]
-    evaluations = _by_state(plan)
+    evaluations = _evaluations_by_train_task(plan)
     trains: list[Unit] = []
-    for run in _runs(plan):
-        tasks = [*run, *(evaluation for train in run for evaluation in evaluations.get(train, ()))]
-        trains += [_unit(plan, tasks[start : start + MOST_TASKS]) for start in range(0, len(tasks), MOST_TASKS)]
+    for chain in _chains(plan):
+        tasks = [*chain, *(evaluation for train in chain for evaluation in evaluations.get(train, ()))]
+        trains += [_unit(plan, tasks[start : start + MAX_TASKS]) for start in range(0, len(tasks), MAX_TASKS)]
     return (*prepares, *trains)
 
 
 def remaining(plan: Plan, unit: Unit, excluded: Set[str]) -> Unit | None:
-    """The unit without tasks that are done or in work elsewhere; None when nothing is left. What it waits for is looked up anew."""
+    """Return the unit without the excluded tasks and with `needs` updated, or None if no task is left."""
     left = tuple(digest for digest in unit.tasks if digest not in excluded)
     if len(left) == len(unit.tasks):
         return unit
@@ -51,52 +51,52 @@ def remaining(plan: Plan, unit: Unit, excluded: Set[str]) -> Unit | None:
 
 
 def workflow_name(unit: Unit, run_number: int, store: str = "") -> str:
-    """Two units have one name only if they do the same tasks in the same run and store: a 409 then means that somebody submitted it before.
+    """Return the name of a unit's Workflow, unique per tasks, run number and store address.
 
-    `store`: its address.
+    An HTTP 409 for this name therefore means that the unit was already submitted.
     """
     text = "\n".join((*unit.tasks, str(run_number), *([store] if store else [])))
     return f"ss-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
 
 
 def store_label(address: str) -> str:
-    """What a label can hold of a store's address; "" for none."""
+    """Return a hash of a store's address that fits in a label value, "" for no address."""
     return hashlib.sha256(address.encode()).hexdigest()[:12] if address else ""
 
 
 def _unit(plan: Plan, digests: Sequence[str]) -> Unit:
-    inside = set(digests)
+    in_unit = set(digests)
     first = plan.tasks[digests[0]]
-    needs = dict.fromkeys(need for digest in digests for need in plan.tasks[digest].needs if need not in inside)
+    needs = dict.fromkeys(need for digest in digests for need in plan.tasks[digest].needs if need not in in_unit)
     return Unit(first.kind, tuple(digests), tuple(needs), first.size, first.label)
 
 
-def _by_state(plan: Plan) -> Mapping[str, list[str]]:
-    """Evaluate tasks by the train task whose end they score."""
+def _evaluations_by_train_task(plan: Plan) -> Mapping[str, list[str]]:
+    """Group evaluate tasks by the train task whose final checkpoint they score."""
     found: dict[str, list[str]] = defaultdict(list)
     for digest, task in plan.tasks.items():
         if task.kind == TaskKind.EVALUATE:
-            found[_train_need(plan, task)].append(digest)
+            found[_train_predecessor(plan, task)].append(digest)
     return found
 
 
-def _runs(plan: Plan) -> list[list[str]]:
-    """Train tasks as maximal runs in which each is the only one that goes on from the one before."""
+def _chains(plan: Plan) -> list[list[str]]:
+    """Return the maximal unbranched chains of train tasks."""
     children: dict[str, list[str]] = defaultdict(list)
     for digest, task in plan.tasks.items():
         if task.kind == TaskKind.TRAIN:
-            children[_train_need(plan, task)].append(digest)
-    runs: list[list[str]] = []
+            children[_train_predecessor(plan, task)].append(digest)
+    chains: list[list[str]] = []
     waiting = list(reversed(children[""]))
     while waiting:
-        run = [waiting.pop()]
-        while len(next_ones := children[run[-1]]) == 1:
-            run.append(next_ones[0])
-        waiting += reversed(children[run[-1]])
-        runs.append(run)
-    return runs
+        chain = [waiting.pop()]
+        while len(successors := children[chain[-1]]) == 1:
+            chain.append(successors[0])
+        waiting += reversed(children[chain[-1]])
+        chains.append(chain)
+    return chains
 
 
-def _train_need(plan: Plan, task: PlannedTask) -> str:
-    """The train task that a task goes on from, "" where it starts from weights."""
+def _train_predecessor(plan: Plan, task: PlannedTask) -> str:
+    """Return the train task that a task continues, "" if there is none."""
     return next((need for need in task.needs if plan.tasks[need].kind == TaskKind.TRAIN), "")

@@ -28,7 +28,7 @@ from orchestrator.contract.tasks import (
 from orchestrator.contract.vocabulary import LOSS, TaskKind
 from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
-from orchestrator.store.leases import Holder, take
+from orchestrator.store.leases import Holder, acquire
 from orchestrator.store.metrics import append
 from orchestrator.store.records import publish_record
 
@@ -262,7 +262,7 @@ def keep(store: Store, plan: Plan, records: Mapping[str, Record], loss: Loss = _
             reached[task.work] = max(task.task.tokens, reached.get(task.work, 0))
             starts[task.work] = task.task.trajectory.start
     for work, tokens in reached.items():
-        lease = take(store, work_root(TaskKind.TRAIN, work), work, Holder(study=plan.study))
+        lease = acquire(store, work_root(TaskKind.TRAIN, work), work, Holder(study=plan.study))
         lease.start_from(0)
         append(store, lease, [(step, step * STEP, LOSS, loss(starts[work], step)) for step in range(1, tokens // STEP + 1)])
         lease.end("done", 0)

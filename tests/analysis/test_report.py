@@ -170,7 +170,7 @@ def test_a_damaged_record_counts_as_missing_and_is_named(tmp_path: Path) -> None
     digest = plan.cells[0].stages[-1].evaluations[0].digest
     store.objects.put(f"tasks/{digest}/record.json", b'{"version": 1')
     text = page_of(write_report(store, plan, tmp_path)).text
-    assert f"tasks/{digest}/record.json is not a whole record" in text
+    assert f"tasks/{digest}/record.json is not a complete record" in text
     assert f"bpb of prose after cooldown ({digest[:12]})" in text
 
 

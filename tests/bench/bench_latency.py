@@ -1,14 +1,14 @@
-"""Prints what the controller adds to Argo's own delays: from `kubectl apply` to the first step, and from the end of a pod to the next one.
+"""Measure the latency that the controller adds to Argo: from `kubectl apply` to the first step, and from one pod's end to the next start.
 
-    python tests/bench/bench_latency.py [--played]
+    python tests/bench/bench_latency.py [--simulated]
 
-Needs the cluster that KUBECONFIG names, a store and the trainer's image, as tests/e2e do. A study of three train tasks and four evaluations
-(one stable trajectory from which a leaf and a cooldown go on: three Workflows) and one Workflow with the same DAG of empty steps, same
-image, same pod, run in turns, so that both meet the same load. Seen from outside, by a watch of pods: a container starts when the API says
-so first. BENCH_ROUNDS sets how often (3 unless given).
+Needs the cluster of KUBECONFIG, a store and the trainer image, like tests/e2e. A study of three train tasks and four evaluations (a stable
+trajectory that a leaf and a cooldown continue: three Workflows) alternates with one Workflow of the same DAG with empty steps, the same
+image and the same pods, so that both run under the same load. Times are taken from a watch of pods: a container has started when the API
+first reports it. BENCH_ROUNDS is the number of rounds, 3 by default.
 
-`--played`: the same on nodes that kwok plays, where a container starts half a second after its pod is bound and ends five seconds later,
-so that nothing but API server, scheduler, Argo and controller is measured, and a machine that is busy training does not matter as much.
+`--simulated`: use nodes simulated by kwok, where a container starts half a second after its pod is bound and ends five seconds later. This
+measures only the API server, scheduler, Argo and controller, and depends less on the load of the machine.
 """
 
 import copy
@@ -32,21 +32,21 @@ sys.path.insert(0, str(ROOT))
 from orchestrator.cluster.kubernetes_api import connect  # noqa: E402
 from orchestrator.contract.plan import Plan  # noqa: E402
 from orchestrator.contract.vocabulary import ANNOTATION_TASKS, LABEL_DIGEST, LABEL_MANAGED_BY, LABEL_STUDY, TaskKind  # noqa: E402
-from orchestrator.reconcile.observe import LABEL_WORKFLOW  # noqa: E402
+from orchestrator.reconcile.observed import LABEL_WORKFLOW  # noqa: E402
 from orchestrator.study.opening import open_study  # noqa: E402
 from orchestrator.workflow import short  # noqa: E402
 from tests.e2e.installation import install, uninstall  # noqa: E402
 from tests.e2e.kubectl import Document, Kubectl, eventually  # noqa: E402
 from tests.e2e.small_study import STUDY, SmallStudy, open_root, write_corpus  # noqa: E402
-from tests.e2e.test_kwok import Trainers, at_work, node  # noqa: E402
+from tests.e2e.test_kwok import Trainers, node, simulated_trainers  # noqa: E402
 
 COOLDOWN = "    - {name: cooldown, tokens: 16K, mixture: {codePercent: 20, text: {english: 100}, code: {python: 100}}}\n"
-TIME_FOR_ONE = 900
+TIMEOUT = 900
 
 
 @dataclass
 class Container:
-    """When the API first said that a task's container runs, and that it has ended; seconds since the epoch."""
+    """Times at which the API first reported the start and the end of a task's container, in seconds since the epoch."""
 
     workflow: str
     started: float | None = None
@@ -54,8 +54,8 @@ class Container:
 
 
 @dataclass
-class Watched:
-    """Containers by (Workflow, short digest), and when Workflows were first seen."""
+class Observations:
+    """Observation containers and pods by (Workflow, short digest), and the times at which Workflows were first seen."""
 
     containers: dict[tuple[str, str], Container] = field(default_factory=dict)
     pods: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -79,9 +79,9 @@ class Watched:
         self.workflows.setdefault(body["metadata"]["name"], time.time())
 
 
-def watching(namespace: str) -> Watched:
-    """What happens in the namespace from now on, seen by threads of their own."""
-    watched = Watched()
+def observe(namespace: str) -> Observations:
+    """Observe the pods and Workflows of a namespace from now on, in threads."""
+    observations = Observations()
 
     def follow(kind: str) -> None:
         cluster = connect(namespace)
@@ -90,11 +90,11 @@ def watching(namespace: str) -> Watched:
             for change, body in cluster.watch(kind, version):  # type: ignore[arg-type]
                 version = body["metadata"]["resourceVersion"]
                 if change in ("ADDED", "MODIFIED"):
-                    (watched.pod if kind == "pods" else watched.workflow)(body)
+                    (observations.pod if kind == "pods" else observations.workflow)(body)
 
     for kind in ("pods", "workflows"):
         threading.Thread(target=follow, args=(kind,), daemon=True).start()
-    return watched
+    return observations
 
 
 @contextmanager
@@ -110,17 +110,17 @@ def controller(namespace: str) -> Iterator[None]:
 
 
 def study(folder: Path, name: str, root: str, seed: int, pool: str) -> SmallStudy:
-    """Its plan is not frozen: that is the controller's to do. Files are declared, so that no pod must look at them.
+    """Return a study whose plan is not frozen yet and whose fingerprints are declared, so that no pod computes them.
 
-    `pool`: of played nodes, "" for real ones.
+    `pool`: the pool of simulated nodes, "" for real nodes.
     """
     text = STUDY.format(
         name=name, store=f"{root}/store", corpus=f"{root}/corpus", seeds=[seed], tokens="32K",
         image=os.environ.get("E2E_TRAINER_IMAGE", "localhost/trainer:dev"), secret="scaling-study-store",
     ).replace("  evaluation: {after: [pretrain]", f"{COOLDOWN}  evaluation: {{after: [pretrain, cooldown]")  # fmt: skip
     if pool:
-        placed = f"nodeSelector: {{pool: {pool}}}, tolerations: [{{key: kwok.x-k8s.io/node, operator: Exists}}]"
-        text = text.replace("graceSeconds: 30", f"graceSeconds: 30, {placed}")
+        scheduling = f"nodeSelector: {{pool: {pool}}}, tolerations: [{{key: kwok.x-k8s.io/node, operator: Exists}}]"
+        text = text.replace("graceSeconds: 30", f"graceSeconds: 30, {scheduling}")
     file = folder / f"{name}.yaml"
     file.write_text(text)
     for source in open_study(file).plan.sources:
@@ -130,14 +130,14 @@ def study(folder: Path, name: str, root: str, seed: int, pool: str) -> SmallStud
 
 
 def needs(plan: Plan) -> dict[str, list[str]]:
-    """Train and evaluate tasks, and which of them each comes after."""
+    """Return the train and evaluate tasks, each with the ones it needs."""
     kinds = (TaskKind.TRAIN, TaskKind.EVALUATE)
     digests = [digest for digest, task in plan.tasks.items() if task.kind in kinds]
     return {digest: [need for need in plan.tasks[digest].needs if need in digests] for digest in digests}
 
 
 def argo_alone(made: SmallStudy, namespace: str) -> Document:
-    """One Workflow with all of the study's train and evaluate tasks as empty steps, which nobody of ours looks at."""
+    """Return one Workflow with the study's train and evaluate tasks as empty steps, which the controller ignores."""
     body = made.workflow(made.train_units()[-1], namespace)
     train = next(template for template in body["spec"]["templates"] if template["name"] == "train")
     train["container"] |= {"command": ["true"], "args": []}
@@ -158,7 +158,7 @@ def argo_alone(made: SmallStudy, namespace: str) -> Document:
 
 
 def gaps(plan: Plan, seen: dict[str, Container]) -> dict[str, list[float]]:
-    """Seconds from the end of what a task comes after to the start of its own container: in the same Workflow, and in another."""
+    """Return the seconds from the end of a needed task to the start of a task, within and between Workflows."""
     found: dict[str, list[float]] = {"within a Workflow": [], "between Workflows": []}
     for digest, before in needs(plan).items():
         if before:
@@ -169,41 +169,39 @@ def gaps(plan: Plan, seen: dict[str, Container]) -> dict[str, list[float]]:
     return found
 
 
-def of_workflows(watched: Watched, made: SmallStudy, alone: bool) -> dict[str, Container]:
+def of_workflows(observations: Observations, made: SmallStudy, alone: bool) -> dict[str, Container]:
     name = f"alone-{made.opened.study.name}"
     wanted = set(map(short, needs(made.opened.plan)))
-    return {key[1]: seen for key, seen in watched.containers.items() if key[1] in wanted and (key[0] == name) == alone}
+    return {key[1]: seen for key, seen in observations.containers.items() if key[1] in wanted and (key[0] == name) == alone}
 
 
 def steps_of(kubectl: Kubectl, pod: str) -> list[float]:
-    """When the trainer in a pod told of its progress, as its node has it."""
+    """Return the times of the progress lines in a pod's log, by the clock of its node."""
     lines = [line.partition(" ") for line in kubectl.run("logs", pod, "-c", "main", "--timestamps").splitlines()]
     return [datetime.fromisoformat(f"{stamp[:26]}+00:00").timestamp() for stamp, _, text in lines if " / " in text]
 
 
-def run_played(kubectl: Kubectl, watched: Watched, made: SmallStudy) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Records are left when pods are about to end, as trainers do."""
+def run_simulated(kubectl: Kubectl, observations: Observations, made: SmallStudy) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Run on simulated nodes; records are written shortly before the pods end, as by trainers."""
     plan, name = made.opened.plan, made.opened.study.name
     trainers = Trainers(made.store, plan, name, after=4.2)
-    with at_work(kubectl.namespace, trainers):
+    with simulated_trainers(kubectl.namespace, trainers):
         kubectl.run("apply", "-f", str(made.file))
         applied = time.time()
-        eventually(
-            lambda: kubectl.json("get", "sstudy", name).get("status", {}).get("phase") == "Succeeded", f"{name} is done", TIME_FOR_ONE
-        )
-        over = time.time()
-    seen = of_workflows(watched, made, alone=False)
+        eventually(lambda: kubectl.json("get", "sstudy", name).get("status", {}).get("phase") == "Succeeded", f"{name} is done", TIMEOUT)
+        finished = time.time()
+    seen = of_workflows(observations, made, alone=False)
     first = seen[next(short(digest) for digest, before in needs(plan).items() if not before)]
     assert first.started is not None
     steps = {
-        "apply -> Workflow": watched.workflows[first.workflow] - applied,
+        "apply -> Workflow": observations.workflows[first.workflow] - applied,
         "apply -> container": first.started - applied,
-        "all": over - applied,
+        "all": finished - applied,
     }
     return steps, gaps(plan, seen)
 
 
-def run_ours(kubectl: Kubectl, watched: Watched, made: SmallStudy) -> tuple[dict[str, float], dict[str, list[float]]]:
+def run_controller(kubectl: Kubectl, observations: Observations, made: SmallStudy) -> tuple[dict[str, float], dict[str, list[float]]]:
     name = made.opened.study.name
     before = time.time()
     kubectl.run("apply", "-f", str(made.file))
@@ -211,81 +209,81 @@ def run_ours(kubectl: Kubectl, watched: Watched, made: SmallStudy) -> tuple[dict
     first = next(digest for digest, need in needs(made.opened.plan).items() if not need)
 
     def pod() -> str | None:
-        return next((pod for (_, digest), pod in watched.pods.items() if digest == short(first)), None)
+        return next((pod for (_, digest), pod in observations.pods.items() if digest == short(first)), None)
 
-    at = eventually(pod, "the first pod", TIME_FOR_ONE)
-    workflow = next(flow for (flow, digest) in watched.pods if digest == short(first))
-    lines = eventually(lambda: steps_of(kubectl, at) if has_started(watched, first) else [], "a step", TIME_FOR_ONE)
-    eventually(lambda: kubectl.json("get", "sstudy", name).get("status", {}).get("phase") == "Succeeded", f"{name} is done", TIME_FOR_ONE)
-    over = time.time()
-    seen = of_workflows(watched, made, alone=False)
+    at = eventually(pod, "the first pod", TIMEOUT)
+    workflow = next(flow for (flow, digest) in observations.pods if digest == short(first))
+    lines = eventually(lambda: steps_of(kubectl, at) if has_started(observations, first) else [], "a step", TIMEOUT)
+    eventually(lambda: kubectl.json("get", "sstudy", name).get("status", {}).get("phase") == "Succeeded", f"{name} is done", TIMEOUT)
+    finished = time.time()
+    seen = of_workflows(observations, made, alone=False)
     started = seen[short(first)].started or 0.0
     steps = {
         "apply takes": applied - before,
-        "apply -> Workflow": watched.workflows[workflow] - applied,
-        "Workflow -> container": started - watched.workflows[workflow],
+        "apply -> Workflow": observations.workflows[workflow] - applied,
+        "Workflow -> container": started - observations.workflows[workflow],
         "container -> first step": lines[0] - started,
         "apply -> container": started - applied,
         "apply -> first step": lines[0] - applied,
-        "all": over - applied,
+        "all": finished - applied,
     }
     return steps, gaps(made.opened.plan, seen)
 
 
-def has_started(watched: Watched, digest: str) -> bool:
-    return any(seen.started is not None for key, seen in watched.containers.items() if key[1] == short(digest))
+def has_started(observations: Observations, digest: str) -> bool:
+    return any(seen.started is not None for key, seen in observations.containers.items() if key[1] == short(digest))
 
 
-def run_alone(kubectl: Kubectl, watched: Watched, made: SmallStudy) -> tuple[dict[str, float], dict[str, list[float]]]:
+def run_alone(kubectl: Kubectl, observations: Observations, made: SmallStudy) -> tuple[dict[str, float], dict[str, list[float]]]:
     body = argo_alone(made, kubectl.namespace)
     kubectl.create(body)
     created = time.time()
-    over = kubectl.finished(body["metadata"]["name"], TIME_FOR_ONE)
-    assert over["status"]["phase"] == "Succeeded", over["status"]
-    seen = of_workflows(watched, made, alone=True)
+    finished = kubectl.finished(body["metadata"]["name"], TIMEOUT)
+    assert finished["status"]["phase"] == "Succeeded", finished["status"]
+    seen = of_workflows(observations, made, alone=True)
     starts = [container.started for container in seen.values() if container.started is not None]
     return {"apply -> container": min(starts) - created, "all": time.time() - created}, gaps(made.opened.plan, seen)
 
 
-def told(values: list[float]) -> str:
-    """Median, least and most."""
+def formatted(values: list[float]) -> str:
+    """Format the median, minimum, maximum and number of values."""
     return f"{statistics.median(values):5.2f} s ({min(values):.2f} to {max(values):.2f}, {len(values)})" if values else "-"
 
 
 def main() -> None:
     namespace = f"latency-{uuid.uuid4().hex[:6]}"
     root = f"{os.environ['STORE_TEST_S3'].rstrip('/')}/latency/{uuid.uuid4().hex[:8]}"
-    rounds, played = int(os.environ.get("BENCH_ROUNDS", "3")), "--played" in sys.argv[1:]
+    rounds, is_simulated = int(os.environ.get("BENCH_ROUNDS", "3")), "--simulated" in sys.argv[1:]
     nodes = [node(f"{namespace}-{number}", namespace) for number in range(2)]
     write_corpus(open_root(root))
     kubectl = install(namespace, controller=False)
-    times: dict[str, dict[str, list[float]]] = {"ours": {}, "Argo alone": {}}
+    times: dict[str, dict[str, list[float]]] = {"controller": {}, "Argo alone": {}}
     try:
-        if played:
+        if is_simulated:
             kubectl.apply(*nodes)
             kubectl.run("wait", "--for=condition=Ready", *(f"node/{body['metadata']['name']}" for body in nodes), "--timeout=60s")
         with tempfile.TemporaryDirectory() as folder, controller(namespace):
-            watched = watching(namespace)
+            observations = observe(namespace)
             for number in range(rounds + 1):
-                made = study(Path(folder), f"round-{number}", root, number + 1, namespace if played else "")
-                for who, run in (("ours", run_played if played else run_ours), ("Argo alone", run_alone)):
-                    steps, between = run(kubectl, watched, made)
-                    # in the first round the corpus is prepared before anything can be trained
+                made = study(Path(folder), f"round-{number}", root, number + 1, namespace if is_simulated else "")
+                for variant, run in (("controller", run_simulated if is_simulated else run_controller), ("Argo alone", run_alone)):
+                    steps, between = run(kubectl, observations, made)
+                    # in the first round, the corpus is prepared before training starts
                     counted = {step: [value] for step, value in steps.items()} if number else {}
                     for what, values in {**counted, **between}.items():
-                        times[who].setdefault(what, []).extend(values)
-                tell(f"after round {number} of {rounds}, load {os.getloadavg()[0]:.1f}", times)
+                        times[variant].setdefault(what, []).extend(values)
+                print_times(f"after round {number} of {rounds}, load {os.getloadavg()[0]:.1f}", times)
     finally:
         uninstall(namespace)
-        if played:
+        if is_simulated:
             kubectl.run("delete", "node", *(body["metadata"]["name"] for body in nodes), "--wait=false")
 
 
-def tell(when: str, times: dict[str, dict[str, list[float]]]) -> None:
+def print_times(when: str, times: dict[str, dict[str, list[float]]]) -> None:
     print(when)
-    for who, found in times.items():
+    for variant, found in times.items():
         for what, values in found.items():
-            print(f"  {who:10}  {what:24} {told(values)}", flush=True)
+            print(f"  {variant:10}  {what:24} {formatted(values)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Prints how long planning takes and how much memory: a grid of 10,000 cells and more than 50,000 tasks, and the example of the paper.
+"""Measure the time and memory of planning a grid of 10,000 cells and over 50,000 tasks, and the paper's example.
 
     python tests/bench/bench_plan.py
 
-Each figure comes from a fresh process. The bounds in the README are 3 s and 500 MB on 2 cores, and 1 s for the example's first line.
+Each measurement uses a new process. The limits in the README are 3 s and 500 MB on 2 cores, and 1 s for the example's first line.
 """
 
 import resource
@@ -60,7 +60,7 @@ print(f"{len(plan.cells):,} cells, {len(plan.tasks):,} tasks: read {read - begin
 
 
 def measured(*command: str) -> tuple[str, float, float]:
-    """Output, seconds and peak memory in MB of a process of its own."""
+    """Run a process and return its output, seconds and peak memory in MB."""
     begin = time.perf_counter()
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True, cwd=ROOT)
     seconds = time.perf_counter() - begin
@@ -68,7 +68,7 @@ def measured(*command: str) -> tuple[str, float, float]:
 
 
 def first_line(*command: str) -> float:
-    """Seconds until a process has printed something."""
+    """Return the seconds until a process prints its first line."""
     begin = time.perf_counter()
     with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stdout is not None
@@ -88,8 +88,8 @@ def main() -> None:
         study = Path(folder) / "study.yaml"
         study.write_text(STUDY % (", ".join(map(str, range(1, SEEDS + 1))), "a" * 64, "b" * 64, "c" * 64))
         for _ in range(3):
-            told, seconds, memory = measured("-c", PLAN, str(study))
-            print(f"{told}, whole process {seconds:.2f} s, {memory:.0f} MB")
+            output, seconds, memory = measured("-c", PLAN, str(study))
+            print(f"{output}, whole process {seconds:.2f} s, {memory:.0f} MB")
         _, seconds, memory = measured("-c", main_of, "plan", str(study))
         print(f"scaling-study plan of it: {seconds:.2f} s, {memory:.0f} MB")
 

@@ -1,9 +1,9 @@
-"""Our training loop against transformers.Trainer: same weights, windows, batch and AdamW, float32, one thread, turn by turn.
+"""Compare the training loop with transformers.Trainer: same weights, windows, batch and AdamW, float32, one thread.
 
-`pytest tests/bench/bench_train.py -m bench -s` prints tokens a second of both and their ratio. A block of the one follows a block of the
-other, so that whatever else the machine does meets both; the median block counts. Trainer is timed from its first step to its last,
-without its set-up, and logs nothing; ours keeps every loss, hashes every id and looks after its lease, as it always does. On a machine
-that others use too, the ratio by CPU time is the one to believe.
+`pytest tests/bench/bench_train.py -m bench -s` prints tokens per second of both and their ratio. Blocks of steps alternate, so that both
+run under the same load; the medians of the blocks are compared. Trainer is timed from its first step to its last, without its set-up and
+without logging. The training loop records every loss, hashes every token id and renews its lease, as always. On a busy machine, use the
+ratio by CPU time.
 """
 
 import json
@@ -42,7 +42,7 @@ RATE = "0.003"
 
 
 Seconds: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
-"""By the clock, and of this process's CPU time."""
+"""Wall-clock seconds and CPU seconds of this process."""
 
 
 def now() -> Seconds:
@@ -55,7 +55,7 @@ class Read:
 
 
 class Windows:
-    """A mixture of which every batch is in memory."""
+    """A mixture with all batches in memory."""
 
     def __init__(self) -> None:
         self.ids = np.random.default_rng(1).zipf(1.3, (STEPS, BATCH, LENGTH + 1)).astype(np.int64) % VOCABULARY
@@ -72,14 +72,14 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class Ours:
+class TrainingLoop:
     def __init__(self, shape: Shape, windows: Windows, cache: Path) -> None:
         start = FromInitialisation(shape, 1, "0.06")
         self.trajectory = Trajectory(
             start, (("0" * 64, 1),), (), 1, LENGTH, BATCH, ADAMW, Schedule("constant", 0, RATE), "fp32", NUMERICS
         )  # fmt: skip
         store, model = in_memory_store(), initialised(start)
-        lease = leases.take(store, f"trajectories/{digest_of(self.trajectory.identity())}", "0" * 64, leases.Holder())
+        lease = leases.acquire(store, f"trajectories/{digest_of(self.trajectory.identity())}", "0" * 64, leases.Holder())
         task = TrainTask(self.trajectory, 10**12)
         self.curve = Curve(Context(store, "0" * 64, task, lease, Placement(), cache), task.tokens)
         self.windows, self.state = windows, State(model, adamw(model, ADAMW), Position())
@@ -91,7 +91,7 @@ class Ours:
         return now() - start
 
 
-class Theirs:
+class TransformersTrainer:
     def __init__(self, shape: Shape, windows: Windows, folder: Path) -> None:
         from transformers import Trainer, TrainingArguments
         from transformers.models.llama.modeling_llama import LlamaForCausalLM
@@ -139,15 +139,15 @@ def clock() -> Any:
 @pytest.mark.bench
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_tokens_a_second_against_trainer(shape: Shape, tmp_path: Path) -> None:
+def test_tokens_per_second_compared_with_trainer(shape: Shape, tmp_path: Path) -> None:
     windows = Windows()
-    ours, theirs = Ours(shape, windows, tmp_path), Theirs(shape, windows, tmp_path)
-    ours.block(), theirs.block()  # caches, allocators
-    pairs = np.array([(ours.block(), theirs.block()) for _ in range(BLOCKS)])
+    training_loop, transformers_trainer = TrainingLoop(shape, windows, tmp_path), TransformersTrainer(shape, windows, tmp_path)
+    training_loop.block(), transformers_trainer.block()  # warm up caches and allocators
+    pairs = np.array([(training_loop.block(), transformers_trainer.block()) for _ in range(BLOCKS)])
     (mine, by_cpu), (trainer, trainer_by_cpu) = TOKENS / np.median(pairs, axis=0)
     each = ", ".join(f"{ratio:.2f}" for ratio in sorted(pairs[:, 1, 1] / pairs[:, 0, 1]))
     print(
-        f"\n{shape.width}/{shape.layers}/{shape.heads}/{shape.feed_forward}, vocabulary {VOCABULARY}, {BATCH} x {LENGTH} tokens a step, "
-        f"one thread: ours {mine:,.0f} tokens/s, transformers.Trainer {trainer:,.0f} tokens/s, ratio {mine / trainer:.2f}; "
+        f"\n{shape.width}/{shape.layers}/{shape.heads}/{shape.feed_forward}, vocabulary {VOCABULARY}, {BATCH} x {LENGTH} tokens per step, "
+        f"one thread: training loop {mine:,.0f} tokens/s, transformers.Trainer {trainer:,.0f} tokens/s, ratio {mine / trainer:.2f}; "
         f"by CPU time {by_cpu:,.0f} and {trainer_by_cpu:,.0f}, ratio {by_cpu / trainer_by_cpu:.2f} (pairs {each})"
     )

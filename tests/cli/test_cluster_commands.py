@@ -1,252 +1,256 @@
-"""What is done to a study on a cluster, by the functions behind the commands: against the double in memory and a controller that runs."""
+"""Commands for a study on a cluster, by the functions behind them: an in-memory cluster and a running controller."""
 
 import copy
 from typing import Any
 
 import pytest
 
-from orchestrator.cli.connect import At
-from orchestrator.cli.delete import delete_study, what_goes
+from orchestrator.cli.connect import StudyOnCluster
+from orchestrator.cli.delete import delete_study, describe_deletion
 from orchestrator.cli.resume import resume_study
 from orchestrator.cli.retry import retry_study
 from orchestrator.cli.stop import stop_study
-from orchestrator.cli.submit import Patience, submit_study
+from orchestrator.cli.submit import WaitOptions, submit_study
 from orchestrator.cluster.memory import ClusterFault
 from orchestrator.cluster.port import Document
-from orchestrator.cluster.study_object import clear_words, find_object
-from orchestrator.contract.vocabulary import ANNOTATION_RETRY, ExitCode
+from orchestrator.cluster.study_object import explain_errors, find_object
+from orchestrator.contract.exits import ExitCode
+from orchestrator.contract.vocabulary import ANNOTATION_RETRY
 from orchestrator.controller.loop import Loop
-from orchestrator.errors import ClusterError, ClusterUnavailable, NotThere, Refused
+from orchestrator.errors import ClusterError, ClusterUnavailable, NotFound, Refused
 from orchestrator.store.plans import current
-from tests.controller.simulated_cluster import SPEC, Played
+from tests.controller.simulated_cluster import SPEC, SimulatedCluster
 
 
 @pytest.fixture
-def played() -> Played:
-    return Played()
+def simulated() -> SimulatedCluster:
+    return SimulatedCluster()
 
 
 @pytest.fixture
-def at(played: Played) -> At:
-    return At(played.cluster, "mine")
+def study(simulated: SimulatedCluster) -> StudyOnCluster:
+    return StudyOnCluster(simulated.cluster, "mine")
 
 
 def values(**changes: Any) -> Document:
-    """What a study file holds."""
+    """Return the content of a study file."""
     spec = copy.deepcopy(SPEC) | changes
     return {"apiVersion": "scaling-study.dev/v1alpha1", "kind": "ScalingStudy", "metadata": {"name": "mine"}, "spec": spec}
 
 
-def patience(played: Played, loop: Loop | None, *, until_planned: bool = False) -> Patience:
-    """While the command waits, the controller works, if there is one."""
+def waiting(simulated: SimulatedCluster, loop: Loop | None, *, until_planned: bool = False) -> WaitOptions:
+    """Return options whose sleep runs one iteration of the controller, if there is one."""
 
     def sleep(seconds: float) -> None:
-        played.clock.advance(seconds)
+        simulated.clock.advance(seconds)
         if loop is not None:
-            played.turn(loop)
+            simulated.step(loop)
 
-    return Patience(300.0 if until_planned else 5.0, until_planned, sleep, played.clock.seconds)
+    return WaitOptions(300.0 if until_planned else 5.0, until_planned, sleep, simulated.clock.seconds)
 
 
-def submitted(at: At, played: Played, loop: Loop | None, **changes: Any) -> tuple[bool, list[str]]:
+def submitted(study: StudyOnCluster, simulated: SimulatedCluster, loop: Loop | None, **changes: Any) -> tuple[bool, list[str]]:
     said: list[str] = []
-    went = submit_study(at, values(**changes), patience(played, loop), said.append)
+    went = submit_study(study, values(**changes), waiting(simulated, loop), said.append)
     return went, said
 
 
-def spec(played: Played) -> Document:
-    found: Document = find_object(played.cluster, "mine")["spec"]
+def spec(simulated: SimulatedCluster) -> Document:
+    found: Document = find_object(simulated.cluster, "mine")["spec"]
     return found
 
 
 # submit
 
 
-def test_a_new_study_is_created_and_what_the_controller_says_is_told(played: Played, at: At) -> None:
-    went, said = submitted(at, played, played.controller())
+def test_a_new_study_is_created_and_the_verdict_is_printed(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
+    went, said = submitted(study, simulated, simulated.controller())
     assert went
     assert said[0] == "mine: created in namespace studies."
     assert said[1].startswith("accepted and planned: 2 cells, ")
-    assert said[1].endswith("To see it run: scaling-study watch mine -n studies")
+    assert said[1].endswith("To follow it: scaling-study watch mine -n studies")
 
 
-def test_the_same_file_again_changes_nothing_and_another_says_what(played: Played, at: At) -> None:
-    loop = played.controller()
-    submitted(at, played, loop)
-    assert submitted(at, played, loop)[1][0] == "mine: unchanged in namespace studies."
-    assert submitted(at, played, loop, budget={"gpuHours": 7})[1][0] == "mine: changed in namespace studies (spec.budget)."
+def test_resubmitting_changes_only_what_differs(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
+    loop = simulated.controller()
+    submitted(study, simulated, loop)
+    assert submitted(study, simulated, loop)[1][0] == "mine: unchanged in namespace studies."
+    assert submitted(study, simulated, loop, budget={"gpuHours": 7})[1][0] == "mine: changed in namespace studies (spec.budget)."
     more = SPEC["grid"] | {"seeds": [1, 2]}
-    told = submitted(at, played, loop, grid=more, budget={"gpuHours": 7})[1]
-    assert told[0] == "mine: changed in namespace studies (spec.grid.seeds); it is planned anew, and what is done stays."
-    assert "4 cells" in told[1], "the verdict is of the new version, not of the one before"
+    message = submitted(study, simulated, loop, grid=more, budget={"gpuHours": 7})[1]
+    assert message[0] == "mine: changed in namespace studies (spec.grid.seeds); a new plan is made, and completed tasks are kept."
+    assert "4 cells" in message[1], "the verdict is on the new version"
 
 
-def test_a_study_that_policy_refuses_is_told_with_the_rule(played: Played, at: At) -> None:
-    went, said = submitted(at, played, played.controller(), execution={})
+def test_a_rejected_study_names_the_policy_rule(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
+    went, said = submitted(study, simulated, simulated.controller(), execution={})
     assert not went
-    assert said[-1].startswith("refused: ImageMissing: spec.execution.image: a cluster needs the trainer's image")
+    assert said[-1].startswith("rejected: ImageMissing: spec.execution.image: a cluster needs the trainer's image")
 
 
-def test_without_a_controller_nobody_waits_for_ever(played: Played, at: At) -> None:
-    went, said = submitted(at, played, None)
+def test_without_a_controller_the_wait_ends(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
+    went, said = submitted(study, simulated, None)
     assert went
-    assert "no controller has looked at it yet" in said[-1]
-    assert played.clock.seconds() < 10
-    assert not submit_study(at, values(), patience(played, None, until_planned=True), said.append), "--wait asked for more"
+    assert "no controller has reconciled it yet" in said[-1]
+    assert simulated.clock.seconds() < 10
+    assert not submit_study(study, values(), waiting(simulated, None, until_planned=True), said.append), "--wait asked for more"
 
 
-def test_a_cluster_that_is_away_for_a_while_ends_no_waiting(played: Played, at: At) -> None:
-    loop, said = played.controller(), list[str]()
-    played.cluster.faults.append(ClusterFault("get", "scalingstudies/mine", skip=1, times=100))
-    assert submit_study(at, values(), patience(played, None, until_planned=True), said.append) is False
-    assert played.clock.seconds() >= 300, "to the end of its patience"
-    assert sum("is away" in line for line in said) == 1, "the same trouble is told once"
-    played.cluster.faults.append(ClusterFault("get", "scalingstudies/mine", skip=1, times=3))
-    assert submit_study(at, values(), patience(played, loop, until_planned=True), said.append)
+def test_a_cluster_that_is_unreachable_for_a_while_is_retried(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
+    loop, said = simulated.controller(), list[str]()
+    simulated.cluster.faults.append(ClusterFault("get", "scalingstudies/mine", skip=1, times=100))
+    assert submit_study(study, values(), waiting(simulated, None, until_planned=True), said.append) is False
+    assert simulated.clock.seconds() >= 300, "until the time limit"
+    assert sum("is unreachable" in line for line in said) == 1, "the same error is printed once"
+    simulated.cluster.faults.append(ClusterFault("get", "scalingstudies/mine", skip=1, times=3))
+    assert submit_study(study, values(), waiting(simulated, loop, until_planned=True), said.append)
     assert said[-1].startswith("accepted and planned")
 
 
-def test_a_cluster_that_stays_away_is_told_when_the_patience_ends(played: Played, at: At) -> None:
-    played.cluster.faults.append(ClusterFault("get", "scalingstudies/mine", skip=1, times=-1))
+def test_a_cluster_that_stays_unreachable_is_an_error_after_the_time_limit(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
+    simulated.cluster.faults.append(ClusterFault("get", "scalingstudies/mine", skip=1, times=-1))
     with pytest.raises(ClusterUnavailable):
-        submit_study(at, values(), patience(played, None), lambda _: None)
-    assert 5 <= played.clock.seconds() < 10
+        submit_study(study, values(), waiting(simulated, None), lambda _: None)
+    assert 5 <= simulated.clock.seconds() < 10
 
 
-def test_files_that_a_pod_must_look_at_are_waited_for_only_with_wait(played: Played, at: At) -> None:
+def test_fingerprinting_in_a_pod_is_waited_for_only_with_wait(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
     unknown = copy.deepcopy(SPEC["data"])
     for source in unknown["sources"]:
         del source["fingerprint"]
-    went, said = submitted(at, played, played.controller(), data=unknown)
+    went, said = submitted(study, simulated, simulated.controller(), data=unknown)
     assert went
-    assert said[-1].startswith("accepted; before it is planned, a pod reads the files")
+    assert said[-1].startswith("accepted; before planning, a pod reads the files")
 
 
-def test_a_dry_run_keeps_nothing(played: Played, at: At) -> None:
+def test_a_dry_run_saves_nothing(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
     said: list[str] = []
-    assert submit_study(at, values(), patience(played, None), said.append, dry_run=True)
-    assert said == ["mine: would be created in namespace studies. Nothing was sent to stay."]
-    assert played.cluster.get("scalingstudies", "mine") is None
+    assert submit_study(study, values(), waiting(simulated, None), said.append, dry_run=True)
+    assert said == ["mine: would be created in namespace studies. Nothing was saved."]
+    assert simulated.cluster.get("scalingstudies", "mine") is None
 
 
-def test_a_stopped_study_that_is_submitted_again_stays_stopped_and_says_how_it_goes_on(played: Played, at: At) -> None:
-    loop = played.controller()
-    submitted(at, played, loop)
-    stop_study(at)
-    said = submitted(at, played, loop, budget={"gpuHours": 7})[1]
-    assert spec(played)["paused"] is True
-    assert "It is stopped; to let it go on: scaling-study resume mine -n studies" in said
+def test_resubmitting_a_paused_study_keeps_it_paused(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
+    loop = simulated.controller()
+    submitted(study, simulated, loop)
+    stop_study(study)
+    said = submitted(study, simulated, loop, budget={"gpuHours": 7})[1]
+    assert spec(simulated)["paused"] is True
+    assert "The study is paused; to resume: scaling-study resume mine -n studies" in said
 
 
 # stop, resume
 
 
-def test_stop_writes_checkpoints_and_resume_ends_with_every_cell(played: Played, at: At) -> None:
-    loop = played.controller()
-    submitted(at, played, loop)
-    played.turn(loop)
-    played.start_pods()
-    told = stop_study(at)
-    assert told.startswith("mine stops: ")
-    assert told.endswith("To go on: scaling-study resume mine -n studies")
-    played.turn(loop)
-    assert played.status()["phase"] == "Stopping"
-    assert stop_study(at) == "mine is stopped already (Stopping). To go on: scaling-study resume mine -n studies"
-    played.start_pods()
-    played.end_pods(ExitCode.STOPPED)
-    played.turn(loop)
-    assert played.status()["phase"] == "Paused"
-    assert "goes on from its checkpoints" in resume_study(at)
-    assert "paused" not in spec(played)
-    played.run_to_the_end(loop)
-    assert played.status()["phase"] == "Succeeded"
-    assert resume_study(at) == "mine is not stopped (Succeeded)."
-    assert stop_study(at) == "mine is over (Succeeded): nothing of it runs."
-    assert "paused" not in spec(played)
+def test_stop_writes_checkpoints_and_resume_ends_with_every_cell(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
+    loop = simulated.controller()
+    submitted(study, simulated, loop)
+    simulated.step(loop)
+    simulated.start_pods()
+    message = stop_study(study)
+    assert message.startswith("mine is stopping: ")
+    assert message.endswith("To resume: scaling-study resume mine -n studies")
+    simulated.step(loop)
+    assert simulated.status()["phase"] == "Stopping"
+    assert stop_study(study) == "mine is already paused (Stopping). To resume: scaling-study resume mine -n studies"
+    simulated.start_pods()
+    simulated.end_pods(ExitCode.STOPPED)
+    simulated.step(loop)
+    assert simulated.status()["phase"] == "Paused"
+    assert "resumes from its checkpoints" in resume_study(study)
+    assert "paused" not in spec(simulated)
+    simulated.run_to_the_end(loop)
+    assert simulated.status()["phase"] == "Succeeded"
+    assert resume_study(study) == "mine is not paused (Succeeded)."
+    assert stop_study(study) == "mine has ended (Succeeded): no task is running."
+    assert "paused" not in spec(simulated)
 
 
 # retry
 
 
-def failed(played: Played, at: At, loop: Loop) -> None:
-    submitted(at, played, loop)
+def failed(simulated: SimulatedCluster, study: StudyOnCluster, loop: Loop) -> None:
+    submitted(study, simulated, loop)
     for _ in range(10):
-        played.turn(loop)
-        if played.status()["phase"] == "Failed":
+        simulated.step(loop)
+        if simulated.status()["phase"] == "Failed":
             return
-        played.start_pods()
-        played.end_pods(ExitCode.REFUSED, "shard 3 has another hash")
+        simulated.start_pods()
+        simulated.end_pods(ExitCode.REFUSED, "shard 3 has another hash")
 
 
-def test_retry_tries_what_has_failed_again_and_begins_a_new_run_number(played: Played, at: At) -> None:
-    loop = played.controller()
-    failed(played, at, loop)
-    assert (played.status()["phase"], played.status()["runNumber"]) == ("Failed", 1)
-    told = retry_study(at)
-    assert "is tried again, as run 2. To see it: scaling-study watch mine -n studies" in told
-    played.turn(loop)
-    assert (played.status()["phase"], played.status()["runNumber"]) == ("Running", 2)
-    played.run_to_the_end(loop)
-    assert played.status()["phase"] == "Succeeded"
+def test_retry_starts_a_new_run_number_and_repeats_failed_tasks(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
+    loop = simulated.controller()
+    failed(simulated, study, loop)
+    assert (simulated.status()["phase"], simulated.status()["runNumber"]) == ("Failed", 1)
+    message = retry_study(study)
+    assert "are retried as run 2. To follow it: scaling-study watch mine -n studies" in message
+    simulated.step(loop)
+    assert (simulated.status()["phase"], simulated.status()["runNumber"]) == ("Running", 2)
+    simulated.run_to_the_end(loop)
+    assert simulated.status()["phase"] == "Succeeded"
 
 
-def test_a_second_retry_goes_beyond_the_first_although_nobody_has_looked(played: Played, at: At) -> None:
-    failed(played, at, played.controller())
-    retry_study(at)
-    retry_study(at)
-    assert find_object(played.cluster, "mine")["metadata"]["annotations"][ANNOTATION_RETRY] == "3"
+def test_a_second_retry_raises_the_run_number_before_any_reconcile(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
+    failed(simulated, study, simulated.controller())
+    retry_study(study)
+    retry_study(study)
+    assert find_object(simulated.cluster, "mine")["metadata"]["annotations"][ANNOTATION_RETRY] == "3"
 
 
-def test_retry_of_what_has_not_failed_changes_nothing(played: Played, at: At) -> None:
-    loop = played.controller()
-    submitted(at, played, loop)
-    played.turn(loop)
-    before = find_object(played.cluster, "mine")
-    assert retry_study(at) == "nothing of mine has failed for good (Running); there is nothing to try again."
-    assert find_object(played.cluster, "mine") == before
+def test_retry_without_failures_changes_nothing(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
+    loop = simulated.controller()
+    submitted(study, simulated, loop)
+    simulated.step(loop)
+    before = find_object(simulated.cluster, "mine")
+    assert retry_study(study) == "no task of mine has failed permanently (Running); there is nothing to retry."
+    assert find_object(simulated.cluster, "mine") == before
 
 
-def test_retry_of_a_refused_study_says_what_to_mend(played: Played, at: At) -> None:
-    submitted(at, played, played.controller(), execution={})
-    assert "Mend the file and submit it again: ImageMissing" in retry_study(at)
+def test_retry_of_a_rejected_study_names_the_mistake(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
+    submitted(study, simulated, simulated.controller(), execution={})
+    assert "Fix the file and submit it again: ImageMissing" in retry_study(study)
 
 
 # delete
 
 
-def test_delete_takes_the_workflows_along_and_leaves_the_store(played: Played, at: At) -> None:
-    loop = played.controller()
-    submitted(at, played, loop)
-    played.turn(loop)
-    played.start_pods()
-    pods = len(played.cluster.list("pods").items)
-    assert what_goes(at) == (f"mine in namespace studies: Running, 0/2 cells done, {pods} pods running. They go; memory://played stays.")
-    delete_study(at)
-    assert played.cluster.get("scalingstudies", "mine") is None
-    assert played.workflows() == []
-    assert current(played.store, "mine") is not None
-    with pytest.raises(NotThere, match="no study in namespace studies is called 'mine'"):
-        what_goes(at)
+def test_delete_removes_the_workflows_and_keeps_the_store(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
+    loop = simulated.controller()
+    submitted(study, simulated, loop)
+    simulated.step(loop)
+    simulated.start_pods()
+    pods = len(simulated.cluster.list("pods").items)
+    assert describe_deletion(study) == (
+        f"mine in namespace studies: Running, 0/2 cells done, {pods} pods running."
+        " The study and its pods are deleted; memory://simulated is kept."
+    )
+    delete_study(study)
+    assert simulated.cluster.get("scalingstudies", "mine") is None
+    assert simulated.workflows() == []
+    assert current(simulated.store, "mine") is not None
+    with pytest.raises(NotFound, match="no study in namespace studies is called 'mine'"):
+        describe_deletion(study)
 
 
-# What cannot be reached
+# Errors
 
 
-def test_a_study_that_is_not_there_names_those_that_are(played: Played) -> None:
-    with pytest.raises(NotThere, match=r"There is none; `submit FILE` begins one"):
-        find_object(played.cluster, "mine")
-    played.apply("to-code")
-    with pytest.raises(NotThere, match='Did you mean "to-code"'):
-        find_object(played.cluster, "to-kode")
-    with pytest.raises(NotThere, match="There are: to-code"):
-        find_object(played.cluster, "x")
+def test_a_missing_study_names_the_existing_ones(simulated: SimulatedCluster) -> None:
+    with pytest.raises(NotFound, match="There is none: create one with `submit FILE`"):
+        find_object(simulated.cluster, "mine")
+    simulated.apply("to-code")
+    with pytest.raises(NotFound, match='Did you mean "to-code"'):
+        find_object(simulated.cluster, "to-kode")
+    with pytest.raises(NotFound, match="Existing studies: to-code"):
+        find_object(simulated.cluster, "x")
 
 
 @pytest.mark.parametrize("name", ["größe", "study.yaml", "", "a/b", "A", "x" * 64, "スケール"])
-def test_what_can_be_no_name_is_told_before_anybody_is_asked(played: Played, name: str) -> None:
-    with pytest.raises(NotThere, match="neither a file nor the name of a study"):
-        find_object(played.cluster, name)
-    assert played.cluster.calls == []
+def test_an_invalid_name_is_rejected_without_a_request(simulated: SimulatedCluster, name: str) -> None:
+    with pytest.raises(NotFound, match="neither a file nor the name of a study"):
+        find_object(simulated.cluster, name)
+    assert simulated.cluster.calls == []
 
 
 @pytest.mark.parametrize(
@@ -255,27 +259,27 @@ def test_what_can_be_no_name_is_told_before_anybody_is_asked(played: Played, nam
         (
             Refused('scalingstudies.scaling-study.dev is forbidden: User "eve" cannot patch resource "scalingstudies"'),
             Refused,
-            "binds the Role scaling-study-researcher to you",
+            "bind the Role scaling-study-researcher to your account",
         ),
         (Refused("Unauthorized"), Refused, "Log in again"),
         (
-            NotThere("GET /apis/scaling-study.dev/v1alpha1: 404 page not found"),
+            NotFound("GET /apis/scaling-study.dev/v1alpha1: 404 page not found"),
             ClusterError,
             "kubectl apply -k manifests/overlays/one-node",
         ),
-        (NotThere("POST /apis: the server could not find the requested resource"), ClusterError, "is not installed there"),
-        (NotThere('POST /apis: namespaces "studies" not found'), NotThere, "the cluster has no namespace 'studies'"),
+        (NotFound("POST /apis: the server could not find the requested resource"), ClusterError, "is not installed there"),
+        (NotFound('POST /apis: namespaces "studies" not found'), NotFound, "the cluster has no namespace 'studies'"),
     ],
 )
-def test_what_a_person_can_mend_comes_with_what_mends_it(
-    played: Played, at: At, error: Exception, kind: type[Exception], words: str
+def test_errors_that_the_user_can_fix_name_the_fix(
+    simulated: SimulatedCluster, study: StudyOnCluster, error: Exception, kind: type[Exception], words: str
 ) -> None:
-    played.apply()
-    played.cluster.faults.append(ClusterFault("patch", error=lambda: error))
-    with pytest.raises(kind, match=words), clear_words("studies"):
-        stop_study(at)
+    simulated.apply()
+    simulated.cluster.faults.append(ClusterFault("patch", error=lambda: error))
+    with pytest.raises(kind, match=words), explain_errors("studies"):
+        stop_study(study)
 
 
-def test_what_is_wrong_with_the_object_itself_is_told_as_the_api_says_it() -> None:
-    with pytest.raises(Refused, match=r"^spec\.grid\.sizes: Too many: 40$"), clear_words("studies"):
+def test_validation_errors_of_the_api_are_unchanged() -> None:
+    with pytest.raises(Refused, match=r"^spec\.grid\.sizes: Too many: 40$"), explain_errors("studies"):
         raise Refused("spec.grid.sizes: Too many: 40")

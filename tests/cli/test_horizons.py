@@ -1,4 +1,4 @@
-"""A longer and a shorter horizon added to a finished study: only what no kept checkpoint covers is trained, with the real trainer."""
+"""Longer and shorter horizons added to a finished study train only tokens that no kept checkpoint covers. Runs the real trainer."""
 
 import subprocess
 import sys
@@ -60,7 +60,7 @@ def run(study: Path) -> None:
 
 
 def trained_steps(store: Path) -> int:
-    """Steps that any attempt has ever made, those made twice counted twice."""
+    """Return the number of steps of all attempts; repeated steps count each time."""
     tables = store.glob("trajectories/*/attempts/*/metrics/*.parquet")
     return sum(pq.read_table(table, filters=[("name", "=", "loss")]).num_rows for table in tables)
 
@@ -69,11 +69,11 @@ def records(store: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in store.glob("tasks/*/record.json")}
 
 
-def test_only_tokens_that_no_kept_checkpoint_covers_are_trained(study: Path) -> None:
+def test_added_horizons_train_only_tokens_without_a_kept_checkpoint(study: Path) -> None:
     run(study)
     store = study.parent / "store"
     before, steps_before = records(store), trained_steps(store)
-    # 156 steps, of which the leaf falls over 16: trunk to 140, leaf, trunk to 156, and 19 steps of cooldown
+    # 156 steps, the last 16 with a falling rate: trunk to 140, leaf of 16, trunk to 156, and 19 steps of cooldown
     assert steps_before == 140 + 16 + 16 + 19
 
     study.write_text(STUDY + recipe("middle", "40K") + recipe("long", "60K") + recipe("short", "20K") + END)
@@ -81,6 +81,6 @@ def test_only_tokens_that_no_kept_checkpoint_covers_are_trained(study: Path) -> 
     after = records(store)
     assert {digest: after[digest] for digest in before} == before
     assert set(after) == set(open_study(study).plan.tasks)
-    # long: 234 steps, taken up at 156 of the trunk: to 211, leaf of 23, to 234, cooldown. short: 78 steps; no checkpoint lies before its
+    # long: 234 steps, continues the trunk at 156: to 211, leaf of 23, to 234, cooldown. short: 78 steps, and no checkpoint before its
     # branch at 70: to 70, leaf of 8, to 78, cooldown
     assert trained_steps(store) - steps_before == (55 + 23 + 23 + 19) + (70 + 8 + 8 + 19)

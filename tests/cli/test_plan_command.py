@@ -1,4 +1,4 @@
-"""`plan` and `explain` as a person meets them: what they print, refuse, and how they end."""
+"""`plan` and `explain` as processes: output, errors and exit codes."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def printed_json(*words: object) -> dict[str, Any]:
     return document
 
 
-def test_plan_prints_the_grid_its_cost_and_what_is_odd(study: Path) -> None:
+def test_plan_prints_grid_cost_and_warnings(study: Path) -> None:
     done = command("plan", study, "--price", "2")
     assert done.returncode == 0, done.stderr
     for expected in (
@@ -73,7 +73,7 @@ def test_plan_prints_the_grid_its_cost_and_what_is_odd(study: Path) -> None:
         assert expected in done.stdout
 
 
-def test_plan_as_json_holds_the_same_numbers(study: Path) -> None:
+def test_plan_json_holds_the_same_numbers(study: Path) -> None:
     document = printed_json("plan", study)
     assert document["cells"] == 4
     assert document["stages"][0]["steps"] == [195, 195]
@@ -82,7 +82,7 @@ def test_plan_as_json_holds_the_same_numbers(study: Path) -> None:
 
 
 def prepared(study: Path, tokens: int) -> None:
-    """As if `prepare` had counted the text source."""
+    """Publish the record of a `prepare` task that counted the text source."""
     opened = open_study(study)
     keep(opened)
     digest = next(source.digest for source in opened.plan.sources if source.name == "text")
@@ -94,7 +94,7 @@ def prepared(study: Path, tokens: int) -> None:
     )
 
 
-def test_counted_tokens_are_exact_and_too_much_repetition_is_refused(study: Path) -> None:
+def test_counted_tokens_are_exact_and_excessive_repetition_is_rejected(study: Path) -> None:
     prepared(study, 40_000)
     assert printed_json("plan", study)["sources"][0]["epochs"] == "2.99"
     study.write_text(STUDY.replace("tokens: 60K", "maxRepetition: 2"))
@@ -104,14 +104,14 @@ def test_counted_tokens_are_exact_and_too_much_repetition_is_refused(study: Path
     assert "maxRepetition: 3" in done.stderr
 
 
-def test_a_source_that_is_not_there_is_named_and_the_plan_exits_1(study: Path) -> None:
+def test_a_missing_source_is_named_and_plan_exits_1(study: Path) -> None:
     study.write_text(STUDY.replace("path: code", "path: nowhere"))
     done = command("plan", study)
     assert done.returncode == 1
     assert "warning: code: nowhere: no such file or folder" in done.stdout
 
 
-def test_words_of_a_study_are_shown_as_they_are_and_not_read_as_markup(study: Path) -> None:
+def test_text_of_a_study_is_not_parsed_as_markup(study: Path) -> None:
     study.write_text(STUDY.replace("path: text", 'path: "[a-f]/:x:/[red]"').replace("path: code", 'path: "[/x]"'))
     done = command("plan", study)
     assert done.returncode == 1
@@ -120,7 +120,7 @@ def test_words_of_a_study_are_shown_as_they_are_and_not_read_as_markup(study: Pa
     assert "Traceback" not in done.stderr
 
 
-def test_letters_that_a_terminal_does_not_know_are_spelt_out(study: Path) -> None:
+def test_characters_outside_the_terminals_encoding_are_escaped(study: Path) -> None:
     study.write_text(STUDY.replace("path: text", "path: größe ☃"))
     done = command("plan", study, PYTHONIOENCODING="ascii")
     assert done.returncode == 1
@@ -128,24 +128,24 @@ def test_letters_that_a_terminal_does_not_know_are_spelt_out(study: Path) -> Non
 
 
 @pytest.mark.parametrize("words", [[], ["--source", "web"], ["--source", "=text"]])
-def test_a_fingerprint_of_nothing_is_a_mistake(words: list[str]) -> None:
+def test_fingerprint_without_sources_is_a_usage_error(words: list[str]) -> None:
     done = command("fingerprint", *words, COLUMNS="200")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--source" in done.stderr
 
 
 @pytest.mark.parametrize(("words", "message"), [(("--gpu", "tpu"), "--gpu tpu"), (("--mfu", "1.5"), "--mfu 1.5")])
-def test_a_price_that_cannot_be_is_refused(study: Path, words: tuple[str, str], message: str) -> None:
+def test_an_invalid_gpu_or_mfu_is_rejected(study: Path, words: tuple[str, str], message: str) -> None:
     done = command("plan", study, *words)
     assert done.returncode == 1
     assert message in done.stderr
 
 
-def test_a_price_without_end_is_refused_since_json_knows_none(study: Path) -> None:
+def test_an_infinite_price_is_rejected_because_json_has_none(study: Path) -> None:
     assert command("plan", study, "--json", "--price", "inf").returncode == 2
 
 
-def test_a_wrong_study_exits_2_without_a_traceback(study: Path) -> None:
+def test_an_invalid_study_exits_2_without_a_traceback(study: Path) -> None:
     study.write_text(STUDY.replace("0.09M", "0.08M"))
     done = command("plan", study)
     assert done.returncode == 2
@@ -153,20 +153,20 @@ def test_a_wrong_study_exits_2_without_a_traceback(study: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_graph_draws_every_task(study: Path, tmp_path: Path) -> None:
+def test_the_graph_shows_every_task(study: Path, tmp_path: Path) -> None:
     file = tmp_path / "graph.svg"
     done = command("plan", study, "--graph", file)
     assert done.returncode == 0, done.stderr
     assert file.read_text().count("scratch/0.03M/c0/s1") >= 4
 
 
-def test_with_a_graph_the_json_stays_one_document(study: Path, tmp_path: Path) -> None:
+def test_json_output_stays_one_document_with_a_graph(study: Path, tmp_path: Path) -> None:
     done = command("plan", study, "--json", "--graph", tmp_path / "graph.svg")
     assert json.loads(done.stdout)["cells"] == 4
     assert done.stderr == f"graph: {tmp_path / 'graph.svg'}\n"
 
 
-def test_explain_shows_tasks_states_and_what_keeps_two_cells_apart(study: Path) -> None:
+def test_explain_shows_tasks_states_and_differences_between_cells(study: Path) -> None:
     prepared(study, 40_000)
     done = command("explain", study, "scratch/0.03M/c50/s1", "--with", "scratch/0.03M/c0/s1")
     assert done.returncode == 0, done.stderr
@@ -184,7 +184,7 @@ def test_explain_of_a_digest_shows_its_record(study: Path) -> None:
     assert "tokens = 40000" in done.stdout
 
 
-def test_what_a_record_says_is_shown_as_it_is(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_of_a_record_is_not_parsed_as_markup(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opened = open_study(study)
     keep(opened)
     digest = next(source.digest for source in opened.plan.sources if source.name == "text")
@@ -201,13 +201,13 @@ def test_what_a_record_says_is_shown_as_it_is(study: Path, capsys: pytest.Captur
     assert "hash = [/b] and [a-f]" in capsys.readouterr().out
 
 
-def test_explain_of_an_unknown_cell_names_some_that_are_there(study: Path) -> None:
+def test_explain_of_an_unknown_cell_names_existing_cells(study: Path) -> None:
     done = command("explain", study, "scratch/1B/s1")
     assert done.returncode == 1
     assert "'scratch/1B/s1' is not a cell of kleine-studie. Cells are called, for example: scratch/0.03M/c0/s1" in done.stderr
 
 
-def test_nothing_heavy_is_imported_to_plan(study: Path) -> None:
+def test_plan_imports_nothing_heavy(study: Path) -> None:
     code = (
         "import sys; from orchestrator.cli import build_app; build_app()(sys.argv[1:], standalone_mode=False);"
         "heavy = {'torch', 'transformers', 'mlflow', 'pandas', 'pyarrow', 'scipy', 'matplotlib', 'numpy'} & set(sys.modules);"
@@ -215,3 +215,31 @@ def test_nothing_heavy_is_imported_to_plan(study: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, "plan", str(study)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_small_sizes_are_priced_on_this_machine_and_say_where_the_speed_comes_from(study: Path) -> None:
+    priced = printed_json("plan", study)
+    assert (priced["gpu"], priced["total"]["gpu_hours"]) == ("cpu", 0.0)
+    assert priced["total"]["seconds"] > 0
+    assert priced["workers"] >= 1
+    assert priced["rate_from"].startswith("assumed: 24 GFLOP/s")
+    assert "this machine's CPU (speed assumed" in command("plan", study).stdout
+
+
+def test_a_gpu_that_is_named_prices_small_sizes_in_gpu_hours(study: Path) -> None:
+    priced = printed_json("plan", study, "--gpu", "h100")
+    assert (priced["gpu"], priced["workers"], priced["rate_from"]) == ("h100", 0, "")
+    assert priced["total"]["gpu_hours"] > 0
+
+
+def test_every_task_is_listed_after_all_that_it_needs(study: Path) -> None:
+    document = printed_json("plan", study, "--tasks")
+    assert len(document["task_list"]) == sum(document["tasks"].values())
+    seen: set[str] = set()
+    for task in document["task_list"]:
+        assert set(task["needs"]) <= seen, task["label"]
+        seen.add(task["digest"])
+    assert {task["kind"] for task in document["task_list"]} == {"prepare", "train", "evaluate"}
+    assert {task["state"] for task in document["task_list"]} == {"pending"}
+    assert sum(task["tokens"] for task in document["task_list"]) == document["trained_tokens"]
+    assert "task_list" not in printed_json("plan", study)

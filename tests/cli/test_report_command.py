@@ -1,4 +1,4 @@
-"""`report` as a person meets it: the frozen plan's results, from the store alone."""
+"""`report` as a process: the results of the frozen plan, from the store alone."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ spec:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """A study file beside a store that holds its plan and all records but one cell's evaluation."""
+    """Return a study file beside a store that holds its plan and all records except one cell's evaluation."""
     for name, text in (("text/a.txt", "Ein Satz. " * 500), ("code/a.py", "x = 1\n" * 500)):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(text)
@@ -44,8 +44,8 @@ def study(tmp_path: Path) -> Path:
     file.write_text(STUDY)
     opened = open_study(file)
     keep(opened)
-    lost = opened.plan.cells[0].stages[-1].evaluations[0].digest
-    records = MadeUpStudy().records(opened.plan, lambda task: task.digest == lost)
+    missing = opened.plan.cells[0].stages[-1].evaluations[0].digest
+    records = MadeUpStudy().records(opened.plan, lambda task: task.digest == missing)
     keep_records(opened.store, opened.plan, {d: r for d, r in records.items() if opened.plan.tasks[d].kind != TaskKind.PREPARE})
     return file
 
@@ -55,7 +55,7 @@ def command(*words: object, verb: str = "report") -> subprocess.CompletedProcess
     return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_a_report_needs_the_store_and_not_the_data(study: Path, tmp_path: Path) -> None:
+def test_report_reads_the_store_and_not_the_sources(study: Path, tmp_path: Path) -> None:
     (tmp_path / "text" / "a.txt").unlink()
     done = command(study, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
@@ -67,21 +67,21 @@ def test_a_report_needs_the_store_and_not_the_data(study: Path, tmp_path: Path) 
     assert {p.name for p in (tmp_path / "out" / "figures").iterdir()} >= {"bits-per-byte-by-size.svg", "training-loss.svg"}
 
 
-def test_without_out_it_stands_where_run_puts_it(study: Path) -> None:
+def test_the_default_folder_is_the_one_of_run(study: Path) -> None:
     assert command(study).returncode == 0
     assert (study.parent / "store" / "report" / "report.html").is_file()
 
 
-def test_a_file_that_has_changed_since_is_told_and_the_plan_as_run_reported(study: Path, tmp_path: Path) -> None:
+def test_a_changed_file_is_noted_and_the_plan_as_run_is_reported(study: Path, tmp_path: Path) -> None:
     study.write_text(STUDY.replace("codePercent: [0, 50]", "codePercent: [0, 50, 100]"))
     done = command(study, "--out", tmp_path / "out")
     assert done.returncode == 0
-    assert done.stderr == f"{study} has changed since the study was last run; this report is of the study as it was run.\n"
+    assert done.stderr == f"{study} has changed since the study last ran; this report describes the study as it ran.\n"
     assert "c100" not in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
-def test_a_store_that_is_not_there_is_told_and_not_made(study: Path, tmp_path: Path, scheme: str) -> None:
+def test_a_missing_store_is_an_error_and_is_not_created(study: Path, tmp_path: Path, scheme: str) -> None:
     for words in (["report", study], ["tracking", "mirror", study], ["tracking", "mirror", "kleine-studie"], ["status", study]):
         done = command(*words[1:], "--store", f"{scheme}{tmp_path}/else where", verb=str(words[0]))
         assert (done.returncode, done.stdout) == (1, ""), words
@@ -89,10 +89,10 @@ def test_a_store_that_is_not_there_is_told_and_not_made(study: Path, tmp_path: P
         assert not (tmp_path / "else where").exists(), words
 
 
-def test_a_study_that_the_store_does_not_have_is_refused_with_what_to_do(study: Path, tmp_path: Path) -> None:
+def test_a_study_missing_from_the_store_is_rejected_with_the_next_step(study: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     done = command(study, "--store", tmp_path / "elsewhere", "--out", tmp_path / "out")
     assert (done.returncode, done.stdout) == (1, "")
     assert "has no study called 'kleine-studie', so there is nothing to report" in done.stderr
-    assert f"`scaling-study run {study}` begins it" in done.stderr
+    assert f"Run it first with `scaling-study run {study}`" in done.stderr
     assert not (tmp_path / "out").exists()

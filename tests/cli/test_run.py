@@ -1,4 +1,4 @@
-"""The command line from the outside: processes, as a person starts them, with the real trainer and the real MLflow."""
+"""The command line as processes, with the real trainer and the real MLflow."""
 
 import json
 import os
@@ -47,8 +47,12 @@ def clean_environment() -> dict[str, str]:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """A study that trains two models of a few seconds each, on invented English and Python."""
-    text, code = tmp_path / "corpus" / "text", tmp_path / "corpus" / "code"
+    return write_study(tmp_path)
+
+
+def write_study(folder: Path) -> Path:
+    """Write a study that trains two models for a few seconds each, on synthetic English and Python; return its file."""
+    text, code = folder / "corpus" / "text", folder / "corpus" / "code"
     text.mkdir(parents=True)
     code.mkdir()
     words = ["the", "a", "model", "reads", "code", "and", "text", "of", "every", "size", "before", "it", "is", "asked", "what", "follows"]
@@ -57,19 +61,19 @@ def study(tmp_path: Path) -> Path:
     for number in range(120):
         body = "\n".join(f"    value_{step} = {step * number} + value_{step - 1}" for step in range(1, 30))
         (code / f"m{number}.py").write_text(f"def compute_{number}(value_0):\n{body}\n    return value_29\n")
-    file = tmp_path / "study.yaml"
+    file = folder / "study.yaml"
     file.write_text(STUDY)
     return file
 
 
 def runs_in(database: Path) -> dict[str, str]:
-    """Digest -> status of every run that was not deleted."""
+    """Return the status of every active run, by digest."""
     query = "SELECT t.value, r.status FROM runs r JOIN tags t USING (run_uuid) WHERE t.key = 'digest' AND r.lifecycle_stage = 'active'"
     with closing(sqlite3.connect(database)) as connection:
         return dict(connection.execute(query).fetchall())
 
 
-def test_help_imports_nothing_heavy_and_states_the_exit_codes() -> None:
+def test_help_imports_nothing_heavy_and_lists_the_exit_codes() -> None:
     program = f"""
 import sys
 from orchestrator.cli import main
@@ -82,11 +86,11 @@ print("HEAVY", [name for name in {HEAVY!r} if name in sys.modules])
 """
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True, env=clean_environment())
     assert "HEAVY []" in said.stdout
-    for told in ("run ", "plan ", "report ", "tracking ", "store ", "Exit codes: 0 done", "75 stopped on request"):
-        assert told in " ".join(said.stdout.split()) + " "
+    for text in ("run ", "plan ", "report ", "tracking ", "store ", "Exit codes: 0 done", "75 stopped on request"):
+        assert text in " ".join(said.stdout.split()) + " "
 
 
-def test_mistakes_of_the_file_are_told_without_a_traceback_and_exit_2(study: Path) -> None:
+def test_mistakes_in_the_file_exit_2_without_a_traceback(study: Path) -> None:
     study.write_text(STUDY.replace("codePercent: [0, 50]", "codePercent: [0, 150]"))
     said = scaling_study("run", str(study), folder=study.parent)
     assert (said.returncode, said.stdout) == (2, "")
@@ -94,7 +98,7 @@ def test_mistakes_of_the_file_are_told_without_a_traceback_and_exit_2(study: Pat
     assert "Traceback" not in said.stderr
 
 
-def test_a_dry_run_shows_the_tasks_in_order_and_writes_nothing(study: Path) -> None:
+def test_a_dry_run_lists_the_tasks_in_order_and_writes_nothing(study: Path) -> None:
     said = scaling_study("run", str(study), "--dry-run", folder=study.parent)
     assert said.returncode == 0, said.stderr
     kinds = [line.split()[0] for line in said.stdout.splitlines()[1:]]
@@ -104,7 +108,7 @@ def test_a_dry_run_shows_the_tasks_in_order_and_writes_nothing(study: Path) -> N
     assert not [path for path in (study.parent / "store").rglob("*") if path.is_file()]
 
 
-def test_a_cell_that_is_not_there_is_a_clear_word(study: Path) -> None:
+def test_an_unknown_cell_is_rejected(study: Path) -> None:
     said = scaling_study("run", str(study), "--only", "scratch/0.03M/c5/s1", folder=study.parent)
     assert said.returncode == 1
     assert "no cell of smallest is called so. Some that are: scratch/0.03M/c50/s1" in said.stderr
@@ -117,7 +121,7 @@ def test_a_paused_study_does_not_run(study: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("study_text", "words", "told"),
+    ("study_text", "words", "message"),
     [
         (STUDY + "  paused: true\n", [], "spec.paused is true"),
         (STUDY.replace("path: corpus/code", "path: nowhere"), [], "python: nowhere: no such file or folder"),
@@ -125,16 +129,16 @@ def test_a_paused_study_does_not_run(study: Path) -> None:
         (STUDY, ["--gpus", "64"], "64"),
     ],
 )
-def test_a_dry_run_is_refused_as_the_run_would_be(study: Path, study_text: str, words: list[str], told: str) -> None:
+def test_a_dry_run_is_rejected_like_the_run(study: Path, study_text: str, words: list[str], message: str) -> None:
     study.write_text(study_text)
     dry = scaling_study("run", str(study), "--dry-run", *words, folder=study.parent)
     run = scaling_study("run", str(study), "--no-tracking", *words, folder=study.parent)
     assert (dry.returncode, dry.stderr) == (run.returncode, run.stderr)
-    assert (dry.returncode, told in dry.stderr) == (1, True), dry.stderr
+    assert (dry.returncode, message in dry.stderr) == (1, True), dry.stderr
 
 
-def test_killed_stopped_and_run_again_it_ends_with_report_and_mirror(study: Path) -> None:
-    """Kill -9 of a worker, Ctrl-C, run again to the end; a third time finds all done; the mirror is deleted and made again."""
+def test_a_killed_and_stopped_run_resumes_to_report_and_mirror(study: Path) -> None:
+    """Kill a worker, press Ctrl-C, run to the end; run again with nothing to do; delete and repair the mirror."""
     store = study.parent / "store"
     begun = [*MAIN, "run", str(study), "--workers", "1", "--no-tracking"]
     first = subprocess.Popen(begun, cwd=study.parent, stdout=subprocess.PIPE, text=True, env=clean_environment())
@@ -142,10 +146,10 @@ def test_killed_stopped_and_run_again_it_ends_with_report_and_mirror(study: Path
     os.kill(worker, signal.SIGKILL)
     worker_of_lease(first, store, {os.getpid(), worker})
     first.send_signal(signal.SIGINT)
-    told, _ = first.communicate(timeout=120)
-    assert first.returncode == 75, told
-    assert "its worker died with exit code 137" in told
-    assert f"to go on: scaling-study run {study}" in told
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode == 75, output
+    assert "its worker died with exit code 137" in output
+    assert f"to resume: scaling-study run {study}" in output
 
     second = scaling_study("run", str(study), "--workers", "1", folder=study.parent)
     assert second.returncode == 0, second.stdout + second.stderr
@@ -166,13 +170,13 @@ def test_killed_stopped_and_run_again_it_ends_with_report_and_mirror(study: Path
     assert "(0 now," in third.stdout
 
     verified = scaling_study("store", "verify", str(study), folder=study.parent)
-    assert (verified.returncode, "0 broken" in verified.stdout) == (0, True), verified.stdout
+    assert (verified.returncode, "0 damaged" in verified.stdout) == (0, True), verified.stdout
     cleared = scaling_study("store", "gc", str(study), "--dry-run", folder=study.parent)
-    assert (cleared.returncode, "would go" in cleared.stdout) == (0, True), cleared.stdout
+    assert (cleared.returncode, "would be removed" in cleared.stdout) == (0, True), cleared.stdout
 
 
 def worker_of_lease(run: "subprocess.Popen[str]", store: Path, but: set[int]) -> int:
-    """The process that trains, as soon as one does that is none of `but`."""
+    """Wait for a training process that is not in `but`; return its id."""
     deadline = time.monotonic() + 240
     while True:
         for lease in store.glob("trajectories/*/lease/*.json"):
@@ -180,28 +184,28 @@ def worker_of_lease(run: "subprocess.Popen[str]", store: Path, but: set[int]) ->
                 body = json.loads(lease.read_text())
                 if body["pid"] not in but and body["ended"] is None:
                     return int(body["pid"])
-        assert run.poll() is None, "it ended before it trained"
+        assert run.poll() is None, "the run ended before it trained"
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_a_store_that_is_not_there_is_not_made_by_looking_after_it(tmp_path: Path) -> None:
+def test_store_maintenance_does_not_create_a_missing_store(tmp_path: Path) -> None:
     said = scaling_study("store", "gc", "nowhere", folder=tmp_path)
     assert (said.returncode, "no such folder" in said.stderr) == (1, True)
     assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize("words", [["tracking", "mirror", "nobody"], ["tracking", "mirror", "nobody", "--store", "empty"]])
-def test_a_mirror_of_a_study_that_is_not_there_is_a_clear_word(tmp_path: Path, words: list[str]) -> None:
+def test_mirroring_a_missing_study_is_an_error(tmp_path: Path, words: list[str]) -> None:
     said = scaling_study(*words, folder=tmp_path)
     assert said.returncode == 1
     assert "nobody" in said.stderr
     assert "Traceback" not in said.stderr
 
 
-def test_to_go_on_names_every_option_that_decides_results_and_does_not_plan_anew() -> None:
-    from orchestrator.cli.run import _again
+def test_the_resume_command_keeps_every_option_except_replan_and_passwords() -> None:
+    from orchestrator.cli.run import local_command
 
     given = ["run", "a b.yaml", "--gpus", "1", "--threads", "4", "--replan", "--only", "*/60M/*"]
-    assert _again(given) == ["scaling-study", "run", "a b.yaml", "--gpus", "1", "--threads", "4", "--only", "*/60M/*"]
-    assert _again(["run", "a", "--tracking-uri", "http://me:secret@mlflow"])[-1] == "http://me:***@mlflow"
+    assert local_command(given) == ["scaling-study", "run", "a b.yaml", "--gpus", "1", "--threads", "4", "--only", "*/60M/*"]
+    assert local_command(["run", "a", "--tracking-uri", "http://me:secret@mlflow"])[-1] == "http://me:***@mlflow"

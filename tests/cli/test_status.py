@@ -1,4 +1,4 @@
-"""`status` of a study whose store is all that tells of it: a local run, or a bucket."""
+"""`status` of a study that is read from its store alone: a local run, or a bucket."""
 
 import io
 import json
@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.grid import drawn, short
-from orchestrator.cli.status import document, is_bad
+from orchestrator.cli.grid import render_view, short
+from orchestrator.cli.status import document, needs_attention
+from orchestrator.contract.exits import ExitCode
 from orchestrator.contract.plan import PlannedTask
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.contract.vocabulary import ExitCode, TaskKind
+from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.errors import PlanRefused
-from orchestrator.monitor.status_reader import Lookout
+from orchestrator.monitor.status_reader import StatusReader
 from orchestrator.monitor.study_view import StudyView
 from orchestrator.store import Store, open_store
 from orchestrator.store.addresses import lease_key, work_root
-from orchestrator.store.leases import Holder, Lease, take, to_bytes
+from orchestrator.store.leases import Holder, Lease, acquire, to_bytes
 from orchestrator.store.objects import utc_now
 from orchestrator.store.plans import freeze
 from orchestrator.store.records import publish_record
@@ -47,42 +48,42 @@ def trunks() -> list[PlannedTask]:
 
 
 def at_work(store: Store, planned: PlannedTask, gpus: int = 0) -> Lease:
-    return take(store, work_root(planned.kind, planned.work), planned.digest, Holder(study="made-up", gpus=gpus))
+    return acquire(store, work_root(planned.kind, planned.work), planned.digest, Holder(study="made-up", gpus=gpus))
 
 
 def look(store: Store) -> StudyView:
-    return Lookout("made-up", utc_now, store=store).look()
+    return StatusReader("made-up", utc_now, store=store).read()
 
 
 def text_of(view: StudyView, *, only_ascii: bool = False) -> str:
     out = io.StringIO()
-    Console(file=out, width=160).print(drawn(view, only_ascii=only_ascii))
+    Console(file=out, width=160).print(render_view(view, only_ascii=only_ascii))
     return out.getvalue()
 
 
 def row_of(shown: str, size: str) -> list[str]:
-    """Squares of a size, without the lines between them."""
+    """Return the squares of a size, without the lines between them."""
     line = next(line for line in shown.splitlines() if size in line)
     return [part.strip() for part in line.replace("|", "│").split("│")[2:-1]]
 
 
-def test_nothing_is_done_before_anything_ran(store: Store) -> None:
+def test_a_new_study_is_idle(store: Store) -> None:
     shown = text_of(look(store))
     assert shown.startswith(f"made-up: Idle, 0/2 cells, 0/{len(PLAN.tasks)} tasks done in {store.url}\n")
     assert row_of(shown, "0.03M") == ["· 0/1", "· 0/1"]
-    assert "at work" not in shown
+    assert "running:" not in shown
     assert "GPU-hours: 0.00 used of 12" in shown
 
 
-def test_who_is_at_work_and_what_no_retry_can_mend(store: Store) -> None:
+def test_running_attempts_and_permanent_failures_are_shown(store: Store) -> None:
     publish(store, TaskKind.PREPARE)
     working, refused = trunks()
     lease = at_work(store, working)
     at_work(store, refused).end("refused", ExitCode.REFUSED, "shard 3 has another hash")
     view = look(store)
-    assert [(work.task.digest, work.lease and work.lease.number) for work in view.at_work] == [(working.digest, lease.number)]
+    assert [(work.task.digest, work.lease and work.lease.number) for work in view.active_tasks] == [(working.digest, lease.number)]
     assert view.failed == {refused.digest: "shard 3 has another hash"}
-    assert (view.phase, is_bad(view)) == ("Running", True)
+    assert (view.phase, needs_attention(view)) == ("Running", True)
     shown = text_of(view)
     assert row_of(shown, "0.03M") == ["▶ 0/1", "✗ 0/1"]
     assert f"train {working.label}: process {lease.body.pid} on {lease.body.host} for " in shown
@@ -101,7 +102,7 @@ def test_progress_and_time_left_come_from_the_lease(store: Store) -> None:
     lease.body = lease.body.model_copy(update={"renewed": lease.body.start.fromtimestamp(begun - 100, lease.body.start.tzinfo)})
     lease.renew(half)
     view = look(store)
-    (work,) = view.at_work
+    (work,) = view.active_tasks
     assert work.lease is not None
     assert work.lease.tokens == half
     assert 0.2 < view.cells[0].progress < 0.3, "half of nine tenths of the first of two stages, and no score"
@@ -113,14 +114,14 @@ def test_progress_and_time_left_come_from_the_lease(store: Store) -> None:
 
 
 @pytest.mark.parametrize("code", [ExitCode.FAILED, ExitCode.STOPPED])
-def test_an_attempt_that_may_be_made_again_is_neither_at_work_nor_refused(store: Store, code: ExitCode) -> None:
+def test_a_retryable_attempt_is_neither_running_nor_failed(store: Store, code: ExitCode) -> None:
     publish(store, TaskKind.PREPARE)
     at_work(store, trunks()[0]).end("ended", code)
     view = look(store)
-    assert (view.at_work, view.failed, view.phase, is_bad(view)) == ([], {}, "Idle", False)
+    assert (view.active_tasks, view.failed, view.phase, needs_attention(view)) == ([], {}, "Idle", False)
 
 
-def test_what_a_stopped_attempt_has_kept_is_progress(store: Store) -> None:
+def test_the_checkpoint_of_a_stopped_attempt_counts_as_progress(store: Store) -> None:
     publish(store, TaskKind.PREPARE)
     task = trunks()[0]
     assert isinstance(task.task, TrainTask)
@@ -132,54 +133,54 @@ def test_what_a_stopped_attempt_has_kept_is_progress(store: Store) -> None:
     assert cell.seconds_left is None
 
 
-def test_a_finished_study_is_whole(store: Store) -> None:
+def test_a_finished_study_has_succeeded(store: Store) -> None:
     publish(store, *TaskKind)
     view = look(store)
     shown = text_of(view)
     assert "made-up: Succeeded, 2/2 cells" in shown
     assert row_of(shown, "0.03M") == ["✓ 1/1", "✓ 1/1"]
-    assert not is_bad(view)
+    assert not needs_attention(view)
 
 
-def test_when_nothing_can_go_on_it_has_failed(store: Store) -> None:
+def test_a_study_without_runnable_tasks_has_failed(store: Store) -> None:
     publish(store, TaskKind.PREPARE)
     for task in trunks():
         at_work(store, task).end("refused", ExitCode.REFUSED, "no")
     assert look(store).phase == "Failed"
 
 
-def test_a_second_look_sees_what_has_happened_since(store: Store) -> None:
-    looking = Lookout("made-up", utc_now, store=store)
-    assert looking.look().phase == "Idle"
+def test_a_second_read_sees_changes(store: Store) -> None:
+    looking = StatusReader("made-up", utc_now, store=store)
+    assert looking.read().phase == "Idle"
     publish(store, TaskKind.PREPARE)
     lease = at_work(store, trunks()[0])
     publish(store, TaskKind.TRAIN)
     lease.end("done", ExitCode.DONE)
     publish(store, TaskKind.EVALUATE)
-    assert looking.look().phase == "Succeeded"
+    assert looking.read().phase == "Succeeded"
 
 
-def test_a_lease_that_appears_is_seen_although_nothing_was_done(store: Store) -> None:
+def test_a_new_lease_is_seen_before_any_task_is_done(store: Store) -> None:
     publish(store, TaskKind.PREPARE)
     late = timedelta(0)
-    looking = Lookout("made-up", lambda: utc_now() + late, store=store)
-    assert looking.look().phase == "Idle"
+    looking = StatusReader("made-up", lambda: utc_now() + late, store=store)
+    assert looking.read().phase == "Idle"
     at_work(store, trunks()[0])
     late = timedelta(seconds=11)
-    assert looking.look().phase == "Running"
+    assert looking.read().phase == "Running"
 
 
-def test_a_process_of_this_machine_that_is_gone_is_not_at_work(store: Store) -> None:
+def test_a_dead_process_of_this_machine_is_not_running(store: Store) -> None:
     publish(store, TaskKind.PREPARE)
     lease = at_work(store, trunks()[0])
     assert look(store).phase == "Running"
     gone = lease.body.model_copy(update={"pid_started": lease.body.pid_started + 1})
     store.objects.put(lease_key(lease.work_root, lease.number), to_bytes(gone))
     view = look(store)
-    assert (view.phase, view.at_work) == ("Idle", [])
+    assert (view.phase, view.active_tasks) == ("Idle", [])
 
 
-def test_gpu_hours_are_those_of_the_leases(store: Store) -> None:
+def test_gpu_hours_are_read_from_the_leases(store: Store) -> None:
     publish(store, TaskKind.PREPARE)
     lease = at_work(store, trunks()[0], gpus=8)
     lease.body = lease.body.model_copy(update={"start": lease.body.start.replace(year=lease.body.start.year - 1)})
@@ -188,19 +189,19 @@ def test_gpu_hours_are_those_of_the_leases(store: Store) -> None:
     assert look(store).gpu_seconds == pytest.approx(days * 86400 * 8, rel=0.01)
 
 
-def test_signs_that_a_terminal_does_not_know_are_letters(store: Store) -> None:
+def test_symbols_are_ascii_where_the_terminal_needs_it(store: Store) -> None:
     publish(store, *TaskKind)
     shown = text_of(look(store), only_ascii=True)
     assert shown.isascii()
     assert row_of(shown, "0.03M") == ["= 1/1", "= 1/1"]
 
 
-def test_a_study_that_the_store_does_not_have_is_a_clear_word(store: Store) -> None:
-    with pytest.raises(PlanRefused, match="has no study called nobody; `scaling-study run FILE` begins one"):
-        Lookout("nobody", utc_now, store=store).look()
+def test_a_study_missing_from_the_store_is_rejected(store: Store) -> None:
+    with pytest.raises(PlanRefused, match="has no study called nobody; create it with `scaling-study run FILE`"):
+        StatusReader("nobody", utc_now, store=store).read()
 
 
-def test_the_json_has_what_the_picture_has(store: Store) -> None:
+def test_json_holds_what_the_view_shows(store: Store) -> None:
     publish(store, TaskKind.PREPARE)
     lease = at_work(store, trunks()[0])
     found = json.loads(json.dumps(document(look(store))))
@@ -216,7 +217,7 @@ def test_the_json_has_what_the_picture_has(store: Store) -> None:
     assert (work["digest"], work["pid"], work["attempt"]) == (trunks()[0].digest, lease.body.pid, 1)
 
 
-def test_the_json_holds_every_missing_cell_and_the_picture_some() -> None:
+def test_json_lists_every_missing_cell_and_the_view_some() -> None:
     lost = [{"name": f"scratch/0.03M/c{number}/s1", "reason": "NaN"} for number in range(60)]
     body = {"metadata": {"name": "mine"}, "spec": {}, "status": {"failedCells": lost}}
     view = StudyView("mine", utc_now(), "s3://b", body=body)
@@ -228,5 +229,5 @@ def test_the_json_holds_every_missing_cell_and_the_picture_some() -> None:
     ("seconds", "shown"),
     [(0.4, "0s"), (59, "59s"), (99, "99s"), (100, "2m"), (3600, "60m"), (11400, "3h10m"), (172800, "2d0h"), (190000, "2d4h")],
 )
-def test_times_of_a_square_are_short(seconds: float, shown: str) -> None:
+def test_durations_in_a_square_are_short(seconds: float, shown: str) -> None:
     assert short(seconds) == shown

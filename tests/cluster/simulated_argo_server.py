@@ -1,51 +1,52 @@
-"""An Argo Server in front of a played namespace, as its client shows it: Workflows alone, with nodes instead of pods."""
+"""Simulated Argo Server in front of a simulated namespace: offers only Workflows, with nodes instead of pods."""
 
 import time
 from collections.abc import Iterator
 from typing import Any
 
+from orchestrator.reconcile.observed import LABEL_WORKFLOW
+
 from orchestrator.cluster.memory import InMemoryCluster
 from orchestrator.cluster.port import Document
 from orchestrator.contract.vocabulary import LABEL_DIGEST
-from orchestrator.errors import ClusterUnavailable, NotThere, Refused, ScalingStudyError
-from orchestrator.reconcile.observe import LABEL_WORKFLOW
+from orchestrator.errors import ClusterUnavailable, NotFound, Refused, ScalingStudyError
 
-SHOWN = ("Succeeded", "Failed", "Error")
+FINISHED = ("Succeeded", "Failed", "Error")
 
 
-class PlayedServer:
-    """`trouble`: what every call raises while it is set, `log_trouble` what reading a log does. `page`: Workflows of one answer.
+class SimulatedArgoServer:
+    """Double of `ArgoApi`. `error`: raised by every call while it is set. `log_error`: raised by `workflow_logs`. `page`: page size.
 
-    `calls`: methods in their order, with what they were about.
+    `calls`: (method, name of the Workflow) in call order.
     """
 
     def __init__(self, cluster: InMemoryCluster) -> None:
-        self.trouble: ScalingStudyError | None = None
-        self.log_trouble: ScalingStudyError | None = None
+        self.error: ScalingStudyError | None = None
+        self.log_error: ScalingStudyError | None = None
         self.page = 1000
         self.calls: list[tuple[str, str]] = []
         self.cluster = cluster
         self._nodes: dict[str, dict[str, Document]] = {}
 
-    def ask(self, call: str, **parameters: Any) -> Document:
+    def request(self, call: str, **parameters: Any) -> Document:
         body = parameters.get("body") or {}
         self.calls.append((call, str(parameters.get("name") or (body.get("workflow") or {}).get("metadata", {}).get("name", ""))))
-        if self.trouble is not None:
-            raise self.trouble
+        if self.error is not None:
+            raise self.error
         found: Document = getattr(self, call)(parameters)
         return found
 
     def stream(self, call: str, read_seconds: float | None, **parameters: Any) -> Iterator[Document]:  # noqa: ARG002
-        if self.trouble is not None:
-            raise ClusterUnavailable(str(self.trouble))
-        if call == "workflow_logs" and self.log_trouble is not None:
-            raise self.log_trouble
+        if self.error is not None:
+            raise ClusterUnavailable(str(self.error))
+        if call == "workflow_logs" and self.log_error is not None:
+            raise self.log_error
         if call == "workflow_logs":
             yield from ({"content": line, "podName": parameters["pod_name"]} for line in self.cluster.logs(parameters["pod_name"]))
         time.sleep(0.05)
 
-    def made(self) -> list[str]:
-        """Names of the Workflows that were submitted."""
+    def submitted(self) -> list[str]:
+        """Return the names of the submitted Workflows."""
         return [name for call, name in self.calls if call == "create_workflow"]
 
     # The methods of the package's WorkflowServiceApi
@@ -61,7 +62,7 @@ class PlayedServer:
     def get_workflow(self, parameters: Document) -> Document:
         body = self.cluster.get("workflows", parameters["name"])
         if body is None:
-            raise NotThere(f"workflows {parameters['name']!r} not found")
+            raise NotFound(f"workflows {parameters['name']!r} not found")
         return self._with_nodes(body)
 
     def create_workflow(self, parameters: Document) -> Document:
@@ -69,7 +70,7 @@ class PlayedServer:
 
     def stop_workflow(self, parameters: Document) -> Document:
         body = self.get_workflow(parameters)
-        if (body.get("status") or {}).get("phase") in SHOWN:
+        if (body.get("status") or {}).get("phase") in FINISHED:
             raise Refused("cannot shutdown a completed workflow")
         self.cluster.stop_workflow(parameters["name"])
         return body
@@ -80,15 +81,15 @@ class PlayedServer:
         return {}
 
     def _with_nodes(self, body: Document) -> Document:
-        """A pod that is gone ended well, or like its Workflow; those of a stopped Workflow count as failed at once, as Argo has it."""
+        """Add nodes to a Workflow. As in Argo, all nodes of a finished Workflow have its phase; other removed pods have succeeded."""
         name, phase = body["metadata"]["name"], (body.get("status") or {}).get("phase", "")
         nodes = self._nodes.setdefault(name, {})
-        there = {pod["metadata"]["name"]: pod for pod in self.cluster.list("pods", {LABEL_WORKFLOW: name}).items}
-        for pod_name, pod in there.items():
+        pods = {pod["metadata"]["name"]: pod for pod in self.cluster.list("pods", {LABEL_WORKFLOW: name}).items}
+        for pod_name, pod in pods.items():
             parameters = [{"name": "short", "value": pod["metadata"]["labels"][LABEL_DIGEST]}]
-            told = {"phase": pod["status"]["phase"], "message": pod["status"].get("message", "")}
-            nodes[pod_name] = {"id": pod_name, "type": "Pod", "inputs": {"parameters": parameters}, **told}
+            status = {"phase": pod["status"]["phase"], "message": pod["status"].get("message", "")}
+            nodes[pod_name] = {"id": pod_name, "type": "Pod", "inputs": {"parameters": parameters}, **status}
         for pod_name, node in nodes.items():
-            if pod_name not in there or phase in SHOWN:
-                node["phase"] = phase if phase in SHOWN else "Succeeded"
+            if pod_name not in pods or phase in FINISHED:
+                node["phase"] = phase if phase in FINISHED else "Succeeded"
         return {**body, "status": {**(body.get("status") or {}), "nodes": nodes}}

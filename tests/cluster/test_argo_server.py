@@ -1,4 +1,4 @@
-"""The adapter over Argo Server: strictness before sending, pods from nodes, the server's words as our errors."""
+"""The adapter for an Argo Server: validation before sending, pods derived from nodes, conversion of the server's errors."""
 
 import copy
 import json
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from orchestrator.reconcile.observed import LABEL_WORKFLOW, parse_pod
 
 from orchestrator.cluster.argo_server import ArgoServerCluster, connect
 from orchestrator.cluster.argo_server.client import ArgoApi
@@ -24,34 +25,33 @@ from orchestrator.errors import (
     ClusterUnavailable,
     Conflict,
     Expired,
-    NotThere,
+    NotFound,
     Refused,
     ScalingStudyError,
     TokenRefused,
 )
-from orchestrator.reconcile.observe import LABEL_WORKFLOW, pod_seen
-from tests.cluster.simulated_argo_server import PlayedServer
+from tests.cluster.simulated_argo_server import SimulatedArgoServer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "workflows.yaml"
-OURS = {LABEL_MANAGED_BY: MANAGED_BY}
+MANAGED = {LABEL_MANAGED_BY: MANAGED_BY}
 
 
 def workflow(name: str = "ss-1", **spec: Any) -> Document:
-    metadata = {"name": name, "labels": dict(OURS)}
+    metadata = {"name": name, "labels": dict(MANAGED)}
     return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": metadata, "spec": {"entrypoint": "unit", **spec}}
 
 
-# Strictness
+# Validation
 
 
-def test_every_workflow_that_we_build_is_known_field_by_field() -> None:
+def test_rendered_workflows_have_no_unknown_fields() -> None:
     bodies = [body for body in yaml.safe_load_all(GOLDEN.read_text()) if body]
     assert bodies
     assert {body["metadata"]["name"]: unknown_fields(body) for body in bodies} == {body["metadata"]["name"]: [] for body in bodies}
 
 
 def put(path: str, value: object) -> Callable[[Document], None]:
-    """Writes a value deep inside: `spec.templates.1.name`."""
+    """Return a function that sets the value at a path such as `spec.templates.1.name`."""
 
     def change(body: Document) -> None:
         *way, last = path.split(".")
@@ -64,7 +64,7 @@ def put(path: str, value: object) -> Callable[[Document], None]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         (put("spce", {}), 'unknown field "spce" (did you mean "spec"?)'),
         (put("metadata.lables", {}), 'unknown field "metadata.lables" (did you mean "labels"?)'),
@@ -84,16 +84,16 @@ def put(path: str, value: object) -> Callable[[Document], None]:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_field_that_argo_does_not_know_is_named(change: Callable[[Document], None], told: str) -> None:
+def test_unknown_field_is_reported_with_its_path(change: Callable[[Document], None], expected: str) -> None:
     body: Document = next(body for body in yaml.safe_load_all(GOLDEN.read_text()) if body)
     change(body)
     (line,) = unknown_fields(body)
-    assert line.startswith(told)
+    assert line.startswith(expected)
 
 
-def test_a_misspelt_field_is_refused_before_it_is_sent() -> None:
-    server = PlayedServer(InMemoryCluster())
-    with pytest.raises(Refused, match=r'refused before it is sent: unknown field "spec.paralelism" \(did you mean "parallelism"'):
+def test_workflow_with_a_misspelt_field_is_not_sent() -> None:
+    server = SimulatedArgoServer(InMemoryCluster())
+    with pytest.raises(Refused, match=r'rejected before sending: unknown field "spec.paralelism" \(did you mean "parallelism"'):
         ArgoServerCluster(server, "here").create("workflows", workflow(paralelism=1))
     assert server.calls == []
 
@@ -112,7 +112,7 @@ def with_nodes(*nodes: Document, naming: str = "v2") -> Document:
 
 
 @pytest.mark.parametrize(
-    ("told", "naming", "name", "phase"),
+    ("expected", "naming", "name", "phase"),
     [
         ({}, "v2", "ss-1-train-42", "Running"),
         ({"phase": "Succeeded"}, "v1", "ss-1-42", "Succeeded"),
@@ -120,17 +120,17 @@ def with_nodes(*nodes: Document, naming: str = "v2") -> Document:
         ({"phase": ""}, "v2", "ss-1-train-42", "Pending"),
     ],
 )
-def test_a_node_of_a_pod_is_a_pod(told: Document, naming: str, name: str, phase: str) -> None:
-    (pod,) = pods_of(with_nodes(node(**told), naming=naming))
-    seen = pod_seen(pod, {})
+def test_pod_node_is_converted_to_a_pod(expected: Document, naming: str, name: str, phase: str) -> None:
+    (pod,) = pods_of(with_nodes(node(**expected), naming=naming))
+    seen = parse_pod(pod, {})
     assert (seen.name, seen.workflow, seen.digest, seen.phase) == (name, "ss-1", "d" * 32, phase)
     assert pod["metadata"]["labels"][LABEL_MANAGED_BY] == MANAGED_BY
 
 
-def test_nodes_that_are_no_pods_are_none_and_a_pod_says_why_it_waits() -> None:
+def test_only_pod_nodes_become_pods_and_keep_their_waiting_reason() -> None:
     waiting = node(phase="Pending", message="Unschedulable: no node has 8 GPUs")
     pods = list(pods_of(with_nodes(node(type="Retry"), node(type="DAG"), waiting, node(inputs=None))))
-    assert [pod_seen(pod, {}).reason for pod in pods] == ["Unschedulable: no node has 8 GPUs", ""]
+    assert [parse_pod(pod, {}).reason for pod in pods] == ["Unschedulable: no node has 8 GPUs", ""]
     assert LABEL_DIGEST not in pods[1]["metadata"]["labels"]
     assert list(pods_of({"metadata": {"name": "ss-1"}})) == []
 
@@ -139,64 +139,64 @@ def test_nodes_that_are_no_pods_are_none_and_a_pod_says_why_it_waits() -> None:
 
 
 @pytest.fixture
-def server() -> PlayedServer:
-    return PlayedServer(InMemoryCluster())
+def server() -> SimulatedArgoServer:
+    return SimulatedArgoServer(InMemoryCluster())
 
 
 @pytest.fixture
-def cluster(server: PlayedServer) -> ArgoServerCluster:
+def cluster(server: SimulatedArgoServer) -> ArgoServerCluster:
     return ArgoServerCluster(server, "here")
 
 
-def test_pods_belong_to_the_listing_of_workflows_before_them(server: PlayedServer, cluster: ArgoServerCluster) -> None:
+def test_pods_come_from_the_preceding_listing_of_workflows(server: SimulatedArgoServer, cluster: ArgoServerCluster) -> None:
     cluster.create("workflows", workflow())
-    labels = {**OURS, LABEL_WORKFLOW: "ss-1", LABEL_DIGEST: "d" * 32}
+    labels = {**MANAGED, LABEL_WORKFLOW: "ss-1", LABEL_DIGEST: "d" * 32}
     server.cluster.put("pods", {"metadata": {"name": "p", "labels": labels}, "spec": {}, "status": {"phase": "Running"}})
-    assert [body["metadata"]["name"] for body in cluster.list("workflows", OURS).items] == ["ss-1"]
+    assert [body["metadata"]["name"] for body in cluster.list("workflows", MANAGED).items] == ["ss-1"]
     before = len(server.calls)
-    assert [pod["metadata"]["name"] for pod in cluster.list("pods", OURS).items] == ["p"]
+    assert [pod["metadata"]["name"] for pod in cluster.list("pods", MANAGED).items] == ["p"]
     assert len(server.calls) == before, "one listing serves both"
     assert len(cluster.list("pods", {LABEL_DIGEST: "d" * 32}).items) == 1
-    assert len(server.calls) == before + 1, "and each is used once"
+    assert len(server.calls) == before + 1, "each listing is used once"
     assert cluster.list("pods", {LABEL_DIGEST: "other"}).items == []
 
 
-def test_a_listing_has_all_pages_of_a_server_that_makes_some(server: PlayedServer, cluster: ArgoServerCluster) -> None:
+def test_listing_reads_all_pages(server: SimulatedArgoServer, cluster: ArgoServerCluster) -> None:
     server.page = 2
     for number in range(5):
         cluster.create("workflows", workflow(f"ss-{number}"))
-    assert [len(page.items) for page in cluster.pages("workflows", OURS)] == [2, 2, 1]
+    assert [len(page.items) for page in cluster.pages("workflows", MANAGED)] == [2, 2, 1]
     assert len(cluster.list("workflows").items) == 5
 
 
-def test_only_the_workflow_that_was_listed_is_deleted(server: PlayedServer, cluster: ArgoServerCluster) -> None:
+def test_delete_spares_a_workflow_with_another_uid(server: SimulatedArgoServer, cluster: ArgoServerCluster) -> None:
     cluster.create("workflows", workflow())
     cluster.list("workflows")
     server.cluster.remove("workflows", "ss-1")
     server.cluster.create("workflows", workflow())
     cluster.delete("workflows", "ss-1")
-    assert server.cluster.get("workflows", "ss-1") is not None, "another one of that name"
+    assert server.cluster.get("workflows", "ss-1") is not None, "another Workflow of the same name"
     assert cluster.get("workflows", "ss-1") is not None
     cluster.delete("workflows", "ss-1")
     assert cluster.get("workflows", "ss-1") is None
     cluster.delete("workflows", "ss-1")
 
 
-def test_a_workflow_that_is_over_stopped_or_gone_may_be_stopped(server: PlayedServer, cluster: ArgoServerCluster) -> None:
+def test_stopping_a_finished_stopped_or_missing_workflow_does_nothing(server: SimulatedArgoServer, cluster: ArgoServerCluster) -> None:
     cluster.create("workflows", workflow())
     cluster.stop_workflow("ss-1")
     cluster.stop_workflow("ss-1")
     server.cluster.set_status("workflows", "ss-1", {"phase": "Succeeded"})
     cluster.stop_workflow("ss-1")
     cluster.stop_workflow("missing")
-    server.trouble = ClusterUnavailable("away")
+    server.error = ClusterUnavailable("unreachable")
     with pytest.raises(ClusterUnavailable):
         cluster.stop_workflow("ss-1")
 
 
-def test_a_pod_is_restarted_by_stopping_its_workflow(server: PlayedServer, cluster: ArgoServerCluster) -> None:
+def test_deleting_a_pod_stops_its_workflow(server: SimulatedArgoServer, cluster: ArgoServerCluster) -> None:
     cluster.create("workflows", workflow())
-    labels = {**OURS, LABEL_WORKFLOW: "ss-1", LABEL_DIGEST: "d" * 32}
+    labels = {**MANAGED, LABEL_WORKFLOW: "ss-1", LABEL_DIGEST: "d" * 32}
     server.cluster.put("pods", {"metadata": {"name": "p", "labels": labels}, "spec": {}, "status": {"phase": "Running"}})
     cluster.list("workflows")
     cluster.delete("pods", "p")
@@ -205,7 +205,7 @@ def test_a_pod_is_restarted_by_stopping_its_workflow(server: PlayedServer, clust
     assert found["spec"]["shutdown"] == "Stop"
 
 
-def test_the_owner_that_no_cluster_has_is_left_out(server: PlayedServer, cluster: ArgoServerCluster) -> None:
+def test_owner_reference_is_dropped(server: SimulatedArgoServer, cluster: ArgoServerCluster) -> None:
     body = workflow()
     body["metadata"]["ownerReferences"] = [{"apiVersion": "v1", "kind": "ScalingStudy", "name": "s", "uid": "u"}]
     before = copy.deepcopy(body)
@@ -216,13 +216,13 @@ def test_the_owner_that_no_cluster_has_is_left_out(server: PlayedServer, cluster
     assert body == before
 
 
-def test_a_dry_run_keeps_nothing(cluster: ArgoServerCluster) -> None:
+def test_dry_run_persists_nothing(cluster: ArgoServerCluster) -> None:
     cluster.create("workflows", workflow(), dry_run=True)
     assert cluster.get("workflows", "ss-1") is None
 
 
-def test_what_the_token_does_not_reach_is_refused(cluster: ArgoServerCluster) -> None:
-    asked: list[Callable[[], object]] = [
+def test_access_to_other_kinds_is_refused(cluster: ArgoServerCluster) -> None:
+    operations: list[Callable[[], object]] = [
         lambda: cluster.list("nodes"),
         lambda: cluster.create("pods", {"metadata": {"name": "p"}}),
         lambda: cluster.patch("workflows", "ss-1", {}),
@@ -230,34 +230,34 @@ def test_what_the_token_does_not_reach_is_refused(cluster: ArgoServerCluster) ->
         lambda: cluster.get("nodes", "n"),
         lambda: cluster.delete("nodes", "n"),
     ]
-    for ask in asked:
-        with pytest.raises(Refused, match=r"through an Argo Server|out of reach"):
-            ask()
+    for operation in operations:
+        with pytest.raises(Refused, match="through an Argo Server"):
+            operation()
 
 
-# The client, against something that speaks HTTP
+# The client, against a local HTTP server
 
 
-class Answers:
-    """What a server says to the next requests: (status, body); `asked`: (method, path, authorization, body)."""
+class Responses:
+    """The status and body of the next responses. `requests`: (method, path, authorization, body) of received requests."""
 
     def __init__(self) -> None:
         self.status, self.body = 200, b"{}"
-        self.asked: list[tuple[str, str, str, bytes]] = []
+        self.requests: list[tuple[str, str, str, bytes]] = []
 
 
 @pytest.fixture
-def answers() -> Iterator[tuple[str, Answers]]:
-    told = Answers()
+def responses() -> Iterator[tuple[str, Responses]]:
+    received = Responses()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            told.asked.append((self.command, self.path, self.headers.get("Authorization", ""), sent))
-            self.send_response(told.status)
-            self.send_header("Content-Length", str(len(told.body)))
+            received.requests.append((self.command, self.path, self.headers.get("Authorization", ""), sent))
+            self.send_response(received.status)
+            self.send_header("Content-Length", str(len(received.body)))
             self.end_headers()
-            self.wfile.write(told.body)
+            self.wfile.write(received.body)
 
         do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
 
@@ -266,7 +266,7 @@ def answers() -> Iterator[tuple[str, Answers]]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", told
+        yield f"http://127.0.0.1:{server.server_address[1]}", received
         server.shutdown()
         thread.join()
 
@@ -276,12 +276,12 @@ def error(code: int, message: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "kind", "told"),
+    ("status", "body", "kind", "expected"),
     [
-        (401, error(16, "token not valid"), TokenRefused, "does not know the token: token not valid"),
+        (401, error(16, "token not valid"), TokenRefused, "rejected the token: token not valid"),
         (403, error(7, "workflows is forbidden"), Refused, "^workflows is forbidden$"),
         (400, error(3, "spec.entrypoint is required"), Refused, "entrypoint is required"),
-        (404, error(5, "not found"), NotThere, "not found"),
+        (404, error(5, "not found"), NotFound, "not found"),
         (409, error(6, "workflows already exists"), AlreadyExists, "already exists"),
         (409, error(10, "the object has been modified"), Conflict, "modified"),
         (410, error(11, "too old resource version: 1"), Expired, "too old"),
@@ -290,29 +290,29 @@ def error(code: int, message: str) -> bytes:
         (302, b"", ClusterUnavailable, "HTTP 302"),
     ],
 )
-def test_the_words_of_the_server_are_errors_of_ours(
-    answers: tuple[str, Answers], status: int, body: bytes, kind: type[ScalingStudyError], told: str
+def test_error_responses_are_converted_to_exceptions(
+    responses: tuple[str, Responses], status: int, body: bytes, kind: type[ScalingStudyError], expected: str
 ) -> None:
-    url, server = answers
+    url, server = responses
     server.status, server.body = status, body
-    with pytest.raises(kind, match=told):
-        ArgoApi(url, lambda: "t").ask("get_workflow", namespace="here", name="ss-1")
+    with pytest.raises(kind, match=expected):
+        ArgoApi(url, lambda: "t").request("get_workflow", namespace="here", name="ss-1")
 
 
-def test_a_request_has_the_packages_path_and_names_and_the_token_of_the_moment(answers: tuple[str, Answers]) -> None:
-    url, server = answers
+def test_requests_have_the_packages_paths_and_the_current_token(responses: tuple[str, Responses]) -> None:
+    url, server = responses
     tokens = iter(("first", "second"))
     api = ArgoApi(url + "/", lambda: next(tokens))
-    api.ask("list_workflows", namespace="here", list_options_limit="5", fields="metadata")
-    api.ask("stop_workflow", namespace="here", name="a/b", body={"name": "a/b"})
-    assert server.asked == [
+    api.request("list_workflows", namespace="here", list_options_limit="5", fields="metadata")
+    api.request("stop_workflow", namespace="here", name="a/b", body={"name": "a/b"})
+    assert server.requests == [
         ("GET", "/api/v1/workflows/here?listOptions.limit=5&fields=metadata", "Bearer first", b""),
         ("PUT", "/api/v1/workflows/here/a%2Fb/stop", "Bearer second", b'{"name": "a/b"}'),
     ]
 
 
-def test_a_stream_is_read_message_by_message_and_its_error_is_ours(answers: tuple[str, Answers]) -> None:
-    url, server = answers
+def test_stream_yields_messages_and_raises_the_converted_error(responses: tuple[str, Responses]) -> None:
+    url, server = responses
     late = {"error": {"grpc_code": 11, "http_code": 400, "message": "too old resource version: 1 (5)"}}
     server.body = b'{"result": {"content": "one"}}\n\n{"result": {"content": "two"}}\n' + json.dumps(late).encode()
     stream = ArgoApi(url, lambda: "t").stream("workflow_logs", 5, namespace="here", name="ss-1")
@@ -327,29 +327,29 @@ def test_a_stream_is_read_message_by_message_and_its_error_is_ours(answers: tupl
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "kind", "told"),
+    ("status", "body", "kind", "expected"),
     [
-        (200, b"<html>a page</html>", ClusterError, "is no Argo Server: it answers 200"),
-        (404, b"404 page not found", ClusterError, "is no Argo Server: it answers 404"),
-        (403, b'{"kind": "Status", "code": 403, "message": "forbidden"}', ClusterError, "is no Argo Server: it answers 403"),
-        (401, error(16, "token not valid"), TokenRefused, "does not know the token"),
+        (200, b"<html>a page</html>", ClusterError, "is not an Argo Server: .* returned 200"),
+        (404, b"404 page not found", ClusterError, "is not an Argo Server: .* returned 404"),
+        (403, b'{"kind": "Status", "code": 403, "message": "forbidden"}', ClusterError, "is not an Argo Server: .* returned 403"),
+        (401, error(16, "token not valid"), TokenRefused, "rejected the token"),
     ],
 )
-def test_who_is_no_argo_server_is_told_at_once(
-    answers: tuple[str, Answers], status: int, body: bytes, kind: type[ScalingStudyError], told: str
+def test_connecting_to_another_kind_of_server_fails(
+    responses: tuple[str, Responses], status: int, body: bytes, kind: type[ScalingStudyError], expected: str
 ) -> None:
-    url, server = answers
+    url, server = responses
     server.status, server.body = status, body
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=expected):
         connect(url, "here", lambda: "t")
 
 
 @pytest.mark.parametrize("url", ["argo.example.com:2746", "ftp://argo.example.com"])
-def test_an_address_that_is_no_url_is_told(url: str) -> None:
-    with pytest.raises(Refused, match="write http:// or https://"):
+def test_address_without_http_scheme_is_refused(url: str) -> None:
+    with pytest.raises(Refused, match="the URL needs http:// or https://"):
         connect(url, "here", lambda: "t")
 
 
-def test_nobody_at_the_address_is_told() -> None:
-    with pytest.raises(ClusterUnavailable, match="does not answer"):
+def test_connecting_to_an_unreachable_server_fails() -> None:
+    with pytest.raises(ClusterUnavailable, match="is unreachable"):
         connect("http://127.0.0.1:9", "here", lambda: "t")

@@ -1,4 +1,4 @@
-"""A study file against the object that is there: what is sent, and what is left alone."""
+"""Submitting a study file: what is changed in an existing object, and what is kept."""
 
 import copy
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from orchestrator.cluster.memory import ClusterFault, InMemoryCluster
 from orchestrator.cluster.port import Document
 from orchestrator.cluster.submission import changed_paths, changes_to, merge_patch, object_to_send, submit
-from orchestrator.errors import Conflict, NotThere, Refused
+from orchestrator.errors import Conflict, NotFound, Refused
 from tests.controller.simulated_cluster import SPEC
 
 
@@ -20,7 +20,7 @@ def sent(**changes: Any) -> Document:
     return object_to_send(file(**changes), "studies")
 
 
-def there(cluster: InMemoryCluster, name: str = "mine") -> Document:
+def existing(cluster: InMemoryCluster, name: str = "mine") -> Document:
     body = cluster.get("scalingstudies", name)
     assert body is not None
     return body
@@ -40,12 +40,12 @@ def there(cluster: InMemoryCluster, name: str = "mine") -> Document:
         ({"a": {"b": 1}}, {"a": [1]}, {"a": [1]}, ["a"]),
     ],
 )
-def test_a_patch_says_no_more_than_what_differs(before: Document, after: Document, patch: Document, paths: list[str]) -> None:
+def test_patch_has_only_the_differences(before: Document, after: Document, patch: Document, paths: list[str]) -> None:
     assert merge_patch(before, after) == patch
     assert sorted(changed_paths(before, patch)) == paths
 
 
-def test_a_file_becomes_an_object_without_what_only_a_server_writes() -> None:
+def test_object_has_no_server_side_fields() -> None:
     metadata = {"name": "mine", "labels": {"team": "a"}, "uid": "1", "resourceVersion": "7", "namespace": "elsewhere"}
     body = object_to_send({**file(), "metadata": metadata, "status": {"phase": "Succeeded"}}, "studies")
     assert body["metadata"] == {"name": "mine", "labels": {"team": "a"}, "namespace": "studies"}
@@ -54,63 +54,63 @@ def test_a_file_becomes_an_object_without_what_only_a_server_writes() -> None:
 
 def test_created_then_unchanged_then_changed() -> None:
     cluster = InMemoryCluster()
-    assert submit(cluster, sent()).what == "created"
+    assert submit(cluster, sent()).outcome == "created"
     again = submit(cluster, sent())
-    assert (again.what, again.changes, again.body["metadata"]["generation"]) == ("unchanged", (), 1)
+    assert (again.outcome, again.changes, again.body["metadata"]["generation"]) == ("unchanged", (), 1)
     changed = submit(cluster, sent(budget={"gpuHours": 5}))
-    assert (changed.what, changed.changes) == ("changed", ("spec.budget",))
-    assert there(cluster)["spec"]["budget"] == {"gpuHours": 5}
+    assert (changed.outcome, changed.changes) == ("changed", ("spec.budget",))
+    assert existing(cluster)["spec"]["budget"] == {"gpuHours": 5}
 
 
-def test_what_the_file_no_longer_says_is_taken_away() -> None:
+def test_fields_missing_in_the_file_are_removed() -> None:
     cluster = InMemoryCluster()
     submit(cluster, sent(budget={"gpuHours": 5}))
     assert submit(cluster, sent()).changes == ("spec.budget",)
-    assert there(cluster)["spec"] == SPEC
+    assert existing(cluster)["spec"] == SPEC
 
 
 @pytest.mark.parametrize(("in_file", "afterwards"), [({}, True), ({"paused": False}, False), ({"paused": True}, True)])
-def test_a_pause_is_a_persons_decision_unless_the_file_says_it(in_file: dict[str, Any], afterwards: bool) -> None:
+def test_pause_is_kept_unless_the_file_sets_it(in_file: dict[str, Any], afterwards: bool) -> None:
     cluster = InMemoryCluster()
     submit(cluster, sent())
     cluster.patch("scalingstudies", "mine", {"spec": {"paused": True}})
     submit(cluster, sent(budget={"gpuHours": 5}, **in_file))
-    assert there(cluster)["spec"]["paused"] is afterwards
+    assert existing(cluster)["spec"]["paused"] is afterwards
 
 
-def test_metadata_of_others_stays() -> None:
+def test_metadata_of_other_clients_is_kept() -> None:
     cluster = InMemoryCluster()
     submit(cluster, sent())
     cluster.patch("scalingstudies", "mine", {"metadata": {"annotations": {"scaling-study.dev/retry": "3"}, "labels": {"kept": "yes"}}})
     body = sent()
     body["metadata"]["labels"] = {"team": "a"}
     assert submit(cluster, body).changes == ("metadata.labels.team",)
-    metadata = there(cluster)["metadata"]
+    metadata = existing(cluster)["metadata"]
     assert (metadata["labels"], metadata["annotations"]) == ({"kept": "yes", "team": "a"}, {"scaling-study.dev/retry": "3"})
 
 
-def test_a_dry_run_is_checked_and_keeps_nothing() -> None:
+def test_dry_run_is_validated_and_persists_nothing() -> None:
     cluster = InMemoryCluster()
-    assert submit(cluster, sent(), dry_run=True).what == "created"
+    assert submit(cluster, sent(), dry_run=True).outcome == "created"
     assert cluster.get("scalingstudies", "mine") is None
     submit(cluster, sent())
-    before = there(cluster)
+    before = existing(cluster)
     assert submit(cluster, sent(budget={"gpuHours": 5}), dry_run=True).changes == ("spec.budget",)
-    assert there(cluster) == before
+    assert existing(cluster) == before
     cluster.admission.append(lambda _, body: "too much" if body["metadata"]["name"] == "other" else None)
     with pytest.raises(Refused, match="too much"):
         submit(cluster, object_to_send(file("other"), "studies"), dry_run=True)
 
 
-def test_one_that_appears_or_goes_meanwhile_is_looked_at_again() -> None:
+def test_concurrently_created_study_is_changed_instead() -> None:
     cluster = InMemoryCluster()
     submit(cluster, sent())
     racing = _Racing(cluster)
-    assert submit(racing, sent(budget={"gpuHours": 5})).what == "changed"
+    assert submit(racing, sent(budget={"gpuHours": 5})).outcome == "changed"
 
 
 class _Racing(InMemoryCluster):
-    """Somebody creates the study between our look and our call."""
+    """Another client creates the study between the first `get` and `create`."""
 
     def __init__(self, real: InMemoryCluster) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class _Racing(InMemoryCluster):
         return self._real.patch(kind, name, changes, dry_run=dry_run)
 
 
-def test_somebody_who_changes_it_again_and_again_is_told() -> None:
+def test_repeated_concurrent_changes_raise_conflict() -> None:
     class Stubborn(InMemoryCluster):
         def patch(self, kind: Any, name: str, changes: Document, *, dry_run: bool = False) -> Document:
             super().patch(kind, name, changes, dry_run=dry_run)
@@ -137,22 +137,22 @@ def test_somebody_who_changes_it_again_and_again_is_told() -> None:
 
     cluster = Stubborn()
     submit(cluster, sent())
-    with pytest.raises(Conflict, match="changed by somebody else"):
+    with pytest.raises(Conflict, match="changed by another client"):
         submit(cluster, sent(budget={"gpuHours": 5}))
 
 
-def test_a_namespace_that_is_not_there_is_not_taken_for_a_study_that_went() -> None:
+def test_missing_namespace_is_not_mistaken_for_a_deleted_study() -> None:
     cluster = InMemoryCluster()
-    cluster.faults.append(ClusterFault("create", error=lambda: NotThere('namespaces "studies" not found')))
-    with pytest.raises(NotThere, match="namespaces"):
+    cluster.faults.append(ClusterFault("create", error=lambda: NotFound('namespaces "studies" not found')))
+    with pytest.raises(NotFound, match="namespaces"):
         submit(cluster, sent())
 
 
-def test_nothing_is_written_into_what_was_given() -> None:
+def test_arguments_are_not_modified() -> None:
     cluster = InMemoryCluster()
     submit(cluster, sent())
     cluster.patch("scalingstudies", "mine", {"spec": {"paused": True}})
     body = sent()
     before = copy.deepcopy(body)
-    changes_to(there(cluster), body)
+    changes_to(existing(cluster), body)
     assert body == before

@@ -1,4 +1,4 @@
-"""The protocol between a worker and its parent: lines that read back, and a clear word for those that do not."""
+"""The protocol between a worker and its parent: messages are read back, invalid lines are rejected."""
 
 import pytest
 
@@ -15,24 +15,24 @@ EVENTS = [
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_an_event_is_one_line_and_reads_back(event: Event) -> None:
+def test_event_is_one_line_and_is_read_back(event: Event) -> None:
     line = to_line(event)
     assert "\n" not in line
     assert read_event(line) == event
 
 
-def test_a_request_reads_back_with_its_placement() -> None:
+def test_request_is_read_back_with_its_placement() -> None:
     request = Request("d" * 64, Placement(study="ä", threads=2, inputs={"f": ["/a b", "s3://x/*.gz"]}))
     assert read_request(to_line(request)) == request
 
 
 @pytest.mark.parametrize("line", ["", "{", "[]", '{"event": "dance"}', '{"event": "end"}', '{"event": "ready", "x": 1}', "null"])
-def test_a_line_that_is_no_event_is_refused_with_its_text(line: str) -> None:
+def test_invalid_event_is_rejected(line: str) -> None:
     with pytest.raises(ContractError, match="not an event"):
         read_event(line)
 
 
 @pytest.mark.parametrize("line", ["", "{", "[]", '{"run": "d"}', '{"run": "d", "placement": {"cores": 2}}'])
-def test_a_line_that_is_no_request_is_refused_with_its_text(line: str) -> None:
+def test_invalid_request_is_rejected(line: str) -> None:
     with pytest.raises(ContractError, match="not a request"):
         read_request(line)

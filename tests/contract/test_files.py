@@ -1,4 +1,4 @@
-"""Names of files to readers, and contents of files to fingerprints."""
+"""Readers by file name, and fingerprints by file contents."""
 
 import pytest
 from hypothesis import given
@@ -34,24 +34,24 @@ KINDS = [
     ("src/Makefile", (CODE, "makefile")),
     ("Dockerfile", (CODE, "dockerfile")),
 ]
-NOT_READ = ["photo.png", "module.pyc", "archive.tar.gz", "data.py.gz", "LICENSE", "", ".py", "model.safetensors", "jsonl"]
+UNKNOWN = ["photo.png", "module.pyc", "archive.tar.gz", "data.py.gz", "LICENSE", "", ".py", "model.safetensors", "jsonl"]
 
 hashes = st.text("0123456789abcdef", min_size=64, max_size=64)
 triples = st.lists(st.tuples(hashes, st.sampled_from([CODE, TEXT]), st.sampled_from(["", "python", "c"])), min_size=1, max_size=6)
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS)
-def test_a_name_says_how_a_file_is_read(name: str, kind: tuple[str, str]) -> None:
+def test_reader_is_determined_by_the_file_name(name: str, kind: tuple[str, str]) -> None:
     assert kind_of(name) == kind
 
 
-@pytest.mark.parametrize("name", NOT_READ)
-def test_other_names_are_not_read(name: str) -> None:
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_unknown_file_types_have_no_reader(name: str) -> None:
     assert kind_of(name) is None
 
 
 @given(triples, st.randoms())
-def test_a_fingerprint_does_not_depend_on_the_order_of_files(files: list[tuple[str, str, str]], random: object) -> None:
+def test_fingerprint_does_not_depend_on_file_order(files: list[tuple[str, str, str]], random: object) -> None:
     shuffled = files[:]
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert fingerprint_of(shuffled) == fingerprint_of(files)
@@ -59,16 +59,16 @@ def test_a_fingerprint_does_not_depend_on_the_order_of_files(files: list[tuple[s
 
 
 @given(triples)
-def test_a_file_that_is_there_twice_counts_twice(files: list[tuple[str, str, str]]) -> None:
+def test_duplicate_file_changes_the_fingerprint(files: list[tuple[str, str, str]]) -> None:
     assert fingerprint_of([*files, files[0]]) != fingerprint_of(files)
 
 
 @given(triples, triples)
-def test_only_equal_contents_have_equal_fingerprints(one: list[tuple[str, str, str]], other: list[tuple[str, str, str]]) -> None:
+def test_fingerprints_are_equal_only_for_equal_contents(one: list[tuple[str, str, str]], other: list[tuple[str, str, str]]) -> None:
     assert (fingerprint_of(one) == fingerprint_of(other)) == (sorted(one) == sorted(other))
 
 
-def test_the_fingerprint_of_a_source_stays_what_it_was() -> None:
+def test_fingerprint_never_changes() -> None:
     files = [("b" * 64, CODE, "python"), ("a" * 64, JSON_LINES_ZST, "")]
     assert fingerprint_of(files) == "c345e41a8da6dab7bf85d74e9c7d980f7a3b22d1004b8510686fca3edc67371d"
 

@@ -1,4 +1,4 @@
-"""Canonical JSON, decimal strings and coprime shares: two ways to write one thing give one digest."""
+"""Canonical JSON, decimal strings and coprime shares: equivalent values have the same digest."""
 
 import json
 from decimal import Decimal
@@ -19,19 +19,19 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_canonical_json_reads_back_and_has_no_choice_left(value: object) -> None:
+def test_canonical_json_is_unique_and_is_read_back(value: object) -> None:
     text = canonical(value)
     assert json.loads(text) == value
     assert canonical(json.loads(text)) == text == dumps(value)
 
 
 @given(st.dictionaries(st.text(), st.integers(), min_size=2))
-def test_the_order_of_keys_does_not_count(value: dict[str, int]) -> None:
+def test_digest_does_not_depend_on_key_order(value: dict[str, int]) -> None:
     assert digest_of(dict(reversed(value.items()))) == digest_of(value)
 
 
 @pytest.mark.parametrize("value", [0.1, {"a": [1, 2.0]}, {1: 2}, float("nan"), {"x": Decimal("1")}, {"x": {1, 2}}])
-def test_what_has_no_canonical_form_is_refused_with_its_place(value: object) -> None:
+def test_value_without_canonical_form_is_rejected_with_its_path(value: object) -> None:
     with pytest.raises(ContractError, match=r"\$"):
         canonical(value)
 
@@ -49,7 +49,7 @@ DECIMALS = {
 
 
 @pytest.mark.parametrize(("given", "written"), DECIMALS.items())
-def test_a_decimal_is_written_in_one_way(given: str, written: str) -> None:
+def test_decimal_has_one_spelling(given: str, written: str) -> None:
     assert decimal(given) == written
 
 
@@ -58,21 +58,21 @@ def test_a_decimal_is_written_in_one_way(given: str, written: str) -> None:
         lambda number: number == 0 or abs(number) > 1e-30
     )
 )
-def test_a_written_decimal_is_a_fixed_point_and_near_what_was_meant(number: Decimal) -> None:
+def test_decimal_is_idempotent_and_accurate(number: Decimal) -> None:
     text = decimal(number, derived=True)
     assert decimal(text) == text
     assert abs(Decimal(text) - number) <= abs(number) * Decimal("5.1e-6")
 
 
 @pytest.mark.parametrize("given", ["0.1234567", "1234567", 1234567, 0.30000000000000004])
-def test_a_given_number_of_more_than_six_digits_is_refused_and_a_derived_one_rounded(given: str | int | float) -> None:
+def test_only_derived_numbers_are_rounded(given: str | int | float) -> None:
     with pytest.raises(ContractError, match="more than 6 significant digits; write"):
         decimal(given)
     assert decimal(given, derived=True)
 
 
 @pytest.mark.parametrize("given", ["", "abc", "nan", "inf", "1/2"])
-def test_what_is_no_number_is_refused(given: str) -> None:
+def test_non_number_is_rejected(given: str) -> None:
     with pytest.raises(ContractError, match="number"):
         decimal(given)
 
@@ -81,7 +81,7 @@ SHARES = st.dictionaries(st.text("abcdef", min_size=1), st.fractions(0, 100, max
 
 
 @given(SHARES.filter(lambda shares: any(shares.values())), st.fractions(Fraction(1, 50), 50, max_denominator=50))
-def test_shares_are_coprime_in_proportion_and_blind_to_scale(shares: dict[str, Fraction], scale: Fraction) -> None:
+def test_shares_are_coprime_proportional_and_scale_invariant(shares: dict[str, Fraction], scale: Fraction) -> None:
     whole = coprime(shares)
     assert coprime({name: share * scale for name, share in shares.items()}) == whole
     assert set(whole) == {name for name, share in shares.items() if share}
@@ -90,6 +90,6 @@ def test_shares_are_coprime_in_proportion_and_blind_to_scale(shares: dict[str, F
     assert coprime({name: Fraction(share) for name, share in whole.items()}) == whole
 
 
-def test_a_negative_share_is_refused() -> None:
+def test_negative_share_is_rejected() -> None:
     with pytest.raises(ContractError, match="negative"):
         coprime({"a": Fraction(-1), "b": Fraction(2)})

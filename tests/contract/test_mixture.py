@@ -1,4 +1,4 @@
-"""The order of sources in a mixture: shares at every prefix, random access."""
+"""The order of sources in a mixture: accurate shares at every prefix, random access."""
 
 from fractions import Fraction
 
@@ -11,24 +11,24 @@ from orchestrator.contract.mixture import counts, source_of
 shares_of_sources = st.lists(st.integers(1, 1000), min_size=1, max_size=16)
 
 
-def largest_distance(shares: list[int], prefixes: range) -> Fraction:
-    """Between what any source got and what its share says, over all prefixes, in windows."""
+def largest_deviation(shares: list[int], prefixes: range) -> Fraction:
+    """Return the largest deviation of any source from its share over all prefixes, in windows."""
     total = sum(shares)
     return max(abs(count - Fraction(n * share, total)) for n in prefixes for count, share in zip(counts(shares, n), shares, strict=True))
 
 
 @given(shares_of_sources, st.integers(0, 10**7))
 def test_every_prefix_is_within_two_windows_of_every_share(shares: list[int], start: int) -> None:
-    assert largest_distance(shares, range(start, start + 50)) <= 2
+    assert largest_deviation(shares, range(start, start + 50)) <= 2
 
 
 @pytest.mark.parametrize("shares", [[1] * 16, list(range(1, 17)), [1] * 15 + [10**6], [10**6] + [1] * 15, [999, 1] * 8, [1, 2]])
 def test_every_prefix_of_a_whole_period_is_within_two_windows(shares: list[int]) -> None:
-    assert largest_distance(shares, range(min(sum(shares), 2000) + 1)) <= 2
+    assert largest_deviation(shares, range(min(sum(shares), 2000) + 1)) <= 2
 
 
 @given(shares_of_sources, st.integers(0, 10**12))
-def test_all_windows_are_given_out(shares: list[int], n: int) -> None:
+def test_counts_sum_to_the_number_of_windows(shares: list[int], n: int) -> None:
     assert sum(counts(shares, n)) == n
 
 
@@ -41,7 +41,7 @@ def test_the_source_of_a_window_is_the_one_whose_count_grows(shares: list[int], 
 
 
 @given(shares_of_sources, st.integers(1, 1000))
-def test_only_ratios_of_shares_count(shares: list[int], factor: int) -> None:
+def test_order_depends_only_on_ratios_of_shares(shares: list[int], factor: int) -> None:
     assert [source_of(shares, k) for k in range(40)] == [source_of([share * factor for share in shares], k) for k in range(40)]
 
 

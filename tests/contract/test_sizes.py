@@ -1,4 +1,4 @@
-"""The ladder: parameters and laws against the figures of the design, FLOPs against the formulas by hand."""
+"""The ladder: parameter counts against published figures, scaling rules at known points, FLOPs against the formulas."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_parameters_are_those_of_the_published_table(size: str, millions: tuple[
     assert (round(shape.n / 1e6, 1), round(shape.total / 1e6, 1)) == millions
 
 
-def test_the_laws_at_their_anchor() -> None:
+def test_scaling_rules_at_known_points() -> None:
     assert peak_learning_rate(108_000_000) == pytest.approx(0.00235)
     assert batch_sequences(108_000_000, 2048) == 160
     assert tiny_peak_learning_rate(27_000) == pytest.approx(0.006)
@@ -40,7 +40,7 @@ def test_batches_are_multiples_of_sixteen_sequences_from_10m_on(size: str, seque
     assert batch_sequences(LADDER[size].shape(LADDER_VOCABULARY).n, 4096) == sequences
 
 
-def test_rates_fall_and_batches_grow_with_size() -> None:
+def test_learning_rate_decreases_and_batch_increases_with_size() -> None:
     shapes = [LADDER[size].shape(LADDER_VOCABULARY) for size in PARAMETERS]
     rates = [peak_learning_rate(shape.n) for shape in shapes]
     batches = [batch_sequences(shape.n, 4096) for shape in shapes]
@@ -52,7 +52,7 @@ def test_beta2_changes_at_half_a_million_tokens_a_step() -> None:
     assert (beta2(524_287), beta2(524_288)) == ("0.99", "0.95")
 
 
-def test_flops_by_hand() -> None:
+def test_flops_equal_the_formulas() -> None:
     shape = LADDER["60M"].shape(LADDER_VOCABULARY)
     attention = 16 * 384 * 4096
     assert flops_6nd(shape) == 6 * shape.n
@@ -60,7 +60,7 @@ def test_flops_by_hand() -> None:
     assert flops_causal(shape, 4096) == 6 * shape.n + 6 * attention
 
 
-def test_the_laws_for_a_cpu_hold_for_tiny_shapes_and_small_ones_of_ones_own() -> None:
+def test_tiny_rules_apply_to_tiny_and_small_custom_shapes() -> None:
     assert is_tiny(LADDER["0.25M"], 1024)
     assert not is_tiny(LADDER["10M"], 1024)
     assert is_tiny(Rung(40, 2, 2, 100), 1024)

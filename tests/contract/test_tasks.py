@@ -1,4 +1,4 @@
-"""Identities of tasks: read back as they were written, and refused when they are not exactly ours."""
+"""Identities of tasks are read back unchanged, and rejected unless they match the contract exactly."""
 
 import copy
 from typing import Any
@@ -47,13 +47,13 @@ TASKS: dict[str, Task] = {
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_an_identity_reads_back_as_it_was(task: Task) -> None:
+def test_identity_is_read_back(task: Task) -> None:
     assert read_identity(copy.deepcopy(task.identity())) == task
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 @pytest.mark.parametrize("damage", ["extra key", "missing key", "other kind"])
-def test_an_identity_that_is_not_exactly_ours_is_refused(task: Task, damage: str) -> None:
+def test_identity_with_unknown_content_is_rejected(task: Task, damage: str) -> None:
     document: dict[str, Any] = copy.deepcopy(task.identity())
     if damage == "extra key":
         document["threads"] = 2
@@ -71,7 +71,7 @@ def test_composed_text_is_the_canonical_json(made: Trajectory) -> None:
     assert train_text(trajectory_text(made), 4096) == dumps(TrainTask(made, 4096).identity())
 
 
-def test_the_composed_text_of_an_evaluation_is_the_canonical_json() -> None:
+def test_composed_text_of_an_evaluation_is_the_canonical_json() -> None:
     task = TASKS["evaluate"]
     assert isinstance(task, EvaluateTask)
     assert evaluate_text(dumps(task.items), task.numerics, task.trajectory, task.tokens, task.suite) == dumps(task.identity())

@@ -1,4 +1,4 @@
-"""A namespace in which Argo, the kubelet and the trainers are played: Workflows get pods, pods leave records, one step at a time."""
+"""A namespace in which Argo, the kubelet and the trainers are simulated: Workflows get pods, pods leave records, one step at a time."""
 
 import copy
 import json
@@ -9,31 +9,24 @@ from typing import Any
 
 from orchestrator.cluster.memory import InMemoryCluster
 from orchestrator.cluster.port import Document
+from orchestrator.contract.exits import ExitCode
 from orchestrator.contract.identity import digest_of
 from orchestrator.contract.record import Record
-from orchestrator.contract.vocabulary import (
-    ANNOTATION_TASKS,
-    LABEL_DIGEST,
-    LABEL_MANAGED_BY,
-    LABEL_STORE,
-    LABEL_STUDY,
-    MANAGED_BY,
-    ExitCode,
-)
+from orchestrator.contract.vocabulary import ANNOTATION_TASKS, LABEL_DIGEST, LABEL_MANAGED_BY, LABEL_STORE, LABEL_STUDY, MANAGED_BY
 from orchestrator.controller.loop import Loop
 from orchestrator.controller.metrics import Metrics
-from orchestrator.controller.study_reconciler import Passes
+from orchestrator.controller.study_reconciler import StudyReconciler
 from orchestrator.errors import KeyMissing
-from orchestrator.reconcile.observe import LABEL_WORKFLOW
+from orchestrator.reconcile.observed import LABEL_WORKFLOW
 from orchestrator.store import Store
 from orchestrator.store.addresses import lease_key, work_root
-from orchestrator.store.leases import Holder, Lease, take
+from orchestrator.store.leases import Holder, Lease, acquire
 from orchestrator.store.memory import InMemoryObjects
 from orchestrator.store.records import publish_record, read_task
 
 T0 = datetime(2030, 1, 1, tzinfo=UTC)
 SPEC: dict[str, Any] = {
-    "store": "memory://played",
+    "store": "memory://simulated",
     "grid": {"sizes": ["0.03M"], "codePercent": [0, 50], "seeds": [1]},
     "data": {
         "tokenizer": {"train": {"vocabulary": 1024, "bytes": "1M", "weights": {"web": 50, "stack": 50}}},
@@ -58,7 +51,7 @@ SPEC: dict[str, Any] = {
 
 
 class Clock:
-    """Stands until it is told to go on; both of a wall and of a loop."""
+    """Wall clock and monotonic clock that advance only on request."""
 
     def __init__(self) -> None:
         self.now = T0
@@ -74,8 +67,8 @@ class Clock:
 
 
 @dataclass
-class Played:
-    """`cluster`, `objects` and `clock` are what the controller sees. `ran`: digests in the order in which they were trained."""
+class SimulatedCluster:
+    """`cluster`, `objects` and `clock` are used by the controller. `ran`: digests in the order of their completion."""
 
     clock: Clock = field(default_factory=Clock)
     ran: list[str] = field(default_factory=list)
@@ -84,31 +77,31 @@ class Played:
     def __post_init__(self) -> None:
         self.cluster = InMemoryCluster(clock=self.clock)
         self.objects = InMemoryObjects(clock=self.clock)
-        self.store = Store(self.objects, "memory://played", self.clock)
-        self._stores = {"memory://played": self.store}
+        self.store = Store(self.objects, "memory://simulated", self.clock)
+        self._stores = {"memory://simulated": self.store}
         self._leases: dict[str, Lease] = {}
         self._digests: dict[str, str] = {}
 
     # The controller
 
     def controller(self, may_work: Callable[[], bool] = lambda: True) -> Loop:
-        """A new controller, which knows nothing yet."""
+        """Return a new controller with empty caches."""
         metrics = Metrics()
-        passes = Passes(self.cluster, lambda url: self._stores.get(url, self.store), self.clock, metrics)
-        return Loop(self.cluster, passes, metrics, self.clock, may_work=may_work, monotonic=self.clock.seconds)
+        reconciler = StudyReconciler(self.cluster, lambda url: self._stores.get(url, self.store), self.clock, metrics)
+        return Loop(self.cluster, reconciler, metrics, self.clock, may_work=may_work, monotonic=self.clock.seconds)
 
     def open_apart(self, url: str) -> InMemoryObjects:
-        """Another store, in which nobody works, and what it holds."""
+        """Open another store, in which no task runs, and return its objects."""
         objects = InMemoryObjects(clock=self.clock)
         self._stores[url] = Store(objects, url, self.clock)
         return objects
 
-    def turn(self, loop: Loop, turns: int = 1) -> None:
-        """Some turns at which everything is looked at."""
-        for _ in range(turns):
+    def step(self, loop: Loop, steps: int = 1) -> None:
+        """Run some steps of the loop; each reconciles all studies."""
+        for _ in range(steps):
             self.clock.advance(61)
             loop.relist()
-            loop.turn()
+            loop.step()
 
     # People
 
@@ -140,7 +133,7 @@ class Played:
         return [body for body in items if not phases or (body.get("status") or {}).get("phase", "") in phases]
 
     def start_pods(self) -> None:
-        """Argo starts every Workflow; the first task of each that needs nothing unfinished gets a pod and its lease."""
+        """Start every Workflow: its first task that is not done gets a pod and a lease."""
         with_pods = {pod["metadata"]["labels"][LABEL_WORKFLOW] for pod in self.cluster.list("pods").items}
         for body in self.workflows("", "Running"):
             name = body["metadata"]["name"]
@@ -163,7 +156,7 @@ class Played:
         self.cluster.put("pods", {"metadata": metadata, "spec": {"nodeName": "n"}, "status": {"phase": "Running"}})
         holder = Holder(study=labels[LABEL_STUDY], run_number=int(workflow["metadata"]["labels"]["scaling-study.dev/run"]), gpus=self.gpus)
         self._digests[digest[:32]] = digest
-        self._leases[digest] = take(self.store, self._root(digest), digest, holder)
+        self._leases[digest] = acquire(self.store, self._root(digest), digest, holder)
 
     def _root(self, digest: str) -> str:
         identity = read_task(self.store, digest).identity()
@@ -179,7 +172,7 @@ class Played:
         return True
 
     def end_pods(self, code: int = ExitCode.DONE, message: str = "") -> None:
-        """Every pod ends: with a record, or with a code that the lease tells."""
+        """End every pod, with a record or with an exit code in its lease."""
         for pod in self.cluster.list("pods").items:
             name, workflow = pod["metadata"]["name"], pod["metadata"]["labels"][LABEL_WORKFLOW]
             digest = self._digests[pod["metadata"]["labels"][LABEL_DIGEST]]
@@ -188,19 +181,19 @@ class Played:
                 publish_record(self.store, self._record(digest))
             self._leases.pop(digest).end("in a test", code, message)
             self.cluster.remove("pods", name)
-            self._settle(workflow, failed=code == ExitCode.REFUSED)
+            self._update_workflow(workflow, failed=code == ExitCode.REFUSED)
 
     def lose_node(self, pod: str) -> None:
-        """The node of a pod is gone for good: nobody there ends the pod, which Kubernetes marks as leaving."""
+        """Lose the node of a pod permanently: the pod is marked as deleted and never ends."""
         body = self.cluster.get("pods", pod)
         assert body is not None
         self.cluster.put("nodes", {"metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
         self.cluster.delete("pods", pod)
-        # a later attempt of the same Workflow node takes its lease over
+        # a later attempt takes over the lease
         self._leases.pop(self._digests[body["metadata"]["labels"][LABEL_DIGEST]]).end("lost in a test", 137)
 
     def run_out_of_memory(self) -> None:
-        """Every pod is killed for its memory, which its process cannot say: Argo alone does, and gives up."""
+        """Kill every pod for its memory: its lease has no end, and Argo marks the Workflow as failed."""
         for pod in self.cluster.list("pods").items:
             self._leases.pop(self._digests[pod["metadata"]["labels"][LABEL_DIGEST]])
             self.cluster.remove("pods", pod["metadata"]["name"])
@@ -208,7 +201,7 @@ class Played:
             self.cluster.set_status("workflows", pod["metadata"]["labels"][LABEL_WORKFLOW], failed)
 
     def never_begin(self) -> None:
-        """Every pod's image is missing, and Argo gives up: nobody has taken a lease."""
+        """Fail every Workflow because of a missing image: no lease exists."""
         for pod in self.cluster.list("pods").items:
             digest = self._digests[pod["metadata"]["labels"][LABEL_DIGEST]]
             lease = self._leases.pop(digest)
@@ -221,7 +214,7 @@ class Played:
         identity = read_task(self.store, digest).identity()
         return Record(digest=digest, identity=identity, results={"tokens": 1}, artifacts={}, attempts=[], nonce=digest)
 
-    def _settle(self, name: str, *, failed: bool) -> None:
+    def _update_workflow(self, name: str, *, failed: bool) -> None:
         body = self.cluster.get("workflows", name)
         if body is not None and failed:
             self.cluster.set_status("workflows", name, {"phase": "Failed"})
@@ -229,18 +222,18 @@ class Played:
             self.cluster.set_status("workflows", name, {"phase": "Succeeded"})
 
     def work(self) -> None:
-        """All that can run runs to its record."""
+        """Run every task that can run to its record."""
         self.start_pods()
         self.clock.advance(5)
         self.end_pods()
 
-    def run_to_the_end(self, loop: Loop, name: str = "mine", turns: int = 40) -> None:
-        for _ in range(turns):
-            self.turn(loop)
+    def run_to_the_end(self, loop: Loop, name: str = "mine", steps: int = 40) -> None:
+        for _ in range(steps):
+            self.step(loop)
             if self.status(name).get("phase") in ("Succeeded", "Failed", "Refused"):
                 return
             self.work()
-        raise AssertionError(f"{name} came to no end: {self.status(name)}")
+        raise AssertionError(f"{name} did not end: {self.status(name)}")
 
 
 def tasks_of(workflow: Document) -> list[str]:

@@ -1,4 +1,4 @@
-"""Training over several nodes: what a Workflow is given for it, and how the waiter carries over what becomes of the pods."""
+"""Multi-node training: the JobSet in the Workflow, and the waiter that reports the outcome of its pods."""
 
 import json
 import os
@@ -14,14 +14,15 @@ import pytest
 
 from orchestrator.cluster.memory import ClusterFault, InMemoryCluster
 from orchestrator.cluster.port import Document
-from orchestrator.contract.vocabulary import LABEL_DIGEST, LABEL_KIND, LABEL_MANAGED_BY, LABEL_QUEUE, ExitCode
+from orchestrator.contract.exits import ExitCode
+from orchestrator.contract.vocabulary import LABEL_DIGEST, LABEL_KIND, LABEL_MANAGED_BY, LABEL_QUEUE
 from orchestrator.controller.__main__ import own_image
 from orchestrator.controller.jobset_waiter import LABEL_INDEX, LABEL_JOBSET, Waiter, show
-from orchestrator.errors import ClusterError, ClusterUnavailable, NotThere, Refused
+from orchestrator.errors import ClusterError, ClusterUnavailable, NotFound, Refused
 from orchestrator.planning import plan_study
 from orchestrator.spec import Execution
 from orchestrator.workflow import PodSettings, build_workflow, units
-from orchestrator.workflow.text import to_yaml
+from orchestrator.workflow.yaml_writer import to_yaml
 from tests.workflow.test_workflow import EXECUTION, check, study
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "workflow-over-nodes.yaml"
@@ -71,7 +72,7 @@ def test_a_size_of_several_nodes_is_one_jobset_that_never_restarts_by_itself(job
     assert job["template"]["spec"]["restartPolicy"] == "Never"
 
 
-def test_the_trainer_in_it_is_the_one_of_a_single_pod_told_of_its_nodes(jobset: Document) -> None:
+def test_the_trainer_differs_from_a_single_pod_only_in_the_number_of_nodes(jobset: Document) -> None:
     (trainer,) = job_of(jobset)["template"]["spec"]["containers"]
     alone = template(built(nodes={})[-1], "train")["container"]
     assert set(trainer["args"]) - set(alone["args"]) == {f"--nodes={NODES}"}
@@ -106,7 +107,7 @@ def test_the_jobset_queues_and_not_the_waiter(train: Document, jobset: Document)
     assert LABEL_QUEUE not in train["metadata"]["labels"]
 
 
-def test_what_a_listing_shows_of_the_task_is_the_waiter(jobset: Document) -> None:
+def test_only_the_waiter_has_the_managed_by_label(jobset: Document) -> None:
     labels = job_of(jobset)["template"]["metadata"]["labels"]
     assert labels[LABEL_KIND] == "train"
     assert LABEL_DIGEST in labels
@@ -137,19 +138,19 @@ def test_a_workflow_over_nodes_has_golden_bytes() -> None:
 
 def test_a_controller_in_a_pod_gives_the_waiter_its_own_image(cluster: InMemoryCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("POD_NAME", raising=False)
-    assert own_image(cluster) == "", "a process on somebody's machine has none"
+    assert own_image(cluster) == "", "a process outside a pod has none"
     cluster.put("pods", {"metadata": {"name": "controller-1"}, "spec": {"containers": [{"image": "registry.example.com/controller:1"}]}})
     monkeypatch.setenv("POD_NAME", "controller-1")
     assert own_image(cluster) == "registry.example.com/controller:1"
     cluster.faults.append(ClusterFault("get", "pods/*"))
-    assert own_image(cluster) == "", "it works without, but for training over several nodes"
+    assert own_image(cluster) == "", "only multi-node training needs it"
 
 
 # The waiter
 
 
 class Jobs:
-    """JobSet, Kubernetes' Job and the kubelet, played."""
+    """JobSet, the Job controller and the kubelet, simulated."""
 
     def __init__(self, cluster: InMemoryCluster) -> None:
         self.cluster = cluster
@@ -201,7 +202,7 @@ def waiter_of(cluster: InMemoryCluster, lines: list[str] | None = None, patience
 
 @contextmanager
 def waiting(waiter: Waiter) -> Iterator[list[int]]:
-    """The waiter at work beside the test; what it ends with, afterwards."""
+    """Run the waiter in a thread; the yielded list holds its exit code afterwards."""
     codes: list[int] = []
     thread = threading.Thread(target=lambda: codes.append(int(waiter.run())), daemon=True)
     thread.start()
@@ -211,7 +212,7 @@ def waiting(waiter: Waiter) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("code", [0, 1, ExitCode.HELD, ExitCode.STOPPED, ExitCode.REFUSED, 137])
-def test_the_code_of_the_first_pod_is_carried_over_and_nothing_stays(cluster: InMemoryCluster, jobs: Jobs, code: int) -> None:
+def test_the_exit_code_of_the_first_pod_is_returned_and_the_jobset_deleted(cluster: InMemoryCluster, jobs: Jobs, code: int) -> None:
     with waiting(waiter_of(cluster)) as codes:
         jobs.starts()
         jobs.ends(0, code)
@@ -230,7 +231,7 @@ def test_the_code_of_the_first_pod_is_carried_over_and_nothing_stays(cluster: In
         (0, 1, "Error", 0),
     ],
 )
-def test_why_another_pod_went_says_whether_a_retry_may_help(
+def test_the_failure_of_another_pod_decides_about_a_retry(
     cluster: InMemoryCluster, jobs: Jobs, first: int, other: int, reason: str, expected: int
 ) -> None:
     waiter = waiter_of(cluster)
@@ -242,7 +243,7 @@ def test_why_another_pod_went_says_whether_a_retry_may_help(
     assert ("OOMKilled" in waiter.reason) == (reason == "OOMKilled")
 
 
-def test_the_jobset_goes_with_the_pod_that_waits(cluster: InMemoryCluster, jobs: Jobs) -> None:
+def test_the_waiting_pod_owns_the_jobset(cluster: InMemoryCluster, jobs: Jobs) -> None:
     with waiting(waiter_of(cluster)):
         jobs.starts()
         (owner,) = (cluster.get("jobsets", WHERE["jobset"]) or {})["metadata"]["ownerReferences"]
@@ -250,7 +251,7 @@ def test_the_jobset_goes_with_the_pod_that_waits(cluster: InMemoryCluster, jobs:
         jobs.ends(0, 0)
 
 
-def test_a_wish_to_stop_reaches_every_pod_and_the_checkpoint_is_waited_for(cluster: InMemoryCluster, jobs: Jobs) -> None:
+def test_a_stop_request_reaches_every_pod_and_the_checkpoint_is_waited_for(cluster: InMemoryCluster, jobs: Jobs) -> None:
     waiter = waiter_of(cluster)
     with waiting(waiter) as codes:
         jobs.starts()
@@ -262,7 +263,7 @@ def test_a_wish_to_stop_reaches_every_pod_and_the_checkpoint_is_waited_for(clust
     assert codes == [ExitCode.STOPPED]
 
 
-def test_a_wish_to_stop_before_there_is_a_pod_ends_it(cluster: InMemoryCluster) -> None:
+def test_a_stop_request_before_the_pods_exist_ends_the_waiter(cluster: InMemoryCluster) -> None:
     waiter = waiter_of(cluster)
     with waiting(waiter) as codes:
         eventually(lambda: cluster.get("jobsets", WHERE["jobset"]))
@@ -270,17 +271,17 @@ def test_a_wish_to_stop_before_there_is_a_pod_ends_it(cluster: InMemoryCluster) 
     assert codes == [ExitCode.STOPPED]
 
 
-def test_a_wish_to_stop_before_there_is_a_jobset_is_no_other_pods_fault_and_leaves_none(cluster: InMemoryCluster) -> None:
+def test_a_stop_request_before_the_jobset_is_confirmed_deletes_it(cluster: InMemoryCluster) -> None:
     cluster.faults.append(ClusterFault("create", "jobsets/*", "after", times=-1))
     waiter = waiter_of(cluster)
     with waiting(waiter) as codes:
         eventually(lambda: cluster.get("jobsets", WHERE["jobset"]))
         waiter.stop()
-    assert (codes, waiter.reason) == ([ExitCode.STOPPED], "asked to stop before it had begun")
+    assert (codes, waiter.reason) == ([ExitCode.STOPPED], "a stop was requested before the JobSet was created")
     assert cluster.get("jobsets", WHERE["jobset"]) is None
 
 
-def test_why_it_is_not_there_is_told_as_it_is(cluster: InMemoryCluster) -> None:
+def test_the_reason_for_a_missing_jobset_is_reported(cluster: InMemoryCluster) -> None:
     body = {"metadata": {"name": WHERE["jobset"], "ownerReferences": [{"uid": "another"}]}, "spec": {}}
     cluster.faults.append(ClusterFault("*", "jobsets/*", times=-1, error=lambda: ClusterUnavailable("the API is away")))
     away = waiter_of(cluster, patience=0.1)
@@ -292,11 +293,12 @@ def test_why_it_is_not_there_is_told_as_it_is(cluster: InMemoryCluster) -> None:
 
 
 @pytest.mark.parametrize("what", ["pods", "jobsets"])
-def test_what_is_gone_without_a_code_is_run_again(cluster: InMemoryCluster, jobs: Jobs, what: str) -> None:
-    with waiting(waiter_of(cluster)) as codes:
+def test_pods_lost_without_an_exit_code_are_retried(cluster: InMemoryCluster, jobs: Jobs, what: str) -> None:
+    waiter = waiter_of(cluster)
+    with waiting(waiter) as codes:
         if what == "pods":
             jobs.starts()
-            time.sleep(0.1)
+            eventually(lambda: jobs.name(0) in waiter._pods)
             cluster.remove("pods", jobs.name(0))
         else:
             eventually(lambda: cluster.get("jobsets", WHERE["jobset"]))
@@ -304,7 +306,7 @@ def test_what_is_gone_without_a_code_is_run_again(cluster: InMemoryCluster, jobs
     assert codes == [137]
 
 
-def test_what_it_made_before_an_answer_was_lost_is_its_own(cluster: InMemoryCluster, jobs: Jobs) -> None:
+def test_a_jobset_created_before_a_lost_response_is_adopted(cluster: InMemoryCluster, jobs: Jobs) -> None:
     cluster.faults.append(ClusterFault("create", "jobsets/*", "after"))
     with waiting(waiter_of(cluster)) as codes:
         jobs.starts()
@@ -313,7 +315,7 @@ def test_what_it_made_before_an_answer_was_lost_is_its_own(cluster: InMemoryClus
     assert [call for call in cluster.calls if call[0] == "create"] == [("create", f"jobsets/{WHERE['jobset']}")] * 2
 
 
-def test_what_another_pod_left_behind_is_cleared_away_first(cluster: InMemoryCluster, jobs: Jobs) -> None:
+def test_a_jobset_of_another_pod_is_deleted_first(cluster: InMemoryCluster, jobs: Jobs) -> None:
     cluster.put("jobsets", {"metadata": {"name": WHERE["jobset"], "ownerReferences": [{"uid": "another"}]}, "spec": {"old": True}})
     with waiting(waiter_of(cluster)) as codes:
         eventually(lambda: "old" not in (cluster.get("jobsets", WHERE["jobset"]) or {"spec": {"old": 1}})["spec"])
@@ -322,7 +324,7 @@ def test_what_another_pod_left_behind_is_cleared_away_first(cluster: InMemoryClu
     assert codes == [0]
 
 
-def test_an_api_that_is_away_for_a_while_changes_nothing(cluster: InMemoryCluster, jobs: Jobs) -> None:
+def test_an_api_outage_changes_nothing(cluster: InMemoryCluster, jobs: Jobs) -> None:
     with waiting(waiter_of(cluster)) as codes:
         jobs.starts()
         cluster.faults.append(ClusterFault("list", "pods", times=2, error=lambda: ClusterUnavailable("away")))
@@ -330,14 +332,14 @@ def test_an_api_that_is_away_for_a_while_changes_nothing(cluster: InMemoryCluste
     assert codes == [ExitCode.STOPPED]
 
 
-@pytest.mark.parametrize("problem", [Refused("jobsets is forbidden: exceeded quota"), NotThere("404 page not found")])
-def test_the_words_of_an_api_that_will_not_have_it_are_told(cluster: InMemoryCluster, problem: ClusterError) -> None:
+@pytest.mark.parametrize("problem", [Refused("jobsets is forbidden: exceeded quota"), NotFound("404 page not found")])
+def test_the_rejection_message_of_the_api_is_raised(cluster: InMemoryCluster, problem: ClusterError) -> None:
     cluster.faults.append(ClusterFault("create", "jobsets/*", error=lambda: problem))
     with pytest.raises(ClusterError, match=str(problem)):
         waiter_of(cluster).run()
 
 
-def test_the_log_of_the_first_pod_is_shown_once_and_argo_told_how_far_it_is(
+def test_the_log_of_the_first_pod_is_shown_once_and_its_progress_written_for_argo(
     cluster: InMemoryCluster, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []

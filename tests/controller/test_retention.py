@@ -1,71 +1,71 @@
-"""Clearing the stores of a namespace: said first, done when asked, and told in the status of the studies."""
+"""Garbage collection of the stores of a namespace: dry run, removal, and the status of the studies."""
 
-from orchestrator.controller.retention import clear
+from orchestrator.controller.retention import collect_garbage
 from orchestrator.errors import StoreUnavailable
 from orchestrator.store import Store
-from orchestrator.store.checkpoints import kept, publish
-from orchestrator.store.leases import Holder, take
-from orchestrator.store.maintenance import last_look
-from tests.controller.simulated_cluster import Played
+from orchestrator.store.checkpoints import list_checkpoints, publish
+from orchestrator.store.leases import Holder, acquire
+from orchestrator.store.maintenance import read_gc_report
+from tests.controller.simulated_cluster import SimulatedCluster
 
 ABANDONED = "trajectories/" + "c" * 64
 
 
-def with_a_checkpoint_that_nobody_needs(played: Played) -> None:
-    played.apply()
-    lease = take(played.store, ABANDONED, "c" * 64, Holder())
-    publish(played.store, lease, 512, {"weights": b"w" * 1000}, {})
+def add_unneeded_checkpoint(simulated: SimulatedCluster) -> None:
+    simulated.apply()
+    lease = acquire(simulated.store, ABANDONED, "c" * 64, Holder())
+    publish(simulated.store, lease, 512, {"weights": b"w" * 1000}, {})
     lease.end("stopped", 75)
 
 
-def accepted(played: Played) -> None:
-    """The controller has looked, at everything."""
-    played.turn(played.controller())
+def accepted(simulated: SimulatedCluster) -> None:
+    """Reconcile all studies once."""
+    simulated.step(simulated.controller())
 
 
-def test_the_store_of_a_refused_study_is_not_opened_and_that_is_told() -> None:
-    played = Played()
-    with_a_checkpoint_that_nobody_needs(played)
-    played.apply("refused", store="memory://forbidden", execution={})
-    accepted(played)
-    played.apply("unseen", store="memory://new")
+def test_the_store_of_a_refused_study_is_skipped_and_reported() -> None:
+    simulated = SimulatedCluster()
+    add_unneeded_checkpoint(simulated)
+    simulated.apply("refused", store="memory://forbidden", execution={})
+    accepted(simulated)
+    simulated.apply("unseen", store="memory://new")
     opened: list[str] = []
 
     def open_named(url: str) -> Store:
         opened.append(url)
-        return played.store
+        return simulated.store
 
-    told = {url: (words, is_well) for url, words, is_well in clear(played.cluster, open_named, remove=True)}
-    assert opened == ["memory://played"]
-    assert told["memory://forbidden"][0].startswith("skipped, since refused is not accepted (ImageMissing: ")
-    assert told["memory://new"] == ("skipped, since unseen is not accepted (the controller has not looked at it yet)", True)
+    told = {url: (words, is_well) for url, words, is_well in collect_garbage(simulated.cluster, open_named, remove=True)}
+    assert opened == ["memory://simulated"]
+    assert told["memory://forbidden"][0].startswith("skipped, because refused is not accepted (ImageMissing: ")
+    assert told["memory://new"] == ("skipped, because unseen is not accepted (the controller has not reconciled it yet)", True)
 
 
-def test_it_says_what_would_go_and_removes_it_only_when_asked() -> None:
-    played = Played()
-    with_a_checkpoint_that_nobody_needs(played)
-    accepted(played)
-    ((url, told, is_well),) = clear(played.cluster, lambda _: played.store, remove=False)
-    assert (url, is_well) == ("memory://played", True)
-    assert "would go" in told
-    assert kept(played.store, ABANDONED) == [512]
-    ((_, told, _),) = clear(played.cluster, lambda _: played.store, remove=True)
+def test_a_dry_run_removes_nothing() -> None:
+    simulated = SimulatedCluster()
+    add_unneeded_checkpoint(simulated)
+    accepted(simulated)
+    ((url, told, is_well),) = collect_garbage(simulated.cluster, lambda _: simulated.store, remove=False)
+    assert (url, is_well) == ("memory://simulated", True)
+    assert "would be removed" in told
+    assert list_checkpoints(simulated.store, ABANDONED) == [512]
+    ((_, told, _),) = collect_garbage(simulated.cluster, lambda _: simulated.store, remove=True)
     assert "removed" in told
-    assert kept(played.store, ABANDONED) == []
+    assert list_checkpoints(simulated.store, ABANDONED) == []
 
 
-def test_the_status_tells_what_was_found() -> None:
-    played = Played()
-    with_a_checkpoint_that_nobody_needs(played)
-    loop = played.controller()
-    played.turn(loop)
-    assert "retention" not in played.status()
-    list(clear(played.cluster, lambda _: played.store, remove=False))
-    played.turn(loop, 6)
-    look = last_look(played.store)
+def test_the_status_shows_the_report() -> None:
+    simulated = SimulatedCluster()
+    add_unneeded_checkpoint(simulated)
+    loop = simulated.controller()
+    simulated.step(loop)
+    assert "retention" not in simulated.status()
+    list(collect_garbage(simulated.cluster, lambda _: simulated.store, remove=False))
+    simulated.step(loop, 6)
+    look = read_gc_report(simulated.store)
     assert look is not None
     assert look.size > 1000
-    assert played.status()["retention"] == {
+    assert simulated.status()["retention"] == {
         "lookedAt": f"{look.at:%Y-%m-%dT%H:%M:%SZ}",
         "objects": look.count,
         "bytes": look.size,
@@ -73,18 +73,18 @@ def test_the_status_tells_what_was_found() -> None:
     }
 
 
-def test_a_store_that_is_away_keeps_nobody_from_the_others() -> None:
-    played = Played()
-    played.apply("mine")
-    played.apply("other", store="memory://away")
-    accepted(played)
+def test_an_unreachable_store_does_not_block_the_others() -> None:
+    simulated = SimulatedCluster()
+    simulated.apply("mine")
+    simulated.apply("other", store="memory://away")
+    accepted(simulated)
 
     def open_named(url: str) -> Store:
         if url == "memory://away":
             raise StoreUnavailable("it is away")
-        return played.store
+        return simulated.store
 
-    assert [(url, is_well) for url, _, is_well in clear(played.cluster, open_named, remove=False)] == [
+    assert [(url, is_well) for url, _, is_well in collect_garbage(simulated.cluster, open_named, remove=False)] == [
         ("memory://away", False),
-        ("memory://played", True),
+        ("memory://simulated", True),
     ]

@@ -1,4 +1,4 @@
-"""The real Argo Server, and accounts that may use Workflows and nothing else."""
+"""The real Argo Server, and service accounts that may only use Workflows."""
 
 import os
 from typing import Final
@@ -10,13 +10,13 @@ _RBAC: Final = "rbac.authorization.k8s.io"
 
 
 def server_url() -> str:
-    """The server as this machine reaches it."""
+    """Return the URL of the server for this machine."""
     given = os.environ.get("E2E_ARGO_SERVER")
     return given or f"http://{Kubectl('argo').json('get', 'service', 'argo-server')['spec']['clusterIP']}:2746"
 
 
 def token_of(kubectl: Kubectl, name: str, *, logs: bool = False) -> str:
-    """The token of a service account that may use Workflows, and the logs of their pods if asked. The account is made."""
+    """Create a service account that may use Workflows (`logs`: also read pod logs) and return its token."""
     rules: list[Document] = [{"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": VERBS}]
     if logs:
         rules.append({"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]})

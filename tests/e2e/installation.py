@@ -1,4 +1,4 @@
-"""An installation of its own for the tests: the overlay of one node in a new namespace, with a Secret for the store."""
+"""Install the one-node overlay in a new namespace, with a Secret for the store."""
 
 import json
 import os
@@ -13,9 +13,9 @@ from tests.e2e.kubectl import Document, Kubectl
 ROOT: Final = Path(__file__).parents[2]
 OVERLAY: Final = ROOT / "manifests/overlays/one-node"
 INSTALLED: Final = "scaling-study"
-"""The namespace that the overlay names."""
+"""The namespace in the overlay."""
 
-# As a pod reaches the store that this process reaches with AWS_ENDPOINT_URL
+# The endpoint for pods of the store whose endpoint for this process is AWS_ENDPOINT_URL
 ENDPOINT: Final = os.environ.get("E2E_S3_ENDPOINT", "http://s3.s3-system:7070")
 TRAINER_IMAGE: Final = os.environ.get("E2E_TRAINER_IMAGE", "localhost/trainer:dev")
 CONTROLLER_IMAGE: Final = os.environ.get("E2E_CONTROLLER_IMAGE", "localhost/controller:dev")
@@ -24,17 +24,17 @@ STORE_SECRET: Final = "scaling-study-store"
 
 
 def rendered(namespace: str, *, replicas: dict[str, int], text: str = "") -> list[Document]:
-    """An overlay's objects (`text`; that of one node unless given) as they are for `namespace`. `replicas`: of Deployments, by name."""
+    """Return an overlay's objects for `namespace`. `text`: the overlay, by default one-node. `replicas`: by name of the Deployment."""
     text = text or subprocess.run(["kubectl", "kustomize", str(OVERLAY)], capture_output=True, text=True, check=True).stdout
-    found = [_moved(body, namespace) for body in yaml.safe_load_all(text)]
+    found = [_with_namespace(body, namespace) for body in yaml.safe_load_all(text)]
     for body in found:
         if body["kind"] == "Deployment" and body["metadata"]["name"] in replicas:
             body["spec"]["replicas"] = replicas[body["metadata"]["name"]]
     return found
 
 
-def _moved(body: Document, namespace: str) -> Document:
-    """What names the namespace names the new one; of what belongs to none, everybody but the CRD gets a name of its own."""
+def _with_namespace(body: Document, namespace: str) -> Document:
+    """Replace the namespace, and make the names of cluster-scoped objects except the CRD unique."""
     moved: Document = json.loads(json.dumps(body).replace(f'"namespace": "{INSTALLED}"', f'"namespace": "{namespace}"'))
     if body["kind"] == "Namespace":
         moved["metadata"]["name"] = namespace
@@ -46,7 +46,7 @@ def _moved(body: Document, namespace: str) -> Document:
 
 
 def install(namespace: str, *, controller: bool, mlflow: bool = False) -> Kubectl:
-    """The overlay in `namespace`, which is made; kubectl for it."""
+    """Create `namespace`, install the overlay in it, and return a kubectl for it."""
     running = {"scaling-study-controller": int(controller), "mlflow": int(mlflow), "mlflow-mirror": int(mlflow)}
     kubectl = Kubectl(namespace)
     kubectl.apply(*rendered(namespace, replicas=running))
@@ -68,7 +68,7 @@ def install(namespace: str, *, controller: bool, mlflow: bool = False) -> Kubect
 
 
 def uninstall(namespace: str) -> None:
-    """Everything but the CRD, which other namespaces use."""
+    """Delete everything except the CRD, which other namespaces use."""
     kubectl = Kubectl(namespace)
     for body in rendered(namespace, replicas={}):
         if body["kind"] == "Namespace" or ("namespace" not in body["metadata"] and body["kind"] != "CustomResourceDefinition"):

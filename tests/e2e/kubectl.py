@@ -1,4 +1,4 @@
-"""What the tests see of the cluster: kubectl in one namespace, and waiting."""
+"""kubectl in one namespace, and waiting for conditions."""
 
 import json
 import os
@@ -11,27 +11,27 @@ from typing import Any, TypeVar
 Document = dict[str, Any]
 T = TypeVar("T")
 
-# A pod starts within seconds; on two cores that others use as well it may take a minute
+# Seconds; a pod starts within seconds, or within a minute if both cores are busy
 PATIENCE = 240
-# The longest that a trial keeps the API server away, and what kubectl says meanwhile when it never reached it
-AWAY = 60
+# Longest outage of the API server in a trial, in seconds, and kubectl's messages if it could not connect
+OUTAGE_SECONDS = 60
 UNREACHABLE = ("Unable to connect to the server", "was refused")
 
 
 class Failed(AssertionError):
-    """kubectl refused; its words are the message."""
+    """kubectl failed; the message is its standard error."""
 
 
 @dataclass(frozen=True)
 class Kubectl:
-    """kubectl, speaking of one namespace."""
+    """kubectl in one namespace."""
 
     namespace: str
 
     def run(self, *arguments: str, given: str | None = None) -> str:
-        """What kubectl prints. An API server that cannot be reached, because of a trial beside this one, is asked again."""
+        """Return the output of kubectl. Retries while the API server is unreachable because of another trial."""
         command = ["kubectl", "--namespace", self.namespace, *arguments]
-        end = time.monotonic() + AWAY
+        end = time.monotonic() + OUTAGE_SECONDS
         while True:
             done = subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=300)
             if done.returncode == 0:
@@ -45,36 +45,36 @@ class Kubectl:
         return found
 
     def create(self, *bodies: Document, dry_run: bool = False) -> None:
-        how = ["--validate=strict", *(["--dry-run=server"] if dry_run else [])]
-        self.run("create", *how, "-f", "-", given=_stream(bodies))
+        flags = ["--validate=strict", *(["--dry-run=server"] if dry_run else [])]
+        self.run("create", *flags, "-f", "-", given=_stream(bodies))
 
     def apply(self, *bodies: Document, dry_run: bool = False) -> None:
-        how = ["--server-side", "--force-conflicts", *(["--dry-run=server"] if dry_run else [])]
-        self.run("apply", *how, "-f", "-", given=_stream(bodies))
+        flags = ["--server-side", "--force-conflicts", *(["--dry-run=server"] if dry_run else [])]
+        self.run("apply", *flags, "-f", "-", given=_stream(bodies))
 
     def workflow(self, name: str) -> Document:
         return self.json("get", "workflow", name)
 
     def pods_of(self, workflow: str) -> list[Document]:
-        """In the order in which they were made."""
+        """Return the pods of a Workflow in order of creation."""
         items: list[Document] = self.json("get", "pods", "-l", f"workflows.argoproj.io/workflow={workflow}")["items"]
         return sorted(items, key=lambda pod: pod["metadata"]["creationTimestamp"])
 
     def finished(self, workflow: str, seconds: float = PATIENCE) -> Document:
-        """The Workflow when it is over."""
-        return eventually(lambda: _over(self.workflow(workflow)), f"{workflow} is over", seconds)
+        """Wait until a Workflow has finished, and return it."""
+        return eventually(lambda: _if_finished(self.workflow(workflow)), f"{workflow} has finished", seconds)
 
 
 def _stream(bodies: Iterable[Document]) -> str:
     return "\n---\n".join(json.dumps(body) for body in bodies)
 
 
-def _over(workflow: Document) -> Document | None:
+def _if_finished(workflow: Document) -> Document | None:
     return workflow if workflow.get("status", {}).get("phase") in ("Succeeded", "Failed", "Error") else None
 
 
 def eventually(look: Callable[[], T | None], what: str, seconds: float = PATIENCE) -> T:
-    """The first answer that is not None or False. Fails when there is none for so long."""
+    """Return the first truthy result of `look`. Fails after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := look():
@@ -84,7 +84,7 @@ def eventually(look: Callable[[], T | None], what: str, seconds: float = PATIENC
 
 
 def attempts(workflow: Document) -> list[Document]:
-    """The pods that Argo started for a Workflow, as it tells of them, in order."""
+    """Return the pod nodes of a Workflow in order of start."""
     nodes: Mapping[str, Document] = workflow.get("status", {}).get("nodes") or {}
     return sorted((node for node in nodes.values() if node["type"] == "Pod"), key=lambda node: node["startedAt"] or "")
 

@@ -1,4 +1,4 @@
-"""MLflow in the cluster, asked through its API."""
+"""Read runs from the MLflow server in the cluster."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from tests.e2e.kubectl import Document, Kubectl
 
 @contextmanager
 def forwarded(kubectl: Kubectl, service: str, port: int) -> Iterator[str]:
-    """The address here of a service there."""
+    """Forward a local port to a service and yield its local address."""
     command = ["kubectl", "--namespace", kubectl.namespace, "port-forward", f"service/{service}", f":{port}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forwarding:
         assert forwarding.stdout
@@ -21,13 +21,13 @@ def forwarded(kubectl: Kubectl, service: str, port: int) -> Iterator[str]:
 
 
 def finished_runs(address: str, study: str) -> dict[str, Document]:
-    """Metrics of a study's finished runs, by the digest of their task."""
+    """Return the metrics of a study's finished runs by task digest."""
     found = _ask(f"{address}/api/2.0/mlflow/experiments/search", {"max_results": 100}).get("experiments", [])
     experiments = [experiment["experiment_id"] for experiment in found if experiment["name"] == study]
     if not experiments:
         return {}
-    asked = {"experiment_ids": experiments, "max_results": 1000, "filter": "attributes.status = 'FINISHED'"}
-    runs = _ask(f"{address}/api/2.0/mlflow/runs/search", asked).get("runs", [])
+    query = {"experiment_ids": experiments, "max_results": 1000, "filter": "attributes.status = 'FINISHED'"}
+    runs = _ask(f"{address}/api/2.0/mlflow/runs/search", query).get("runs", [])
     return {_tag(run, "digest"): {metric["key"]: metric["value"] for metric in run["data"].get("metrics", [])} for run in runs}
 
 

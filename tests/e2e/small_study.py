@@ -1,4 +1,4 @@
-"""A study that trains for seconds, its corpus in the store, and its units as Workflows."""
+"""A study that trains for seconds, its corpus in the store, and its Workflows."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from orchestrator.workflow import PodSettings, Unit, build_workflow, units
 from tests.e2e.installation import STORE_SECRET, TRAINER_IMAGE
 from tests.e2e.kubectl import Document
 
-# enough different ones that a tokenizer finds the vocabulary that is asked for
+# enough different syllables for the requested size of the vocabulary
 SYLLABLES: Final = [consonant + vowel for consonant in "bdfgklmnprst" for vowel in "aeiou"]
 WORDS: Final = 2000
 CODE: Final = "def return if else for in range ( ) : [ ] = + x y print self None".split()  # noqa: SIM905
@@ -49,7 +49,7 @@ spec:
 
 
 def write_corpus(store: Store) -> None:
-    """The same bytes every time, below `corpus/`: the text in files of their own and again as lines of JSON."""
+    """Write the same bytes every time below `corpus/`: text as one file per document and as JSON lines, and code."""
     chance = random.Random(1)
     words = ["".join(chance.choices(SYLLABLES, k=chance.randint(1, 4))) for _ in range(WORDS)]
     texts = [" ".join(chance.choices(words, k=400)) for _ in range(FILES)]
@@ -61,7 +61,7 @@ def write_corpus(store: Store) -> None:
 
 @dataclass(frozen=True)
 class SmallStudy:
-    """A study that is planned and frozen, and whose tasks are in its store."""
+    """A planned and frozen study whose tasks are in its store."""
 
     file: Path
     opened: Opened
@@ -97,12 +97,12 @@ class SmallStudy:
         return [unit for unit in self.units() if unit.kind == "train"]
 
     def results(self, store: Store | None = None) -> dict[str, Document]:
-        """Results of every task by digest, of those that are recorded."""
+        """Return the results of all recorded tasks by digest."""
         found = {digest: read_record(store or self.store, digest) for digest in self.opened.plan.tasks}
         return {digest: dict(record.results) for digest, record in found.items() if record is not None}
 
     def run_here(self, folder: Path) -> dict[str, Document]:
-        """The same study run by processes of this machine into a store of its own; its results."""
+        """Run the study locally with a separate store and return its results."""
         command = [
             sys.executable,
             "-c",
@@ -120,7 +120,7 @@ class SmallStudy:
 def make_study(
     folder: Path, name: str, root: str, *, seeds: Sequence[int] = (1,), tokens: str = "512K", image: str = TRAINER_IMAGE
 ) -> SmallStudy:
-    """A study whose store is `root`/store, which all of them share, and whose corpus is `root`/corpus."""
+    """Create a study with the shared store `root`/store and the corpus `root`/corpus."""
     file = folder / f"{name}.yaml"
     text = STUDY.format(
         name=name, store=f"{root}/store", corpus=f"{root}/corpus", seeds=list(seeds), tokens=tokens, image=image, secret=STORE_SECRET

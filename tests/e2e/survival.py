@@ -1,7 +1,7 @@
-"""Studies to be disturbed: each with a store of its own, in which everything is prepared, and what an undisturbed run of them gives.
+"""Trials: studies that are disturbed while they run, and the results of an undisturbed run to compare with.
 
-One run on this machine makes the tokenizer, the sources and the results that all others are held against. Its prepared tasks are copied
-into the store of every trial, so that trials never share a record and a pod is at work seconds after the study was applied.
+One local run produces the tokenizer, the sources and the reference results. Its prepare tasks are copied to the store of every trial, so
+that trials share no records and training begins seconds after a study is applied.
 """
 
 import json
@@ -26,23 +26,23 @@ from orchestrator.contract.plan import Plan
 from orchestrator.contract.vocabulary import LABEL_DIGEST, LABEL_STUDY, TaskKind
 from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
-from orchestrator.store.checkpoints import kept
+from orchestrator.store.checkpoints import list_checkpoints
 from orchestrator.store.leases import LeaseBody, history
 from orchestrator.store.records import find_record
 from orchestrator.study.opening import open_study
 from tests.e2e.installation import ROOT, STORE_SECRET, TRAINER_IMAGE
 from tests.e2e.kubectl import Failed, Kubectl, eventually
 
-# Long enough to be disturbed in its middle on two busy cores, and short enough to be done again
+# Tokens; long enough to be disturbed while training on two busy cores, and short enough to repeat
 LONG: Final = "512K"
 SHORT: Final = "32K"
-# Seconds; a trial takes half a minute where nobody else works, and ten times that where ten others do
-LONGEST: Final = 600
+# Timeout in seconds; a trial takes half a minute on an idle machine, and ten times as long beside ten others
+TIMEOUT: Final = 600
 
-# Others see here why something is away for a moment
-BUSY: Final = Path("/tmp/cluster-busy")
+# Explains a temporary outage to other users of the cluster
+NOTICE_FILE: Final = Path("/tmp/cluster-busy")
 CLUSTER: Final = Path(os.environ.get("E2E_CLUSTER", ROOT.parent / "shared/cluster/cluster"))
-"""The program that starts the cluster: what it does to machines, no API does."""
+"""The program that starts the cluster and can power its machines off, for which there is no API."""
 
 MIXTURE: Final[Document] = {"codePercent": "grid", "text": {"english": 100}, "code": {"python": 100}}
 COSINE: Final[Document] = {"shape": "cosine", "warmup": "4K"}
@@ -57,17 +57,17 @@ def stage(tokens: str, schedule: Document, name: str = "pretrain") -> Document:
     return {"name": name, "tokens": tokens, "mixture": MIXTURE, "schedule": schedule}
 
 
-# One task, long enough to be disturbed
-ONE: Final = recipe("one", stage(LONG, COSINE))
-# A trunk and a cooldown from it, one of two
+# One task, long enough to be disturbed while it runs
+SINGLE: Final = recipe("one", stage(LONG, COSINE))
+# A trunk and one of two cooldowns from it
 BRANCHED: Final = recipe("branched", stage("96K", WSD), {"name": "cooldown", "tokens": "32K", "mixture": MIXTURE})
-OTHERWISE: Final = recipe("otherwise", stage("96K", WSD), {"name": "cooldown", "tokens": "48K", "mixture": MIXTURE})
+OTHER_COOLDOWN: Final = recipe("otherwise", stage("96K", WSD), {"name": "cooldown", "tokens": "48K", "mixture": MIXTURE})
 TINY: Final = recipe("tiny", stage(SHORT, COSINE))
 SEEDS: Final = (1, 2)
 
 
 def document(name: str, store: str, corpus: str, recipes: Iterable[Document], *, seeds: Iterable[int] = (1,), **more: Any) -> Document:
-    """A study as kubectl applies it. `more`: of its spec; `execution` is merged."""
+    """Return a study object. `more`: further fields of its spec; `execution` is merged."""
     execution = {
         "image": TRAINER_IMAGE,
         "storeSecret": STORE_SECRET,
@@ -97,7 +97,7 @@ def document(name: str, store: str, corpus: str, recipes: Iterable[Document], *,
 
 @dataclass(frozen=True)
 class Reference:
-    """What an undisturbed run on this machine left: `results` by digest, `prepared` objects by key, `fingerprints` by source."""
+    """Output of an undisturbed local run: `results` by digest, `prepared` objects by key, `fingerprints` by source."""
 
     results: dict[str, Document]
     prepared: dict[str, bytes]
@@ -105,9 +105,9 @@ class Reference:
 
 
 def run_reference(folder: Path, corpus: str) -> Reference:
-    """Train everything that any trial trains, once, here."""
+    """Run the tasks of all trials once, locally."""
     file, url = folder / "reference.yaml", str(folder / "store")
-    recipes = [ONE, *({**other, "seeds": [1]} for other in (BRANCHED, OTHERWISE, TINY))]
+    recipes = [SINGLE, *({**other, "seeds": [1]} for other in (BRANCHED, OTHER_COOLDOWN, TINY))]
     file.write_text(yaml.safe_dump(document("reference", url, corpus, recipes, seeds=SEEDS)))
     command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "run", str(file), "--workers", "2"]
     quiet = ["--no-tracking", "--plain", "--out", str(folder / "report")]
@@ -132,14 +132,14 @@ def _fingerprints(file: Path) -> dict[str, str]:
 
 
 def results(store: Store, plan: Plan) -> dict[str, Document]:
-    """Results of every task by digest, of those that are recorded."""
+    """Return the results of all recorded tasks by digest."""
     found = {digest: find_record(store, digest) for digest in plan.tasks}
     return {digest: dict(record.results) for digest, record in found.items() if record is not None}
 
 
 @dataclass
 class Trial:
-    """A study that was applied, as the cluster and its store show it."""
+    """A study under test, with access to its object and its store."""
 
     name: str
     body: Document
@@ -148,7 +148,7 @@ class Trial:
     plan: Plan
     reference: Reference
 
-    # What people do
+    # Actions of a user
 
     def apply(self) -> None:
         self.kubectl.apply(self.body)
@@ -156,7 +156,7 @@ class Trial:
     def edit(self, **spec: Any) -> None:
         self.kubectl.run("patch", "sstudy", self.name, "--type=merge", "-p", json.dumps({"spec": spec}))
 
-    # What is seen
+    # State in the cluster
 
     def status(self) -> Document:
         found: Document = self.kubectl.json("get", "sstudy", self.name).get("status") or {}
@@ -168,11 +168,11 @@ class Trial:
     def condition(self, kind: str) -> Document:
         return next((entry for entry in self.status().get("conditions") or () if entry["type"] == kind), {})
 
-    def reaches(self, *phases: str, seconds: float = LONGEST) -> None:
+    def wait_for_phase(self, *phases: str, seconds: float = TIMEOUT) -> None:
         eventually(lambda: self.phase() in phases, f"{self.name} is {' or '.join(phases)}, not {self.phase()}", seconds)
 
     def events(self) -> dict[str, str]:
-        """Reason -> the last message."""
+        """Return the last message of each event reason."""
         found = self.kubectl.json("get", "events", "--field-selector", f"involvedObject.name={self.name}")["items"]
         return {event["reason"]: event["message"] for event in found}
 
@@ -184,7 +184,7 @@ class Trial:
         found: list[Document] = self.kubectl.json("get", "pods", "-l", f"{LABEL_STUDY}={self.name}")["items"]
         return [pod for pod in found if LABEL_DIGEST in pod["metadata"]["labels"]]
 
-    # What the store says
+    # State in the store
 
     @property
     def trains(self) -> list[str]:
@@ -195,48 +195,48 @@ class Trial:
         return work_root(task.kind, task.work)
 
     def leases(self, digest: str = "") -> list[LeaseBody]:
-        """Every lease that was taken for a task, by default the first that trains."""
+        """Return all leases of a task, by default of the first train task."""
         digest = digest or self.trains[0]
         return [body for body in history(self.store, self.root(digest)) if body.digest == digest]
 
     def has_checkpoint(self, digest: str = "") -> bool:
-        return bool(kept(self.store, self.root(digest or self.trains[0])))
+        return bool(list_checkpoints(self.store, self.root(digest or self.trains[0])))
 
-    def is_under_way(self, digest: str = "", seconds: float = LONGEST) -> None:
-        """A task has written a checkpoint and is not done: its middle."""
+    def wait_for_checkpoint(self, digest: str = "", seconds: float = TIMEOUT) -> None:
+        """Wait until a task has a checkpoint, and assert that it is not done."""
         eventually(lambda: self.has_checkpoint(digest), f"{self.name} has a checkpoint", seconds)
         assert find_record(self.store, digest or self.trains[0]) is None, f"{self.name} was done before it could be disturbed"
 
-    def is_exact(self) -> None:
-        """Every cell is there, every record holds what an undisturbed run gives, and no lease is left to a task that is done."""
+    def assert_exact(self) -> None:
+        """Assert that every cell is done with the results of the undisturbed run, and that one attempt per train task succeeded."""
         assert self.status()["counts"]["cellsDone"] == len(self.plan.cells)
         assert results(self.store, self.plan) == {digest: self.reference.results[digest] for digest in self.plan.tasks}
         for digest in self.trains:
             ends = [body.ended.code if body.ended else None for body in self.leases(digest)]
             assert ends.count(0) == 1, f"{self.plan.tasks[digest].label}: attempts ended with {ends}, and one result counts"
 
-    def succeeds(self, seconds: float = LONGEST) -> None:
-        self.reaches("Succeeded", "Failed", "Refused", seconds=seconds)
+    def wait_for_success(self, seconds: float = TIMEOUT) -> None:
+        self.wait_for_phase("Succeeded", "Failed", "Refused", seconds=seconds)
         assert self.phase() == "Succeeded", self.status()["conditions"]
-        self.is_exact()
+        self.assert_exact()
 
 
 @dataclass
-class Ground:
-    """Where trials take place. `here`: name of the node that is never switched off."""
+class Sandbox:
+    """The installation in which trials run. `main_node`: name of the node that is never powered off."""
 
     kubectl: Kubectl
     root: str
     folder: Path
     reference: Reference
-    here: str
+    main_node: str
     controllers: list["Controller"] = field(default_factory=list)
 
     def trial(self, name: str, *recipes: Document, store: str = "", node: str = "", **spec: Any) -> Trial:
-        """A study in the store `store`, by default its own, whose prepared tasks are there. Not applied yet."""
+        """Create a study that is not yet applied, with its prepare tasks in its store (by default one of its own)."""
         url = f"{self.root}/{store or name}"
-        execution = {"nodeSelector": {"kubernetes.io/hostname": node or self.here}, **spec.pop("execution", {})}
-        body = document(name, url, f"{self.root}/corpus", recipes or (ONE,), execution=execution, **spec)
+        execution = {"nodeSelector": {"kubernetes.io/hostname": node or self.main_node}, **spec.pop("execution", {})}
+        body = document(name, url, f"{self.root}/corpus", recipes or (SINGLE,), execution=execution, **spec)
         for source in body["spec"]["data"]["sources"]:
             source["fingerprint"] = self.reference.fingerprints[source["name"]]
         file = self.folder / f"{name}.yaml"
@@ -253,7 +253,7 @@ class Ground:
 
 
 class Controller:
-    """The controller as a process of this machine, which can be killed."""
+    """The controller as a local process that can be killed."""
 
     def __init__(self, namespace: str, log: Path, *flags: str) -> None:
         self.log = log
@@ -272,7 +272,7 @@ class Controller:
         return self
 
     def kill(self) -> None:
-        """As a node that loses its power kills it."""
+        """Kill the process, as a power failure of its node does."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -290,34 +290,34 @@ class Controller:
 
 @contextmanager
 def disturbing(what: str) -> Iterator[None]:
-    """Tells everybody else who uses this cluster."""
-    BUSY.write_text(f"{what}: a test of what the product survives, over in a minute or three\n")
+    """Announce an outage to other users of the cluster."""
+    NOTICE_FILE.write_text(f"{what}: a resilience test, over in one to three minutes\n")
     try:
         yield
     finally:
-        BUSY.unlink(missing_ok=True)
+        NOTICE_FILE.unlink(missing_ok=True)
 
 
-def cluster(*words: str) -> str:
-    """Ask the program that starts the cluster."""
+def cluster(*arguments: str) -> str:
+    """Run the program that starts the cluster."""
     if not CLUSTER.exists():
-        pytest.skip("no program that can switch machines of this cluster off: E2E_CLUSTER names one")
-    done = subprocess.run([str(CLUSTER), *words], capture_output=True, text=True, check=False, timeout=240)
+        pytest.skip("no program to power off machines of the cluster; set E2E_CLUSTER to its path")
+    done = subprocess.run([str(CLUSTER), *arguments], capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def process_of(name: str) -> int:
-    """A process of the cluster's own machinery, by the file that its program keeps beside the kubeconfig."""
+    """Return the id of a cluster process, from its pid file beside the kubeconfig."""
     file = Path(os.environ["KUBECONFIG"]).parent / "pids" / name
     if not file.exists():
-        pytest.skip(f"{name} is no process of this machine")
+        pytest.skip(f"{name} is not a process of this machine")
     return int(file.read_text())
 
 
 @contextmanager
 def frozen(process: int, seconds: float) -> Iterator[None]:
-    """The process does nothing for so long; what was asked of it hangs."""
+    """Suspend a process for `seconds`, so that requests to it hang."""
     os.kill(process, signal.SIGSTOP)
     try:
         time.sleep(seconds)
@@ -334,7 +334,7 @@ def ready(node: str) -> bool:
 
 
 def within(seconds: float, look: Callable[[], object], what: str) -> float:
-    """Seconds until `look` says yes; fails when that takes longer."""
+    """Wait for `look` to be true and return the seconds it took. Fails after `seconds`."""
     began = time.monotonic()
     eventually(lambda: bool(look()), what, seconds)
     return time.monotonic() - began

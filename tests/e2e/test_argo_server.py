@@ -1,4 +1,4 @@
-"""A study run through the real Argo Server, with a token that may use Workflows and nothing else."""
+"""A study run through the real Argo Server, with a token that may only use Workflows."""
 
 import os
 import signal
@@ -16,8 +16,9 @@ import pytest
 
 from orchestrator.cluster.argo_server import connect
 from orchestrator.cluster.argo_server.client import ArgoApi
-from orchestrator.contract.vocabulary import LABEL_MANAGED_BY, LABEL_STUDY, MANAGED_BY, ExitCode
-from orchestrator.errors import ClusterError, NotThere, Refused, TokenRefused
+from orchestrator.contract.exits import ExitCode
+from orchestrator.contract.vocabulary import LABEL_MANAGED_BY, LABEL_STUDY, MANAGED_BY
+from orchestrator.errors import ClusterError, NotFound, Refused, TokenRefused
 from orchestrator.store.addresses import work_root
 from orchestrator.store.leases import LeaseBody, history
 from tests.e2e.argo import server_url, token_of
@@ -26,11 +27,11 @@ from tests.e2e.small_study import SmallStudy, make_study
 
 pytestmark = pytest.mark.cluster
 
-OURS = {LABEL_MANAGED_BY: MANAGED_BY}
-# Another than those of the session's other studies: what they have done would be done here too
+MANAGED = {LABEL_MANAGED_BY: MANAGED_BY}
+# Not used by the session's other studies, whose records would be reused here
 SEED = 21
-# Seconds; an idle machine needs a tenth of it
-TIME_FOR_ALL = 600
+# Timeout in seconds; an idle machine needs a tenth of it
+TIMEOUT = 600
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def url() -> str:
 
 @pytest.fixture(scope="module")
 def token(kubectl: Kubectl) -> str:
-    return token_of(kubectl, "person")
+    return token_of(kubectl, "user")
 
 
 @pytest.fixture(scope="module")
@@ -48,41 +49,41 @@ def mine(root: str, trainer_image: str, tmp_path_factory: pytest.TempPathFactory
     return make_study(tmp_path_factory.mktemp("mine"), "by-token", root, seeds=(SEED,), tokens="256K", image=trainer_image)
 
 
-class Door:
-    """A way to the server that can be shut: connections break off and none is let in until it opens again."""
+class Proxy:
+    """Proxy to the server that can be closed: it then drops all connections and rejects new ones until it is reopened."""
 
     def __init__(self, url: str) -> None:
         self._target = (urlsplit(url).hostname or "", urlsplit(url).port or 80)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
-        self.is_shut = False
+        self.is_closed = False
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
-        threading.Thread(target=self._let_in, daemon=True).start()
+        threading.Thread(target=self._accept, daemon=True).start()
 
-    def shut(self) -> None:
-        self.is_shut = True
+    def drop_connections(self) -> None:
+        self.is_closed = True
         for end in self._open:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self.shut()
+        self.drop_connections()
         self._listening.close()
 
-    def _let_in(self) -> None:
+    def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 caller, _ = self._listening.accept()
-                if self.is_shut:
+                if self.is_closed:
                     caller.close()
                     continue
                 server = socket.create_connection(self._target)
                 self._open += [caller, server]
                 for one, other in ((caller, server), (server, caller)):
-                    threading.Thread(target=_pass_on, args=(one, other), daemon=True).start()
+                    threading.Thread(target=_forward, args=(one, other), daemon=True).start()
 
 
-def _pass_on(one: socket.socket, other: socket.socket) -> None:
+def _forward(one: socket.socket, other: socket.socket) -> None:
     with suppress(OSError):
         while data := one.recv(65536):
             other.sendall(data)
@@ -92,12 +93,12 @@ def _pass_on(one: socket.socket, other: socket.socket) -> None:
 
 
 @contextmanager
-def a_run(study: SmallStudy, url: str, kubectl: Kubectl, token: str, folder: Path) -> "Iterator[subprocess.Popen[str]]":
-    """The command as a person types it, who has the token, the store's credentials and nothing else."""
-    words = ["run", str(study.file), "--argo-server", url, "-n", kubectl.namespace, "--no-tracking", "--plain", "--out", str(folder)]
+def running_command(study: SmallStudy, url: str, kubectl: Kubectl, token: str, folder: Path) -> "Iterator[subprocess.Popen[str]]":
+    """Start the command as a user who has only the token and the store's credentials."""
+    arguments = ["run", str(study.file), "--argo-server", url, "-n", kubectl.namespace, "--no-tracking", "--plain", "--out", str(folder)]
     environment = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
     process = subprocess.Popen(
-        [sys.executable, "-c", "from orchestrator.cli import main; main()", *words],
+        [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder, env={**environment, "ARGO_TOKEN": f"Bearer {token}"},
     )  # fmt: skip
     try:
@@ -108,14 +109,14 @@ def a_run(study: SmallStudy, url: str, kubectl: Kubectl, token: str, folder: Pat
 
 
 def leases(study: SmallStudy, *, train: bool) -> dict[str, list[LeaseBody]]:
-    """Every attempt at the study's tasks, by digest."""
+    """Return the leases of the study's tasks by digest."""
     tasks = [task for task in study.opened.plan.tasks.values() if (task.kind == "train") is train]
     found = {task.digest: history(study.store, work_root(task.kind, task.work)) for task in tasks}
     return {digest: [lease for lease in attempts if lease.digest == digest] for digest, attempts in found.items()}
 
 
-def at_work(study: SmallStudy) -> LeaseBody | None:
-    """A train task that has taken up its work and has not ended."""
+def running_lease(study: SmallStudy) -> LeaseBody | None:
+    """Return the lease of a running train task, or None."""
     bodies = [attempts[-1] for attempts in leases(study, train=True).values() if attempts]
     return next((body for body in bodies if body.ended is None and body.took_up), None)
 
@@ -124,54 +125,54 @@ def workflows(kubectl: Kubectl, study: str) -> set[str]:
     return {body["metadata"]["name"] for body in kubectl.json("get", "workflows", "-l", f"{LABEL_STUDY}={study}")["items"]}
 
 
-def test_killed_stopped_and_cut_off_a_study_ends_like_a_run_on_this_machine(
+def test_killed_stopped_and_disconnected_run_equals_local_run(
     mine: SmallStudy, url: str, kubectl: Kubectl, token: str, tmp_path: Path
 ) -> None:
     here = ThreadPoolExecutor(1).submit(mine.run_here, tmp_path)
-    with a_run(mine, url, kubectl, token, tmp_path):
-        eventually(lambda: at_work(mine), "a model is being trained", TIME_FOR_ALL)
+    with running_command(mine, url, kubectl, token, tmp_path):
+        eventually(lambda: running_lease(mine), "a model is being trained", TIMEOUT)
     before = workflows(kubectl, "by-token")
 
-    with a_run(mine, url, kubectl, token, tmp_path) as second:
+    with running_command(mine, url, kubectl, token, tmp_path) as second:
         first_line = second.stdout.readline() if second.stdout else ""
-        assert eventually(lambda: at_work(mine), "it is trained on", TIME_FOR_ALL)
-        assert workflows(kubectl, "by-token") == before, "the killed run left it at work, and the next does not submit it again"
+        assert eventually(lambda: running_lease(mine), "training continues", TIMEOUT)
+        assert workflows(kubectl, "by-token") == before, "the Workflow of the killed run continues and is not submitted again"
         second.send_signal(signal.SIGINT)
-        told, _ = second.communicate(timeout=TIME_FOR_ALL)
-        told = first_line + told
-        assert second.returncode == 75, told
-    assert "stopping: Workflows are asked to stop" in told
-    assert f"Stopped. What is done is kept; to go on: scaling-study run {mine.file} --argo-server {url}" in told
-    assert token not in told
+        output, _ = second.communicate(timeout=TIMEOUT)
+        output = first_line + output
+        assert second.returncode == 75, output
+    assert "stopping: Workflows are being stopped" in output
+    assert f"Stopped. Completed tasks are kept; to resume: scaling-study run {mine.file} --argo-server {url}" in output
+    assert token not in output
     ends = [attempts[-1].ended for attempts in leases(mine, train=True).values() if attempts]
-    assert [end.code for end in ends if end is not None] == [ExitCode.STOPPED], "it waited for its pod, which wrote a checkpoint"
+    assert [end.code for end in ends if end is not None] == [ExitCode.STOPPED], "the command waited for its pod, which wrote a checkpoint"
 
-    with closing(Door(url)) as door, a_run(mine, door.url, kubectl, token, tmp_path) as third:
-        eventually(lambda: len(workflows(kubectl, "by-token")) > len(before), "it is submitted again", TIME_FOR_ALL)
-        door.shut()
-        eventually(lambda: at_work(mine), "it goes on without us", TIME_FOR_ALL)
-        door.is_shut = False
-        told, _ = third.communicate(timeout=TIME_FOR_ALL)
-        assert third.returncode == 0, told
-    assert "does not answer" in told
-    assert "report: file://" in told
+    with closing(Proxy(url)) as proxy, running_command(mine, proxy.url, kubectl, token, tmp_path) as third:
+        eventually(lambda: len(workflows(kubectl, "by-token")) > len(before), "it is submitted again", TIMEOUT)
+        proxy.drop_connections()
+        eventually(lambda: running_lease(mine), "training continues without a connection", TIMEOUT)
+        proxy.is_closed = False
+        output, _ = third.communicate(timeout=TIMEOUT)
+        assert third.returncode == 0, output
+    assert "is unreachable" in output
+    assert "report: file://" in output
     assert mine.results() == here.result()
-    assert {len(attempts) for attempts in leases(mine, train=False).values()} == {1}, "no task was done twice"
+    assert {len(attempts) for attempts in leases(mine, train=False).values()} == {1}, "no prepare or evaluate task ran twice"
     assert sorted(len(attempts) for attempts in leases(mine, train=True).values()) == [1, 2]
 
 
-def test_a_field_that_the_server_would_drop_is_refused_before(mine: SmallStudy, url: str, kubectl: Kubectl, token: str) -> None:
+def test_field_that_the_server_would_drop_is_rejected_before_sending(mine: SmallStudy, url: str, kubectl: Kubectl, token: str) -> None:
     body = mine.workflow(mine.train_units()[0], kubectl.namespace, run_number=999)
     body["spec"]["paralelism"] = 1
     api = ArgoApi(url, lambda: token)
-    made = api.ask("create_workflow", namespace=kubectl.namespace, body={"workflow": body, "serverDryRun": True})
-    assert "paralelism" not in made["spec"], "not a word about it"
+    made = api.request("create_workflow", namespace=kubectl.namespace, body={"workflow": body, "serverDryRun": True})
+    assert "paralelism" not in made["spec"], "the server drops the field without an error"
     cluster = connect(url, kubectl.namespace, lambda: token)
     with pytest.raises(Refused, match=r'unknown field "spec\.paralelism"'):
         cluster.create("workflows", body, dry_run=True)
     del body["spec"]["paralelism"]
     sent = cluster.create("workflows", body, dry_run=True)
-    assert _is_within(body["spec"], sent["spec"]), "nothing of a good one is lost"
+    assert _is_within(body["spec"], sent["spec"]), "the server keeps all fields of a valid Workflow"
     assert cluster.get("workflows", body["metadata"]["name"]) is None
 
 
@@ -183,41 +184,41 @@ def _is_within(given: object, found: object) -> bool:
     return given == found or (given in (False, {}) and found is None)
 
 
-def test_the_log_of_a_pod_is_read_with_the_right_to_it(mine: SmallStudy, url: str, kubectl: Kubectl, token: str) -> None:
+def test_pod_log_needs_its_own_permission(mine: SmallStudy, url: str, kubectl: Kubectl, token: str) -> None:
     kubectl.create(
         {
             "apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow",
-            "metadata": {"name": "says", "labels": OURS},
+            "metadata": {"name": "printer", "labels": MANAGED},
             "spec": {
-                "entrypoint": "say", "serviceAccountName": "scaling-study-trainer", "automountServiceAccountToken": False,
+                "entrypoint": "print", "serviceAccountName": "scaling-study-trainer", "automountServiceAccountToken": False,
                 "executor": {"serviceAccountName": "scaling-study-executor"},
                 "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
-                "templates": [{"name": "say", "container": {
+                "templates": [{"name": "print", "container": {
                     "image": mine.execution.image, "command": ["sh", "-c", "echo one; echo two"],
                     "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
                 }}],
             },
         }
     )  # fmt: skip
-    kubectl.finished("says")
+    kubectl.finished("printer")
     reader = token_of(kubectl, "reader", logs=True)
     cluster = connect(url, kubectl.namespace, lambda: reader)
-    (pod,) = (pod for pod in cluster.list("pods").items if pod["metadata"]["name"].startswith("says"))
-    assert [line for line in cluster.logs(pod["metadata"]["name"]) if line in ("one", "two")] == ["one", "two"], "beside Argo's own"
-    with pytest.raises(NotThere):
+    (pod,) = (pod for pod in cluster.list("pods").items if pod["metadata"]["name"].startswith("printer"))
+    assert [line for line in cluster.logs(pod["metadata"]["name"]) if line in ("one", "two")] == ["one", "two"], "among Argo's lines"
+    with pytest.raises(NotFound):
         next(cluster.logs("missing"))
     refused = connect(url, kubectl.namespace, lambda: token)
     with pytest.raises(Refused, match="forbidden"):
         list(refused.logs(pod["metadata"]["name"]))
 
 
-def test_who_may_not_is_told_what_is_missing(url: str, kubectl: Kubectl, token: str) -> None:
-    with pytest.raises(TokenRefused, match="does not know the token"):
+def test_missing_permission_is_named_in_the_error(url: str, kubectl: Kubectl, token: str) -> None:
+    with pytest.raises(TokenRefused, match="rejected the token"):
         connect(url, kubectl.namespace, lambda: "not.a.token")
     with pytest.raises(Refused, match=r"may not list Workflows in namespace 'nowhere'[^\n]*\n[^\n]*Check the name of the namespace"):
         connect(url, "nowhere", lambda: token)
     other = kubectl.run("create", "token", "scaling-study-trainer").strip()
     with pytest.raises(Refused, match="may not list Workflows"):
         connect(url, kubectl.namespace, lambda: other)
-    with pytest.raises(ClusterError, match="is no Argo Server"):
+    with pytest.raises(ClusterError, match="is not an Argo Server"):
         connect(os.environ["AWS_ENDPOINT_URL"], kubectl.namespace, lambda: token)

@@ -1,6 +1,6 @@
-"""A study on a real cluster by the command line alone, as a researcher uses it: `scaling-study`, and `kubectl sstudy`.
+"""A study on a real cluster with the command line only, as a researcher uses it: `scaling-study` and `kubectl sstudy`.
 
-The controller is a process beside the test; pods, Argo and the store are the cluster's.
+The controller is a local process; pods, Argo and the store are the cluster's.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from orchestrator.monitor.status_reader import Lookout
+from orchestrator.monitor.status_reader import StatusReader
 from orchestrator.store.objects import utc_now
 from tests.e2e.installation import install, uninstall
 from tests.e2e.kubectl import Kubectl, eventually
@@ -26,19 +26,19 @@ pytestmark = pytest.mark.cluster
 
 PYTHON: Final = Path(sys.executable)
 SEED: Final = 71
-"""Of no other test, whose records would be found in the store that all share."""
+"""Not used by other tests, whose records in the shared store would be reused."""
 RESEARCHER: Final = "scaling-study-researcher"
 
 
-class Here:
-    """The command line in one namespace, in processes of its own."""
+class CommandLine:
+    """Runs the command line for one namespace in subprocesses."""
 
     def __init__(self, kubectl: Kubectl, environment: Mapping[str, str]) -> None:
         self.kubectl = kubectl
         self._environment = {**environment, "PATH": f"{PYTHON.parent}:{environment['PATH']}", "NO_COLOR": "1"}
 
     def run(self, *words: str, expect: int | None = 0, plugin: bool = False) -> str:
-        """Its output, errors included. `expect`: the exit code, None for any."""
+        """Return standard output and error. `expect`: the exit code, None for any."""
         program = ["kubectl", "sstudy"] if plugin else ["scaling-study"]
         done = subprocess.run(
             [*program, *words, "-n", self.kubectl.namespace],
@@ -54,7 +54,7 @@ class Here:
 
 @pytest.fixture(scope="module")
 def kubectl(environment: None) -> Iterator[Kubectl]:  # noqa: ARG001
-    """A namespace of its own, and a controller for it that runs here."""
+    """A new namespace with a controller that runs locally."""
     namespace = f"e2e-cli-{uuid.uuid4().hex[:6]}"
     kubectl = install(namespace, controller=False)
     command = [sys.executable, "-m", "orchestrator.controller", "--namespace", namespace, "--alone", "--port", "0"]
@@ -66,8 +66,8 @@ def kubectl(environment: None) -> Iterator[Kubectl]:  # noqa: ARG001
 
 
 @pytest.fixture(scope="module")
-def here(kubectl: Kubectl) -> Here:
-    return Here(kubectl, os.environ)
+def command_line(kubectl: Kubectl) -> CommandLine:
+    return CommandLine(kubectl, os.environ)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def study(root: str, tmp_path_factory: pytest.TempPathFactory) -> SmallStudy:
 
 
 def broken(study: SmallStudy, folder: Path) -> Path:
-    """The same study with a fingerprint that its files do not have: no retry of the controller's can mend that."""
+    """Return a study file with wrong fingerprints, a failure that retries cannot fix."""
     body = yaml.safe_load(study.file.read_text())
     body["metadata"]["name"] = "broken"
     for source in body["spec"]["data"]["sources"]:
@@ -86,78 +86,78 @@ def broken(study: SmallStudy, folder: Path) -> Path:
     return file
 
 
-def test_submitted_watched_stopped_resumed_retried_and_deleted(here: Here, study: SmallStudy, tmp_path: Path) -> None:
+def test_submitted_watched_stopped_resumed_retried_and_deleted(command_line: CommandLine, study: SmallStudy, tmp_path: Path) -> None:
     name, file = "from-the-command-line", str(study.file)
-    assert "no study in namespace" in here.run("status", name, expect=1, plugin=True)
+    assert "no study in namespace" in command_line.run("status", name, expect=1, plugin=True)
 
-    told = here.run("submit", file, "--wait", plugin=True)
-    assert f"{name}: created" in told
-    assert f"accepted and planned: 1 cells, {len(study.opened.plan.tasks)} tasks" in told
-    assert f"kubectl sstudy watch {name} -n {here.kubectl.namespace}" in told
-    here.run("submit", str(broken(study, tmp_path)))
+    output = command_line.run("submit", file, "--wait", plugin=True)
+    assert f"{name}: created" in output
+    assert f"accepted and planned: 1 cells, {len(study.opened.plan.tasks)} tasks" in output
+    assert f"kubectl sstudy watch {name} -n {command_line.kubectl.namespace}" in output
+    command_line.run("submit", str(broken(study, tmp_path)))
 
-    pod = eventually(_training(here, study), "a pod trains and has made a step", seconds=600)
-    shown = here.run("status", file)
+    pod = eventually(_training(command_line, study), "a pod is training", seconds=600)
+    shown = command_line.run("status", file)
     assert "plain, % of code" in shown
     assert "▶ 0/1" in shown
     assert f"pod {pod} for " in shown
-    assert " tokens, loss " in here.run("logs", name, pod, "--tail", "3")
+    assert " tokens, loss " in command_line.run("logs", name, pod, "--tail", "3")
 
-    assert "To go on: " in here.run("stop", file)
-    eventually(lambda: here.phase(name) == "Paused", "it is stopped")
-    assert "goes on from its checkpoints" in here.run("resume", name)
-    told = here.run("watch", name, "--plain")
-    assert f"{name}: Succeeded, 1/1 cells" in told
-    assert "plain/0.01M/c25/s71 is done" in told
-    assert json.loads(here.run("status", name, "--json", plugin=True))["grids"][0]["squares"][0]["state"] == "done"
-    assert "attempt" in here.run("logs", name, study.opened.plan.cells[0].name)
-    assert "nothing of" in here.run("retry", name)
-    assert "unchanged" in here.run("submit", file)
+    assert "To resume: " in command_line.run("stop", file)
+    eventually(lambda: command_line.phase(name) == "Paused", "it is stopped")
+    assert "resumes from its checkpoints" in command_line.run("resume", name)
+    output = command_line.run("watch", name, "--plain")
+    assert f"{name}: Succeeded, 1/1 cells" in output
+    assert "plain/0.01M/c25/s71 is done" in output
+    assert json.loads(command_line.run("status", name, "--json", plugin=True))["grids"][0]["squares"][0]["state"] == "done"
+    assert "attempt" in command_line.run("logs", name, study.opened.plan.cells[0].name)
+    assert "no task of" in command_line.run("retry", name)
+    assert "unchanged" in command_line.run("submit", file)
 
-    assert "broken: Failed" in here.run("watch", "broken", "--plain", expect=1)
-    assert "missing, until somebody mends it" in here.run("status", "broken", expect=1)
-    assert "as run 2" in here.run("retry", "broken", plugin=True)
-    eventually(lambda: here.kubectl.json("get", "sstudy", "broken")["status"]["runNumber"] == 2, "the controller tries again")
+    assert "broken: Failed" in command_line.run("watch", "broken", "--plain", expect=1)
+    assert "failed; fix and rerun" in command_line.run("status", "broken", expect=1)
+    assert "as run 2" in command_line.run("retry", "broken", plugin=True)
+    eventually(lambda: command_line.kubectl.json("get", "sstudy", "broken")["status"]["runNumber"] == 2, "the controller retries")
 
-    assert "Nothing was deleted" in here.run("delete", name, expect=1)
-    assert f"{name} is deleted" in here.run("delete", file, "--yes", plugin=True)
-    assert [body["metadata"]["name"] for body in here.kubectl.json("get", "sstudy")["items"]] == ["broken"]
+    assert "Nothing was deleted" in command_line.run("delete", name, expect=1)
+    assert f"{name} is deleted" in command_line.run("delete", file, "--yes", plugin=True)
+    assert [body["metadata"]["name"] for body in command_line.kubectl.json("get", "sstudy")["items"]] == ["broken"]
     label = f"scaling-study.dev/study={name}"
-    eventually(lambda: not here.kubectl.json("get", "workflows", "-l", label)["items"], "its Workflows are gone")
-    assert study.results().keys() == study.opened.plan.tasks.keys(), "the store stays"
+    eventually(lambda: not command_line.kubectl.json("get", "workflows", "-l", label)["items"], "its Workflows are deleted")
+    assert study.results().keys() == study.opened.plan.tasks.keys(), "the records in the store are kept"
 
 
-def _training(here: Here, study: SmallStudy) -> Callable[[], str]:
-    """The pod that trains, once it has made a step; "" until then. In this process: the command line would load for every look."""
+def _training(command_line: CommandLine, study: SmallStudy) -> Callable[[], str]:
+    """Return a function that returns the training pod after its first step, "" before; in-process, because starting the command is slow."""
     from orchestrator.cluster.kubernetes_api import connect
 
-    looking = Lookout(study.opened.study.name, utc_now, store=study.store, cluster=connect(here.kubectl.namespace))
+    looking = StatusReader(study.opened.study.name, utc_now, store=study.store, cluster=connect(command_line.kubectl.namespace))
 
     def look() -> str:
-        at_work = looking.look().at_work
+        at_work = looking.read().active_tasks
         return next((work.pod for work in at_work if work.lease and work.task.kind == "train" and work.lease.tokens), "")
 
     return look
 
 
 @pytest.fixture(scope="module")
-def people(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Here]:
-    """A researcher, who has the Role for people, and somebody without any; without the store's credentials."""
+def users(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> dict[str, CommandLine]:
+    """A user with the researcher Role and one without any Role, both without the store's credentials."""
     found = {}
-    for who in ("researcher", "stranger"):
-        kubectl.run("create", "serviceaccount", who)
-        if who == "researcher":
-            account = f"{kubectl.namespace}:{who}"
-            kubectl.run("create", "rolebinding", who, f"--role={RESEARCHER}", f"--serviceaccount={account}")
+    for user in ("researcher", "stranger"):
+        kubectl.run("create", "serviceaccount", user)
+        if user == "researcher":
+            account = f"{kubectl.namespace}:{user}"
+            kubectl.run("create", "rolebinding", user, f"--role={RESEARCHER}", f"--serviceaccount={account}")
         environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-        config = tmp_path_factory.mktemp(who) / "config"
-        config.write_text(json.dumps(_kubeconfig(kubectl.run("create", "token", who).strip())))
-        found[who] = Here(kubectl, {**environment, "KUBECONFIG": str(config), "AWS_EC2_METADATA_DISABLED": "true"})
+        config = tmp_path_factory.mktemp(user) / "config"
+        config.write_text(json.dumps(_kubeconfig(kubectl.run("create", "token", user).strip())))
+        found[user] = CommandLine(kubectl, {**environment, "KUBECONFIG": str(config), "AWS_EC2_METADATA_DISABLED": "true"})
     return found
 
 
 def _kubeconfig(token: str) -> dict[str, Any]:
-    """The cluster of KUBECONFIG, with another's token."""
+    """Return the kubeconfig of KUBECONFIG's cluster with another token."""
     seen = json.loads(
         subprocess.run(["kubectl", "config", "view", "--raw", "--minify", "-o", "json"], capture_output=True, check=True).stdout
     )
@@ -167,19 +167,19 @@ def _kubeconfig(token: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_what_a_person_may_not_do_is_told_with_whom_to_ask(people: dict[str, Here], study: SmallStudy) -> None:
-    assert "would be created" in people["researcher"].run("submit", str(study.file), "--dry-run")
-    assert study.opened.study.name not in people["researcher"].kubectl.run("get", "sstudy"), "nothing of a dry run stays"
-    told = people["stranger"].run("submit", str(study.file), expect=1)
-    assert "binds the Role scaling-study-researcher to you" in told
-    assert "eyJ" not in told, "the token is nobody's business"
+def test_missing_permission_is_reported_with_the_role_to_ask_for(users: dict[str, CommandLine], study: SmallStudy) -> None:
+    assert "would be created" in users["researcher"].run("submit", str(study.file), "--dry-run")
+    assert study.opened.study.name not in users["researcher"].kubectl.run("get", "sstudy"), "a dry run persists nothing"
+    output = users["stranger"].run("submit", str(study.file), expect=1)
+    assert "Ask a cluster administrator to bind the Role scaling-study-researcher" in output
+    assert "eyJ" not in output, "the token is not printed"
 
 
-def test_whoever_cannot_reach_the_store_sees_the_grid_that_the_object_tells_of(people: dict[str, Here], here: Here) -> None:
-    eventually(lambda: here.phase("broken"), "somebody has looked at it")
+def test_status_without_the_store_shows_the_grid_of_the_object(users: dict[str, CommandLine], command_line: CommandLine) -> None:
+    eventually(lambda: command_line.phase("broken"), "the controller has reconciled it")
     began = time.monotonic()
-    shown = people["researcher"].run("status", "broken", expect=None)
-    assert time.monotonic() - began < 40, "a person waits for a store that does not answer, but not for long"
+    shown = users["researcher"].run("status", "broken", expect=None)
+    assert time.monotonic() - began < 40, "the time spent on an unreachable store is limited"
     assert "its store cannot be reached from here" in shown
     assert "plain, % of code" in shown
     assert "0/1" in shown

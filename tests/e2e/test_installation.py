@@ -1,4 +1,4 @@
-"""The overlays on a real API server: accepted, under Pod Security, and nobody reaches more than the network policies say."""
+"""The overlays on a real API server: accepted, compatible with Pod Security, and limited by the network policies."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.cluster
 
 OVERLAYS = sorted(folder for folder in (ROOT / "manifests/overlays").iterdir() if folder.is_dir())
 
-# Connections that are refused or time out end as "no". Whoever enforces policies learns of a new pod a second or so after its start
+# Prints "no" for refused connections and timeouts. Waits first, because network policies apply about a second after a pod's start
 PROBE = """
 import socket, sys, time
 time.sleep(5)
@@ -33,24 +33,24 @@ ELSEWHERE = "argo-server.argo:2746"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda folder: folder.name)
-def test_the_api_server_takes_every_object_of_an_overlay(kubectl: Kubectl, overlay: Path) -> None:
+def test_api_server_accepts_every_object_of_an_overlay(kubectl: Kubectl, overlay: Path) -> None:
     text = subprocess.run(["kubectl", "kustomize", str(overlay)], capture_output=True, text=True, check=True).stdout
     for body in rendered(kubectl.namespace, replicas={}, text=text):
-        # Kueue is not part of an installation: its kinds may be unknown
+        # Kueue may not be installed on the cluster
         is_known = contextlib.nullcontext() if "kueue" not in body["apiVersion"] else contextlib.suppress(Failed)
         with is_known:
             kubectl.apply(body, dry_run=True)
 
 
-def test_no_object_of_ours_asks_for_secrets_or_for_everything() -> None:
+def test_no_role_grants_secrets_or_wildcards() -> None:
     for body in rendered("anywhere", replicas={}):
         for rule in body.get("rules") or ():
             words = {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
             assert not words & {"*", "secrets", "pods/exec", "impersonate", "bind", "escalate"}, body["metadata"]["name"]
 
 
-def test_our_own_pods_run_under_pod_security(kubectl: Kubectl) -> None:
-    """Refused pods would show as a condition of what makes them; a dry run of the templates as pods asks directly."""
+def test_installed_pods_satisfy_pod_security(kubectl: Kubectl) -> None:
+    """Creates the pod templates as pods in a dry run, because a Deployment is accepted even if its pods are rejected."""
     for body in rendered(kubectl.namespace, replicas={}):
         if body["kind"] in ("Deployment", "CronJob"):
             template = (body["spec"]["jobTemplate"]["spec"] if body["kind"] == "CronJob" else body["spec"])["template"]
@@ -58,7 +58,7 @@ def test_our_own_pods_run_under_pod_security(kubectl: Kubectl) -> None:
             kubectl.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}, dry_run=True)
 
 
-def test_a_pod_with_more_rights_is_refused(kubectl: Kubectl) -> None:
+def test_privileged_pod_is_rejected(kubectl: Kubectl) -> None:
     pod = probe(kubectl, "rights", {}, [])
     pod["spec"]["containers"][0]["securityContext"] = {"privileged": True}
     with pytest.raises(Failed, match="violates PodSecurity"):
@@ -66,25 +66,25 @@ def test_a_pod_with_more_rights_is_refused(kubectl: Kubectl) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "labels", "open_ones"),
+    ("name", "labels", "allowed"),
     [("trainer", {"scaling-study.dev/kind": "train"}, [STORE]), ("mlflow", {"app.kubernetes.io/name": "mlflow"}, [])],
 )
-def test_a_pod_reaches_this_and_no_more(
-    kubectl: Kubectl, trainer_image: str, name: str, labels: dict[str, str], open_ones: list[str]
+def test_pod_can_connect_only_to_allowed_addresses(
+    kubectl: Kubectl, trainer_image: str, name: str, labels: dict[str, str], allowed: list[str]
 ) -> None:
-    asked = [STORE, ELSEWHERE]
-    kubectl.create(probe(kubectl, f"probe-{name}", labels, asked, trainer_image))
-    eventually(lambda: phase(kubectl, f"probe-{name}") == "Succeeded", "the probe is over")
-    told = eventually(lambda: answers(kubectl, f"probe-{name}", len(asked)), "the kubelet finds its log")
+    addresses = [STORE, ELSEWHERE]
+    kubectl.create(probe(kubectl, f"probe-{name}", labels, addresses, trainer_image))
+    eventually(lambda: phase(kubectl, f"probe-{name}") == "Succeeded", "the probe has ended")
+    results = eventually(lambda: probe_results(kubectl, f"probe-{name}", len(addresses)), "the log of the probe is complete")
     kubectl.run("delete", "pod", f"probe-{name}", "--wait=false")
-    assert told == {address: "yes" if address in open_ones else "no" for address in asked}
+    assert results == {address: "yes" if address in allowed else "no" for address in addresses}
 
 
-def answers(kubectl: Kubectl, pod: str, number: int) -> dict[str, str] | None:
-    """Of a probe: address -> yes or no. A kubelet that is about to move the log prints a sentence about that in its place."""
+def probe_results(kubectl: Kubectl, pod: str, number: int) -> dict[str, str] | None:
+    """Return a probe's results, address -> yes or no, or None while its log is incomplete (the kubelet may print an error instead)."""
     lines = [line.split() for line in kubectl.run("logs", pod).splitlines()]
-    told = {words[0]: words[1] for words in lines if len(words) == 2}
-    return told if len(told) == number else None
+    results = {words[0]: words[1] for words in lines if len(words) == 2}
+    return results if len(results) == number else None
 
 
 def phase(kubectl: Kubectl, pod: str) -> str:
@@ -92,7 +92,7 @@ def phase(kubectl: Kubectl, pod: str) -> str:
 
 
 def probe(kubectl: Kubectl, name: str, labels: dict[str, str], addresses: list[str], image: str = "localhost/none:1") -> Document:
-    """A pod as restricted as ours, that tries to connect."""
+    """Return a restricted pod that tries to connect to `addresses`."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -118,7 +118,7 @@ def probe(kubectl: Kubectl, name: str, labels: dict[str, str], addresses: list[s
     }
 
 
-def test_the_policy_of_an_overlay_is_one_that_the_controller_reads() -> None:
+def test_controller_can_read_the_policy_of_every_overlay() -> None:
     from orchestrator.reconcile.policy import read_policy
 
     for overlay in OVERLAYS:

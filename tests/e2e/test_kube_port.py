@@ -1,6 +1,6 @@
-"""All adapters of the cluster's port behave the same: the double in memory, the API server that KUBECONFIG names, and its Argo Server.
+"""The adapters of the `Cluster` protocol behave the same: in memory, for the API server of KUBECONFIG, and for its Argo Server.
 
-For the latter two the CRD is installed and a namespace of their own made.
+For the latter two, the CRD is installed and a namespace is created.
 """
 
 import contextlib
@@ -17,18 +17,18 @@ import pytest
 from orchestrator.cluster.memory import InMemoryCluster
 from orchestrator.cluster.port import Cluster, Document, StudyReference, event_name
 from orchestrator.contract.vocabulary import ANNOTATION_RETRY
-from orchestrator.errors import AlreadyExists, ClusterUnavailable, Conflict, Expired, NotThere, Refused
+from orchestrator.errors import AlreadyExists, ClusterUnavailable, Conflict, Expired, NotFound, Refused
 from tests.controller.simulated_cluster import SPEC
 from tests.e2e.argo import server_url, token_of
 from tests.e2e.installation import ROOT
 from tests.e2e.kubectl import Kubectl
 
 MANAGED = {"scaling-study.dev/test": "port"}
-# By Argo Server: owners and objects of other kinds, and the past of a watch of pods
-OUT_OF_REACH = (
-    "test_what_a_study_owns_goes_with_it",
-    "test_a_pod_that_waits_for_a_node_is_deleted_at_once",
-    "test_a_watch_from_too_long_ago_has_expired",
+# Not supported by the Argo Server adapter: owner references, other kinds, and watches of pods
+UNSUPPORTED_BY_ARGO_SERVER = (
+    "test_owned_workflow_is_deleted_with_its_study",
+    "test_unscheduled_pod_is_force_deleted",
+    "test_watch_from_an_old_version_expires",
 )
 CONTAINER = {
     "name": "main",
@@ -50,7 +50,7 @@ def namespace() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def token(namespace: str) -> str:
-    return token_of(Kubectl(namespace), "person")
+    return token_of(Kubectl(namespace), "user")
 
 
 @pytest.fixture(
@@ -62,8 +62,8 @@ def cluster(request: pytest.FixtureRequest) -> Cluster:
     if request.param == "argo":
         from orchestrator.cluster import argo_server
 
-        if request.node.name.partition("[")[0] in OUT_OF_REACH or "scalingstudies" in request.node.name:
-            pytest.skip("a token for Workflows does not reach that")
+        if request.node.name.partition("[")[0] in UNSUPPORTED_BY_ARGO_SERVER or "scalingstudies" in request.node.name:
+            pytest.skip("not accessible with a token for Workflows")
         given = request.getfixturevalue("token")
         return argo_server.connect(server_url(), request.getfixturevalue("namespace"), lambda: given)
     from orchestrator.cluster.kubernetes_api import connect
@@ -98,10 +98,10 @@ def status_of(phase: str) -> Document:
     return {"phase": phase, "runNumber": 1}
 
 
-def test_what_is_created_is_found_by_name_and_by_labels(cluster: Cluster) -> None:
+def test_created_object_is_found_by_name_and_labels(cluster: Cluster) -> None:
     name, mark = name_of("study"), uuid.uuid4().hex[:8]
-    made = cluster.create("scalingstudies", study(name, mark=mark))
-    assert made["metadata"]["uid"]
+    created = cluster.create("scalingstudies", study(name, mark=mark))
+    assert created["metadata"]["uid"]
     found = cluster.get("scalingstudies", name)
     assert found is not None
     assert found["spec"] == SPEC
@@ -109,33 +109,33 @@ def test_what_is_created_is_found_by_name_and_by_labels(cluster: Cluster) -> Non
     assert cluster.list("scalingstudies", {"mark": "another"}).items == []
 
 
-def test_a_name_is_taken_once(cluster: Cluster) -> None:
+def test_second_object_of_a_name_is_rejected(cluster: Cluster) -> None:
     name = name_of("study")
     cluster.create("scalingstudies", study(name))
     with pytest.raises(AlreadyExists, match="already exists"):
         cluster.create("scalingstudies", study(name))
 
 
-def test_what_is_not_there(cluster: Cluster) -> None:
+def test_missing_objects(cluster: Cluster) -> None:
     assert cluster.get("workflows", "missing") is None
     assert cluster.read_config("missing") is None
     cluster.delete("workflows", "missing")
     cluster.stop_workflow("missing")
-    with pytest.raises(NotThere):
+    with pytest.raises(NotFound):
         cluster.patch("scalingstudies", "missing", {"metadata": {"annotations": {"a": "b"}}})
-    with pytest.raises(NotThere):
+    with pytest.raises(NotFound):
         cluster.patch_status("missing", status_of("Running"), "1")
-    with pytest.raises(NotThere):
+    with pytest.raises(NotFound):
         next(cluster.logs("missing"))
 
 
-def test_labels_that_are_too_long_are_refused(cluster: Cluster) -> None:
+def test_too_long_label_is_refused(cluster: Cluster) -> None:
     with pytest.raises(Refused, match="63 bytes"):
         cluster.create("workflows", workflow(name_of("w"), labels={"a": "x" * 64}))
 
 
 @pytest.mark.parametrize("kind", ["workflows", "scalingstudies"])
-def test_an_unknown_field_is_refused(cluster: Cluster, kind: Any) -> None:
+def test_unknown_field_is_refused(cluster: Cluster, kind: Any) -> None:
     if isinstance(cluster, InMemoryCluster):
         cluster.admission.append(lambda _, body: "strict decoding error: unknown field" if "nonsense" in body["spec"] else None)
     body = workflow(name_of("w")) if kind == "workflows" else study(name_of("study"))
@@ -144,9 +144,9 @@ def test_an_unknown_field_is_refused(cluster: Cluster, kind: Any) -> None:
         cluster.create(kind, body)
 
 
-def test_a_status_is_replaced_as_a_whole_and_is_not_the_specs_business(cluster: Cluster) -> None:
+def test_status_is_replaced_as_a_whole_and_separate_from_the_spec(cluster: Cluster) -> None:
     name = name_of("study")
-    first = cluster.create("scalingstudies", {**study(name), "status": status_of("Made up")})
+    first = cluster.create("scalingstudies", {**study(name), "status": status_of("Invented")})
     assert "status" not in first
     second = cluster.patch_status(name, {**status_of("Running"), "eta": "1h"}, first["metadata"]["resourceVersion"])
     third = cluster.patch_status(name, status_of("Paused"), second["metadata"]["resourceVersion"])
@@ -155,7 +155,7 @@ def test_a_status_is_replaced_as_a_whole_and_is_not_the_specs_business(cluster: 
     assert third["metadata"]["generation"] == first["metadata"]["generation"]
 
 
-def test_a_status_that_does_not_change_makes_no_new_version(cluster: Cluster) -> None:
+def test_unchanged_status_keeps_the_resource_version(cluster: Cluster) -> None:
     name = name_of("study")
     first = cluster.create("scalingstudies", study(name))
     second = cluster.patch_status(name, status_of("Running"), first["metadata"]["resourceVersion"])
@@ -163,7 +163,7 @@ def test_a_status_that_does_not_change_makes_no_new_version(cluster: Cluster) ->
     assert again["metadata"]["resourceVersion"] == second["metadata"]["resourceVersion"]
 
 
-def test_a_status_from_an_old_look_conflicts(cluster: Cluster) -> None:
+def test_status_for_an_old_resource_version_conflicts(cluster: Cluster) -> None:
     name = name_of("study")
     first = cluster.create("scalingstudies", study(name))
     cluster.patch("scalingstudies", name, {"spec": {"paused": True}})
@@ -171,17 +171,17 @@ def test_a_status_from_an_old_look_conflicts(cluster: Cluster) -> None:
         cluster.patch_status(name, status_of("Running"), first["metadata"]["resourceVersion"])
 
 
-def test_a_patch_of_the_spec_is_a_new_generation_and_one_of_annotations_is_not(cluster: Cluster) -> None:
+def test_only_changes_of_the_spec_increase_the_generation(cluster: Cluster) -> None:
     name = name_of("study")
     first = cluster.create("scalingstudies", study(name))
-    noted = cluster.patch("scalingstudies", name, {"metadata": {"annotations": {ANNOTATION_RETRY: "2"}}})
+    annotated = cluster.patch("scalingstudies", name, {"metadata": {"annotations": {ANNOTATION_RETRY: "2"}}})
     paused = cluster.patch("scalingstudies", name, {"spec": {"paused": True}})
-    assert noted["metadata"]["generation"] == first["metadata"]["generation"]
+    assert annotated["metadata"]["generation"] == first["metadata"]["generation"]
     assert paused["metadata"]["generation"] == first["metadata"]["generation"] + 1
     assert "paused" not in cluster.patch("scalingstudies", name, {"spec": {"paused": None}})["spec"]
 
 
-def test_a_workflow_is_asked_to_stop_once(cluster: Cluster) -> None:
+def test_stopping_a_workflow_twice_is_allowed(cluster: Cluster) -> None:
     name = name_of("w")
     cluster.create("workflows", workflow(name))
     cluster.stop_workflow(name)
@@ -191,7 +191,7 @@ def test_a_workflow_is_asked_to_stop_once(cluster: Cluster) -> None:
     assert found["spec"]["shutdown"] == "Stop"
 
 
-def test_what_a_study_owns_goes_with_it(cluster: Cluster) -> None:
+def test_owned_workflow_is_deleted_with_its_study(cluster: Cluster) -> None:
     owner = cluster.create("scalingstudies", study(name_of("study")))
     reference = {
         "apiVersion": owner.get("apiVersion"), "kind": "ScalingStudy", "name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"],
@@ -202,7 +202,7 @@ def test_what_a_study_owns_goes_with_it(cluster: Cluster) -> None:
     _eventually(lambda: cluster.get("workflows", owned) is None)
 
 
-def test_a_pod_that_waits_for_a_node_is_deleted_at_once(cluster: Cluster) -> None:
+def test_unscheduled_pod_is_force_deleted(cluster: Cluster) -> None:
     name = name_of("pod")
     spec = {
         "containers": [CONTAINER], "nodeSelector": {"no-such": "node"},
@@ -213,7 +213,7 @@ def test_a_pod_that_waits_for_a_node_is_deleted_at_once(cluster: Cluster) -> Non
     _eventually(lambda: cluster.get("pods", name) is None)
 
 
-def test_the_same_event_again_is_counted_not_listed(cluster: Cluster) -> None:
+def test_repeated_event_is_counted(cluster: Cluster) -> None:
     body = cluster.create("scalingstudies", study(name_of("study")))
     about = StudyReference(body["metadata"]["name"], body["metadata"]["uid"])
     for _ in range(3):
@@ -226,20 +226,20 @@ def test_the_same_event_again_is_counted_not_listed(cluster: Cluster) -> None:
     assert cluster.get("events", event_name(about, "CellFailed", "another failed"))
 
 
-def test_a_watch_goes_on_from_a_listing(cluster: Cluster) -> None:
+def test_watch_continues_from_a_listing(cluster: Cluster) -> None:
     mark = {**MANAGED, "mark": uuid.uuid4().hex[:8]}
     name = name_of("study")
     cluster.create("scalingstudies", study(name_of("before"), **mark))
     since = cluster.list("scalingstudies", mark).resource_version
-    made = cluster.create("scalingstudies", study(name, **mark))
-    cluster.patch_status(name, status_of("Running"), made["metadata"]["resourceVersion"])
+    created = cluster.create("scalingstudies", study(name, **mark))
+    cluster.patch_status(name, status_of("Running"), created["metadata"]["resourceVersion"])
     cluster.delete("scalingstudies", name)
     seen = [(change, body["metadata"]["name"]) for change, body in cluster.watch("scalingstudies", since, mark, timeout_seconds=1)]
     changes = [(change, found) for change, found in seen if change != "BOOKMARK"]
     assert changes == [("ADDED", name), ("MODIFIED", name), ("DELETED", name)]
 
 
-def test_a_watch_sees_what_happens_while_it_is_open(cluster: Cluster) -> None:
+def test_open_watch_receives_changes(cluster: Cluster) -> None:
     since = cluster.list("scalingstudies").resource_version
     name, seen = name_of("study"), threading.Event()
 
@@ -257,27 +257,27 @@ def test_a_watch_sees_what_happens_while_it_is_open(cluster: Cluster) -> None:
     thread.join(60)
 
 
-def test_a_watch_from_too_long_ago_has_expired(cluster: Cluster) -> None:
+def test_watch_from_an_old_version_expires(cluster: Cluster) -> None:
     if isinstance(cluster, InMemoryCluster):
         cluster.create("scalingstudies", study(name_of("study")))
-        cluster.forget()
+        cluster.compact()
     with pytest.raises(Expired):
         list(cluster.watch("pods", "1", timeout_seconds=1))
 
 
-def test_a_watch_may_drop_and_goes_on_from_where_it_was() -> None:
+def test_dropped_watch_continues_from_its_last_version() -> None:
     cluster = InMemoryCluster()
-    made = cluster.create("scalingstudies", study("a"))
-    news = cluster.watch("scalingstudies", "0", timeout_seconds=60)
-    assert next(news)[1]["metadata"]["name"] == "a"
+    created = cluster.create("scalingstudies", study("a"))
+    changes = cluster.watch("scalingstudies", "0", timeout_seconds=60)
+    assert next(changes)[1]["metadata"]["name"] == "a"
     cluster.drop_watches()
-    assert list(news) == []
+    assert list(changes) == []
     cluster.create("scalingstudies", study("b"))
-    again = cluster.watch("scalingstudies", made["metadata"]["resourceVersion"], timeout_seconds=60)
+    again = cluster.watch("scalingstudies", created["metadata"]["resourceVersion"], timeout_seconds=60)
     assert next(again)[1]["metadata"]["name"] == "b"
 
 
-def test_a_lease_has_one_holder(cluster: Cluster) -> None:
+def test_lease_has_one_holder(cluster: Cluster) -> None:
     name = name_of("lease")
     assert cluster.acquire_lease(name, "mine", 60)
     assert not cluster.acquire_lease(name, "yours", 60)
@@ -288,7 +288,7 @@ def test_a_lease_has_one_holder(cluster: Cluster) -> None:
     assert cluster.acquire_lease(name, "yours", 60)
 
 
-def test_a_lease_that_is_not_renewed_is_taken_over(cluster: Cluster) -> None:
+def test_expired_lease_is_taken_over(cluster: Cluster) -> None:
     name = name_of("lease")
     assert cluster.acquire_lease(name, "mine", 1)
     _eventually(lambda: cluster.acquire_lease(name, "yours", 1))
@@ -296,7 +296,7 @@ def test_a_lease_that_is_not_renewed_is_taken_over(cluster: Cluster) -> None:
 
 
 @pytest.mark.cluster
-def test_a_page_is_not_all_of_it(namespace: str) -> None:
+def test_listing_reads_all_pages(namespace: str) -> None:
     from orchestrator.cluster.kubernetes_api import connect
 
     cluster = connect(namespace, page=2)
@@ -306,22 +306,22 @@ def test_a_page_is_not_all_of_it(namespace: str) -> None:
 
 
 @pytest.mark.cluster
-def test_an_api_server_that_is_not_there_is_unavailable() -> None:
+def test_unreachable_api_server_raises_unavailable() -> None:
     from kubernetes import client
 
-    from orchestrator.cluster.kubernetes_api import KubeCluster
+    from orchestrator.cluster.kubernetes_api import KubernetesCluster
 
     settings = client.Configuration(host="http://127.0.0.1:9")
     settings.retries = False
-    cluster = KubeCluster(client.ApiClient(settings), "none")
-    with pytest.raises(ClusterUnavailable, match="does not answer"):
+    cluster = KubernetesCluster(client.ApiClient(settings), "none")
+    with pytest.raises(ClusterUnavailable, match="is unreachable"):
         cluster.list("pods")
-    with pytest.raises(ClusterUnavailable, match="does not answer"):
+    with pytest.raises(ClusterUnavailable, match="is unreachable"):
         next(cluster.watch("pods", "1"))
 
 
 def _eventually(holds: Any) -> None:
-    """Within two minutes; how long it takes says nothing about us."""
+    """Wait up to two minutes for a condition."""
     end = time.monotonic() + 120
     while not holds():
         assert time.monotonic() < end

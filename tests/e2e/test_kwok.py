@@ -1,8 +1,8 @@
-"""A study of hundreds of GPU tasks on nodes that kwok plays, through the real API server, scheduler, Argo and controller.
+"""A study of hundreds of GPU tasks on nodes simulated by kwok, with the real API server, scheduler, Argo and controller.
 
-A played pod runs for five seconds and does nothing, so the test leaves what its trainer would: a lease and a record, as soon as the pod
-runs. KWOK_TASKS sets how many tasks on GPUs at least: 200 unless given, and `KWOK_TASKS=1000` for the whole thing, which wants a machine
-that nothing else uses. It prints tasks a minute and who used the processor meanwhile.
+A simulated pod runs for five seconds without a process, so the test writes the lease and the record in place of the trainer. KWOK_TASKS is
+the minimum number of GPU tasks, 200 by default; the full test with `KWOK_TASKS=1000` needs an otherwise idle machine. The test prints tasks
+per minute and the CPU time of each component.
 """
 
 import os
@@ -29,7 +29,7 @@ from orchestrator.planning import plan_study
 from orchestrator.spec import read_object
 from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
-from orchestrator.store.leases import Holder, history, take
+from orchestrator.store.leases import Holder, acquire, history
 from orchestrator.store.records import done, publish_record
 from orchestrator.workflow import short
 from tests.e2e.installation import ROOT, STORE_SECRET, install, uninstall
@@ -40,17 +40,17 @@ pytestmark = pytest.mark.cluster
 
 TASKS: Final = int(os.environ.get("KWOK_TASKS", "200"))
 NODES: Final = 16
-GPUS_A_NODE: Final = 8
-# A cell is a trunk, a leaf, and four evaluations: two suites over two sources each
-TASKS_A_CELL: Final = 6
-STUDY: Final = "played"
-TIME_FOR_ALL: Final = 120 + 2 * TASKS  # seconds: half a task a second is slow
-# whose processor time says what the limit was; names as /proc has them, cut to 15 letters
+GPUS_PER_NODE: Final = 8
+# A cell has a trunk, a leaf, and four evaluations: two suites on two sources each
+TASKS_PER_CELL: Final = 6
+STUDY: Final = "simulated"
+TIMEOUT: Final = 120 + 2 * TASKS  # seconds; half a task per second is slow
+# Processes whose CPU time shows the bottleneck; names as in /proc, truncated to 15 characters
 PROCESSES: Final = ("kube-apiserver", "etcd", "kube-scheduler", "kube-controller", "workflow-contro", "kwok")
 
 
 def node(name: str, pool: str) -> Document:
-    """Tainted, so that nobody's real pod comes to a node that is only played."""
+    """Return a simulated node, tainted so that no real pod is scheduled on it."""
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -61,7 +61,7 @@ def node(name: str, pool: str) -> Document:
 
 def study_object(store: str, pool: str) -> Document:
     mixture = {"codePercent": "grid", "code": {"stack": 100}, "text": {"web": 100}}
-    cells = -(-TASKS // TASKS_A_CELL)
+    cells = -(-TASKS // TASKS_PER_CELL)
     spec = {
         "store": store,
         "grid": {"sizes": ["0.03M"], "codePercent": list(range(10, 100, 10)), "seeds": list(range(1, -(-cells // 9) + 1))},
@@ -76,7 +76,7 @@ def study_object(store: str, pool: str) -> Document:
         "recipes": [{"name": "scratch", "stages": [{"name": "pretrain", "tokens": "400K", "mixture": mixture}]}],
         "evaluation": {"after": ["pretrain"], "suites": ["bpb", "continuation"]},
         "execution": {
-            "image": "trainer:played",
+            "image": "trainer:simulated",
             "storeSecret": STORE_SECRET,
             "gpusPerPod": {"0.03M": 1},
             "nodeSelector": {"pool": pool},
@@ -87,9 +87,9 @@ def study_object(store: str, pool: str) -> Document:
 
 
 class Trainers:
-    """What the trainers of a study's played pods leave in the store, once a pod.
+    """Writes the leases and records of a study's simulated pods, once per pod.
 
-    `after`: so many seconds after the pod runs. `ran`: how often each task was worked on.
+    `after`: delay in seconds after the start of the pod. `ran`: number of runs of each task. `most`: maximum number of running pods.
     """
 
     def __init__(self, store: Store, plan: Plan, study: str, after: float = 0.0) -> None:
@@ -104,7 +104,7 @@ class Trainers:
         self._threads = ThreadPoolExecutor(16)
         self._work_done: list[Future[None]] = []
 
-    def see(self, change: str, pod: Document) -> None:
+    def observe(self, change: str, pod: Document) -> None:
         name, phase = pod["metadata"]["name"], pod["status"].get("phase")
         if phase == "Running" and change != "DELETED":
             self._running.add(name)
@@ -120,23 +120,23 @@ class Trainers:
         planned = self._tasks[label]
         self.ran[planned.digest] += 1
         holder = Holder(study=self.study, run_number=1, gpus=0 if planned.kind == TaskKind.PREPARE else 1)
-        lease = take(self._store, work_root(planned.kind, planned.work), planned.digest, holder)
+        lease = acquire(self._store, work_root(planned.kind, planned.work), planned.digest, holder)
         identity = planned.task.identity()
         publish_record(
             self._store, Record(digest=planned.digest, identity=identity, results={}, artifacts={}, attempts=[], nonce=planned.digest)
         )
-        lease.end("a played pod", 0, "")
+        lease.end("a simulated pod", 0, "")
 
     def close(self) -> None:
-        """Raises what one of them has met."""
+        """Wait for all writes and raise the first error."""
         self._threads.shutdown()
         for work in self._work_done:
             work.result()
 
 
 @contextmanager
-def at_work(namespace: str, trainers: Trainers) -> Iterator[None]:
-    """While inside, every pod of the study that runs is worked on."""
+def simulated_trainers(namespace: str, trainers: Trainers) -> Iterator[None]:
+    """Write the results of every running pod of the study while the context is active."""
     cluster, stop = connect(namespace), threading.Event()
 
     def follow() -> None:
@@ -146,7 +146,7 @@ def at_work(namespace: str, trainers: Trainers) -> Iterator[None]:
                 for change, pod in cluster.watch("pods", version, {LABEL_STUDY: trainers.study}, timeout_seconds=5):
                     version = pod["metadata"]["resourceVersion"]
                     if change != "BOOKMARK":
-                        trainers.see(change, pod)
+                        trainers.observe(change, pod)
             except ClusterError:
                 continue
 
@@ -162,7 +162,7 @@ def at_work(namespace: str, trainers: Trainers) -> Iterator[None]:
 
 @contextmanager
 def controller(namespace: str, log: Path) -> Iterator[int]:
-    """The real one, as a process of this machine; its process id."""
+    """Run the real controller as a local process and yield its process id."""
     command = [sys.executable, "-m", "orchestrator.controller", "--namespace", namespace, "--alone", "--port", "0"]
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=ROOT, stderr=file)
@@ -174,8 +174,8 @@ def controller(namespace: str, log: Path) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def played(environment: None) -> Iterator[tuple[Kubectl, str]]:  # noqa: ARG001
-    """A namespace, and the pool of its own played nodes."""
+def simulated_nodes(environment: None) -> Iterator[tuple[Kubectl, str]]:  # noqa: ARG001
+    """A namespace and the name of its pool of simulated nodes."""
     namespace = f"e2e-{uuid.uuid4().hex[:8]}"
     nodes = [node(f"{namespace}-{number}", namespace) for number in range(NODES)]
     names = [body["metadata"]["name"] for body in nodes]
@@ -185,7 +185,7 @@ def played(environment: None) -> Iterator[tuple[Kubectl, str]]:  # noqa: ARG001
         kubectl.run("wait", "--for=condition=Ready", *(f"node/{name}" for name in names), "--timeout=60s")
     except Failed:
         kubectl.run("delete", "node", *names, "--wait=false")
-        pytest.skip("nobody plays nodes labelled type=kwok on this cluster: kwok is not installed")
+        pytest.skip("kwok is not installed on this cluster")
     install(namespace, controller=False)
     yield kubectl, namespace
     kubectl.run("delete", "sstudy", "--all", "--wait=false")
@@ -193,8 +193,8 @@ def played(environment: None) -> Iterator[tuple[Kubectl, str]]:  # noqa: ARG001
     kubectl.run("delete", "node", *names, "--wait=false")
 
 
-def processor(pids: dict[str, int]) -> dict[str, float]:
-    """Seconds of processor by name; of processes that this machine does not run, nothing."""
+def cpu_seconds(pids: dict[str, int]) -> dict[str, float]:
+    """Return CPU seconds by process name, for processes of this machine."""
     tick = os.sysconf("SC_CLK_TCK")
     found: dict[str, float] = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
@@ -210,32 +210,32 @@ def processor(pids: dict[str, int]) -> dict[str, float]:
     return found
 
 
-def test_hundreds_of_gpu_tasks_run_to_the_end_each_once(
-    played: tuple[Kubectl, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_hundreds_of_gpu_tasks_run_exactly_once(
+    simulated_nodes: tuple[Kubectl, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kubectl, pool = played
+    kubectl, pool = simulated_nodes
     url = f"{os.environ['STORE_TEST_S3'].rstrip('/')}/kwok/{pool}"
     body = study_object(url, pool)
     plan, store = plan_of(body), open_root(url)
-    on_gpus = [digest for digest, task in plan.tasks.items() if task.kind != TaskKind.PREPARE]
-    assert len(on_gpus) >= TASKS
+    gpu_tasks = [digest for digest, task in plan.tasks.items() if task.kind != TaskKind.PREPARE]
+    assert len(gpu_tasks) >= TASKS
     trainers = Trainers(store, plan, STUDY)
-    with controller(kubectl.namespace, tmp_path / "controller.log") as pid, at_work(kubectl.namespace, trainers):
-        pids = {"our controller": pid, "this test": os.getpid()}
-        before, start = processor(pids), time.monotonic()
+    with controller(kubectl.namespace, tmp_path / "controller.log") as pid, simulated_trainers(kubectl.namespace, trainers):
+        pids = {"controller": pid, "this test": os.getpid()}
+        before, start = cpu_seconds(pids), time.monotonic()
         kubectl.apply(body)
-        status = eventually(lambda: over(kubectl), "the study is over", TIME_FOR_ALL)
-        seconds, after = time.monotonic() - start, processor(pids)
+        status = eventually(lambda: final_status(kubectl), "the study has ended", TIMEOUT)
+        seconds, after = time.monotonic() - start, cpu_seconds(pids)
     assert status["phase"] == "Succeeded", status["conditions"]
     assert status["counts"]["tasksDone"] == len(plan.tasks)
-    assert trainers.ran == Counter(dict.fromkeys(plan.tasks, 1)), "every task was worked on exactly once"
+    assert trainers.ran == Counter(dict.fromkeys(plan.tasks, 1)), "every task ran exactly once"
     assert done(store) == plan.tasks.keys()
     assert sum(len(history(store, root)) for root in {work_root(task.kind, task.work) for task in plan.tasks.values()}) == len(plan.tasks)
     with capsys.disabled():
         used = ", ".join(f"{name} {after[name] - before.get(name, 0.0):.0f} s" for name in sorted(after))
         print(
-            f"\n{len(plan.tasks)} tasks ({len(on_gpus)} on GPUs) in {seconds:.0f} s: {len(plan.tasks) / seconds * 60:.0f} tasks a minute,"
-            f" at most {trainers.most} pods of {NODES * GPUS_A_NODE} GPUs at once; load {os.getloadavg()[0]:.1f}; processor: {used}"
+            f"\n{len(plan.tasks)} tasks ({len(gpu_tasks)} on GPUs) in {seconds:.0f} s: {len(plan.tasks) / seconds * 60:.0f} tasks per"
+            f" minute, at most {trainers.most} pods on {NODES * GPUS_PER_NODE} GPUs; load {os.getloadavg()[0]:.1f}; CPU time: {used}"
         )
 
 
@@ -243,6 +243,6 @@ def plan_of(body: dict[str, Any]) -> Plan:
     return plan_study(read_object(body), {})
 
 
-def over(kubectl: Kubectl) -> Document | None:
+def final_status(kubectl: Kubectl) -> Document | None:
     status: Document = kubectl.json("get", "sstudy", STUDY).get("status") or {}
     return status if status.get("phase") in ("Succeeded", "Failed", "Refused") else None

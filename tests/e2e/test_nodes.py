@@ -1,4 +1,4 @@
-"""Training over two nodes on a real cluster: a JobSet of CPU pods that speak gloo, made by the waiter in a Workflow."""
+"""Training on two nodes of a real cluster: a JobSet of CPU pods with the gloo backend, created by the waiter of a Workflow."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.controller.jobset_waiter import LABEL_INDEX, LABEL_JOBSET
 from orchestrator.spec import Execution
-from orchestrator.store.checkpoints import kept
+from orchestrator.store.checkpoints import list_checkpoints
 from orchestrator.store.leases import history
 from orchestrator.store.records import read_record
 from orchestrator.workflow import short
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.cluster
 
 SEED = 51
 NODES = 2
-# A second of training between two checkpoints is in the middle of it
+# Long enough that a checkpoint is written every second while training
 TOKENS = "384K"
 
 
@@ -31,27 +31,27 @@ def installed(kubectl: Kubectl) -> None:
 
 
 @pytest.fixture(scope="module")
-def line(prepared: SmallStudy, root: str, tmp_path_factory: pytest.TempPathFactory) -> SmallStudy:
-    """A study of its own whose sources are done."""
+def nodes_study(prepared: SmallStudy, root: str, tmp_path_factory: pytest.TempPathFactory) -> SmallStudy:
+    """A separate study whose prepare tasks are done."""
     assert prepared.results()
     return make_study(tmp_path_factory.mktemp("nodes"), "nodes", root, seeds=(SEED,), tokens=TOKENS)
 
 
 def on_the_oldest_node(execution: Execution, kubectl: Kubectl) -> Execution:
-    """The one that has the images: others come and go."""
+    """Return settings that select the oldest node, which has the images."""
     nodes = sorted(kubectl.json("get", "nodes")["items"], key=lambda node: node["metadata"]["creationTimestamp"])
     return execution.model_copy(update={"node_selector": {"kubernetes.io/hostname": nodes[0]["metadata"]["name"]}})
 
 
-def over_nodes(study: SmallStudy, namespace: str, execution: Execution, **changes: object) -> Document:
-    """The Workflow of the study's only line of work."""
+def multi_node_workflow(study: SmallStudy, namespace: str, execution: Execution, **changes: object) -> Document:
+    """Return the Workflow of the study's only chain of train tasks, on NODES nodes."""
     (unit,) = study.train_units()
-    asked = execution.model_copy(update={"nodes": {unit.size: NODES}})
-    return study.workflow(unit, namespace, execution=asked, waiter_image=CONTROLLER_IMAGE, **changes)
+    settings = execution.model_copy(update={"nodes": {unit.size: NODES}})
+    return study.workflow(unit, namespace, execution=settings, waiter_image=CONTROLLER_IMAGE, **changes)
 
 
 def jobset_in(workflow: Document, digest: str) -> Document:
-    """The JobSet that the Workflow's waiter is given for a task, with the names that Argo fills in."""
+    """Return the JobSet of a task's waiter, with Argo's variables substituted."""
     train = next(entry for entry in workflow["spec"]["templates"] if entry["name"] == "train")
     text = next(entry["value"] for entry in train["container"]["env"] if entry["name"] == "JOBSET")
     for name, value in {
@@ -68,45 +68,47 @@ def jobset_in(workflow: Document, digest: str) -> Document:
 
 
 @pytest.mark.usefixtures("installed")
-@pytest.mark.parametrize("asked", ["little", "everything"])
-def test_the_workflow_and_its_jobset_are_accepted(study: SmallStudy, kubectl: Kubectl, tmp_path: Path, root: str, asked: str) -> None:
+@pytest.mark.parametrize("settings", ["minimal", "everything"])
+def test_api_server_accepts_the_workflow_and_its_jobset(
+    study: SmallStudy, kubectl: Kubectl, tmp_path: Path, root: str, settings: str
+) -> None:
     assert study.units()
-    line = make_study(tmp_path, "nodes", root, seeds=(SEED,), tokens=TOKENS)
-    body = over_nodes(line, kubectl.namespace, line.execution if asked == "little" else EVERYTHING)
+    nodes_study = make_study(tmp_path, "nodes", root, seeds=(SEED,), tokens=TOKENS)
+    body = multi_node_workflow(nodes_study, kubectl.namespace, nodes_study.execution if settings == "minimal" else EVERYTHING)
     kubectl.create(body, dry_run=True)
-    kubectl.create(jobset_in(body, line.train_units()[0].tasks[0]), dry_run=True)
+    kubectl.create(jobset_in(body, nodes_study.train_units()[0].tasks[0]), dry_run=True)
 
 
 @pytest.mark.usefixtures("installed")
-def test_two_nodes_train_one_model_and_go_on_when_one_of_them_is_lost(line: SmallStudy, kubectl: Kubectl) -> None:
-    (unit,) = line.train_units()
-    body = over_nodes(line, kubectl.namespace, on_the_oldest_node(line.execution, kubectl), checkpoint_seconds=1)
+def test_multi_node_training_resumes_after_the_loss_of_a_pod(nodes_study: SmallStudy, kubectl: Kubectl) -> None:
+    (unit,) = nodes_study.train_units()
+    body = multi_node_workflow(nodes_study, kubectl.namespace, on_the_oldest_node(nodes_study.execution, kubectl), checkpoint_seconds=1)
     name, first = body["metadata"]["name"], unit.tasks[0]
     kubectl.create(body)
-    work = f"trajectories/{line.opened.plan.tasks[first].work}"
-    # before the checkpoint: on a machine that is busy elsewhere a look at the pods takes longer than the training after it
+    work = f"trajectories/{nodes_study.opened.plan.tasks[first].work}"
+    # list the pods before the checkpoint: on a busy machine, listing takes longer than the remaining training
     pods = eventually(lambda: whole if len(whole := training_pods(kubectl, name)) == NODES else None, "the pods of both nodes")
     assert sorted(pods) == [str(index) for index in range(NODES)]
-    eventually(lambda: kept(line.store, work), "the first checkpoint")
+    eventually(lambda: list_checkpoints(nodes_study.store, work), "the first checkpoint")
     for pod in pods.values():
         (container,) = pod["spec"]["containers"]
-        assert not [mount for mount in container["volumeMounts"] if "serviceaccount" in mount["mountPath"]], "no token of the cluster"
+        assert not [mount for mount in container["volumeMounts"] if "serviceaccount" in mount["mountPath"]], "no service account token"
     kubectl.run("delete", "pod", pods["1"]["metadata"]["name"], "--wait=false")
-    over = kubectl.finished(name)
-    assert over["status"]["phase"] == "Succeeded", over["status"].get("message")
-    waiters = [attempt for attempt in attempts(over) if attempt["templateName"] == "train"]
-    assert exit_code(waiters[0]) in ("75", "137", "143"), "as a pod that was stopped"
+    finished = kubectl.finished(name)
+    assert finished["status"]["phase"] == "Succeeded", finished["status"].get("message")
+    waiters = [attempt for attempt in attempts(finished) if attempt["templateName"] == "train"]
+    assert exit_code(waiters[0]) in ("75", "137", "143"), "the exit code of a stopped pod"
     assert [exit_code(attempt) for attempt in waiters[1:]] == ["0"] * (len(waiters) - 1)
-    assert history(line.store, work)[1].from_tokens > 0, "it went on from a checkpoint"
-    record = read_record(line.store, first)
+    assert history(nodes_study.store, work)[1].from_tokens > 0, "it resumed from a checkpoint"
+    record = read_record(nodes_study.store, first)
     assert record is not None
     assert [attempt.ranks for attempt in record.attempts] == [NODES, NODES]
-    assert set(unit.tasks) <= line.results().keys(), "what comes after it has been done too"
+    assert set(unit.tasks) <= nodes_study.results().keys(), "later tasks are done too"
     assert not [jobset for jobset in kubectl.json("get", "jobsets")["items"] if jobset["metadata"]["name"].startswith(name)]
 
 
 def training_pods(kubectl: Kubectl, workflow: str) -> dict[str, Document]:
-    """By index."""
+    """Return the training pods of a Workflow by index."""
     items = kubectl.json("get", "pods", "-l", LABEL_JOBSET)["items"]
     labelled = [(pod["metadata"]["labels"], pod) for pod in items]
     return {labels[LABEL_INDEX]: pod for labels, pod in labelled if labels[LABEL_JOBSET].startswith(workflow)}

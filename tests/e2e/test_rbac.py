@@ -1,4 +1,4 @@
-"""What each account may do, as the API server sees it: golden files in tests/golden/rbac, which GOLDEN=write writes anew."""
+"""Effective permissions of each account, as the API server reports them: golden files in tests/golden/rbac (GOLDEN=write rewrites them)."""
 
 import pytest
 
@@ -20,9 +20,9 @@ ACCOUNTS = (
 
 
 @pytest.mark.parametrize("account", ACCOUNTS)
-def test_an_account_can_do_this_and_no_more(kubectl: Kubectl, account: str) -> None:
-    answer = kubectl.run("auth", "can-i", "--list", f"--as=system:serviceaccount:{kubectl.namespace}:{account}")
-    found = "".join(sorted(f"{' '.join(line.split())}\n" for line in answer.splitlines()[1:]))
+def test_permissions_of_service_accounts(kubectl: Kubectl, account: str) -> None:
+    output = kubectl.run("auth", "can-i", "--list", f"--as=system:serviceaccount:{kubectl.namespace}:{account}")
+    found = "".join(sorted(f"{' '.join(line.split())}\n" for line in output.splitlines()[1:]))
     file = GOLDEN / f"{account}.txt"
     if golden_is_written():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -30,11 +30,11 @@ def test_an_account_can_do_this_and_no_more(kubectl: Kubectl, account: str) -> N
     assert found == file.read_text()
 
 
-def test_a_researcher_can_do_this_and_no_more(kubectl: Kubectl) -> None:
+def test_permissions_of_researchers(kubectl: Kubectl) -> None:
     kubectl.run("create", "rolebinding", "tester", "--role=scaling-study-researcher", "--user=tester", "--save-config=false")
-    answer = kubectl.run("auth", "can-i", "--list", "--as=tester", "--as-group=system:authenticated")
+    output = kubectl.run("auth", "can-i", "--list", "--as=tester", "--as-group=system:authenticated")
     kubectl.run("delete", "rolebinding", "tester")
-    found = "".join(sorted(f"{' '.join(line.split())}\n" for line in answer.splitlines()[1:]))
+    found = "".join(sorted(f"{' '.join(line.split())}\n" for line in output.splitlines()[1:]))
     file = GOLDEN / "researcher.txt"
     if golden_is_written():
         file.write_text(found)
@@ -42,7 +42,7 @@ def test_a_researcher_can_do_this_and_no_more(kubectl: Kubectl) -> None:
 
 
 @pytest.mark.parametrize("account", ACCOUNTS)
-@pytest.mark.parametrize("asked", ["get secrets", "create pods/exec", "update configmaps", "create pods", "* *"])
-def test_nobody_can_do_what_would_give_them_more(kubectl: Kubectl, account: str, asked: str) -> None:
+@pytest.mark.parametrize("permission", ["get secrets", "create pods/exec", "update configmaps", "create pods", "* *"])
+def test_no_account_can_escalate_its_privileges(kubectl: Kubectl, account: str, permission: str) -> None:
     with pytest.raises(Failed):
-        kubectl.run("auth", "can-i", *asked.split(), f"--as=system:serviceaccount:{kubectl.namespace}:{account}")
+        kubectl.run("auth", "can-i", *permission.split(), f"--as=system:serviceaccount:{kubectl.namespace}:{account}")

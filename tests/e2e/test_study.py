@@ -1,6 +1,6 @@
-"""The example for a cluster, applied with kubectl to a whole installation: controller, Argo, store and MLflow.
+"""The cluster example, applied with kubectl to a complete installation: controller, Argo, store and MLflow.
 
-75 tasks on two cores: about ten minutes.
+75 tasks take about ten minutes on two cores.
 """
 
 import os
@@ -24,16 +24,16 @@ from tests.e2e.small_study import SmallStudy
 pytestmark = pytest.mark.cluster
 
 EXAMPLE = ROOT / "manifests/examples/cluster.yaml"
-# Seconds; a pod imports torch and shares two cores with the others
-TIME_FOR_ALL = 1800
+# Timeout in seconds; each pod imports torch, and all share two cores
+TIMEOUT = 1800
 SOME = 5
-AWAY_SECONDS = 60
+OUTAGE_SECONDS = 60
 DEPLOYMENTS = ("scaling-study-controller", "mlflow", "mlflow-mirror")
 
 
 @pytest.fixture(scope="module")
-def whole(trainer_image: str) -> Iterator[Kubectl]:
-    """An installation with everything running, in a namespace of its own."""
+def installation(trainer_image: str) -> Iterator[Kubectl]:
+    """A complete installation in a new namespace."""
     assert trainer_image in EXAMPLE.read_text()
     namespace = f"e2e-{uuid.uuid4().hex[:8]}"
     kubectl = install(namespace, controller=True, mlflow=True)
@@ -44,7 +44,7 @@ def whole(trainer_image: str) -> Iterator[Kubectl]:
 
 @pytest.fixture(scope="module")
 def example(root: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example with addresses below the session's own place."""
+    """The example with its addresses below the session's prefix."""
     file = tmp_path_factory.mktemp("example") / "cluster.yaml"
     text = EXAMPLE.read_text().replace("s3://studies/corpus", f"{root}/corpus").replace("s3://studies/cluster", f"{root}/cluster")
     file.write_text(text)
@@ -52,17 +52,17 @@ def example(root: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(example: Path, whole: Kubectl) -> SmallStudy:
-    """The study when the controller says that it has succeeded. MLflow was away for a minute in its middle, and came back empty."""
-    whole.run("apply", "-f", str(example))
-    eventually(lambda: tasks_done(whole) >= SOME, "some tasks are done", TIME_FOR_ALL)
-    whole.run("scale", "deployment/mlflow", "--replicas=0")
-    before = tasks_done(whole)
-    time.sleep(AWAY_SECONDS)
-    assert tasks_done(whole) > before, "no task waits for MLflow"
-    whole.run("scale", "deployment/mlflow", "--replicas=1")
-    eventually(lambda: state(whole, "cluster") in ("Succeeded", "Failed", "Refused"), "the study is over", TIME_FOR_ALL)
-    found = whole.json("get", "sstudy", "cluster")
+def done(example: Path, installation: Kubectl) -> SmallStudy:
+    """The study after it succeeded. In the meantime, MLflow was down for a minute and restarted with an empty database."""
+    installation.run("apply", "-f", str(example))
+    eventually(lambda: tasks_done(installation) >= SOME, "some tasks are done", TIMEOUT)
+    installation.run("scale", "deployment/mlflow", "--replicas=0")
+    before = tasks_done(installation)
+    time.sleep(OUTAGE_SECONDS)
+    assert tasks_done(installation) > before, "no task waits for MLflow"
+    installation.run("scale", "deployment/mlflow", "--replicas=1")
+    eventually(lambda: state(installation, "cluster") in ("Succeeded", "Failed", "Refused"), "the study has ended", TIMEOUT)
+    found = installation.json("get", "sstudy", "cluster")
     assert found["status"]["phase"] == "Succeeded", found["status"]["conditions"]
     return SmallStudy(example, open_study(example))
 
@@ -76,23 +76,23 @@ def state(kubectl: Kubectl, study: str) -> str:
     return str(kubectl.json("get", "sstudy", study).get("status", {}).get("phase", ""))
 
 
-def test_the_records_are_those_of_a_local_run_bit_for_bit(done: SmallStudy, tmp_path: Path) -> None:
-    assert done.opened.is_frozen, "the controller has frozen the plan that the command line makes"
+def test_results_equal_those_of_a_local_run(done: SmallStudy, tmp_path: Path) -> None:
+    assert done.opened.is_frozen, "the frozen plan of the controller equals that of the command line"
     results = done.results()
     assert results.keys() == done.opened.plan.tasks.keys()
     assert results == done.run_here(tmp_path)
 
 
-def test_kubectl_shows_it_in_columns(done: SmallStudy, whole: Kubectl) -> None:
-    header, line = whole.run("get", "sstudy", "cluster").splitlines()
+def test_kubectl_shows_printer_columns(done: SmallStudy, installation: Kubectl) -> None:
+    header, line = installation.run("get", "sstudy", "cluster").splitlines()
     assert header.split() == ["NAME", "STATE", "CELLS", "FAILED", "GPU-H", "ETA", "AGE"]
     cells = len(done.opened.plan.cells)
     assert line.split()[:4] == ["cluster", "Succeeded", f"{cells}/{cells}", "0"]
 
 
-def test_mlflow_returns_its_runs_although_it_was_away(done: SmallStudy, whole: Kubectl) -> None:
+def test_mlflow_has_all_runs_after_its_outage(done: SmallStudy, installation: Kubectl) -> None:
     results = done.results()
-    with forwarded(whole, "mlflow", 5000) as address:
+    with forwarded(installation, "mlflow", 5000) as address:
         eventually(lambda: finished_runs(address, "cluster").keys() == results.keys(), "every task has a finished run")
         found = finished_runs(address, "cluster")
     for digest, result in results.items():
@@ -100,17 +100,17 @@ def test_mlflow_returns_its_runs_although_it_was_away(done: SmallStudy, whole: K
             assert found[digest]["bits_per_byte"] == result["bits_per_byte"]
 
 
-def test_the_report_is_made_from_the_bucket(done: SmallStudy, tmp_path: Path) -> None:
+def test_report_is_written_from_the_bucket(done: SmallStudy, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "report", str(done.file), "--out", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True, env=dict(os.environ))
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
-def test_the_same_study_under_another_name_runs_nothing(done: SmallStudy, whole: Kubectl) -> None:
+def test_same_study_under_another_name_reuses_all_tasks(done: SmallStudy, installation: Kubectl) -> None:
     again: Document = yaml.safe_load(done.file.read_text())
     again["metadata"]["name"] = "again"
-    whole.apply(again)
-    eventually(lambda: state(whole, "again") == "Succeeded", "the second study has succeeded")
-    assert not whole.json("get", "pods", "-l", f"{LABEL_STUDY}=again,scaling-study.dev/digest")["items"]
-    reasons = {event["reason"] for event in whole.json("get", "events", "--field-selector", "involvedObject.name=again")["items"]}
+    installation.apply(again)
+    eventually(lambda: state(installation, "again") == "Succeeded", "the second study has succeeded")
+    assert not installation.json("get", "pods", "-l", f"{LABEL_STUDY}=again,scaling-study.dev/digest")["items"]
+    reasons = {event["reason"] for event in installation.json("get", "events", "--field-selector", "involvedObject.name=again")["items"]}
     assert "TaskReused" in reasons

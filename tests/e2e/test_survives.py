@@ -1,8 +1,7 @@
-"""What the product survives on a real cluster, with the real controller: each trial is a study of its own, disturbed in its middle.
+"""Resilience on a real cluster with the real controller: each trial is a separate study that is disturbed while it runs.
 
-A trial says what is exact afterwards: no cell lost, no result counted twice, every result that of an undisturbed run. Trials run side by
-side, because most of their time is waiting; each is a test of its own by its name. What disturbs everybody at once is in
-`test_survives_outages`.
+A trial asserts that no cell is lost, no result is counted twice, and all results equal those of an undisturbed run. Trials run in parallel,
+because they mostly wait; each is reported as a test of its name. Outages that affect all studies are in `test_survives_outages`.
 """
 
 import json
@@ -11,40 +10,41 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from orchestrator.contract.vocabulary import ANNOTATION_RETRY, ExitCode
+from orchestrator.contract.exits import ExitCode
+from orchestrator.contract.vocabulary import ANNOTATION_RETRY
 from orchestrator.store import addresses
-from orchestrator.store.quarantine import move_record_aside
+from orchestrator.store.quarantine import quarantine_record
 from orchestrator.store.records import read_record
 from tests.e2e.kubectl import Document, eventually
-from tests.e2e.survival import BRANCHED, LONGEST, ONE, OTHERWISE, TINY, Controller, Ground, Trial, within
+from tests.e2e.survival import BRANCHED, OTHER_COOLDOWN, SINGLE, TIMEOUT, TINY, Controller, Sandbox, Trial, within
 
 pytestmark = pytest.mark.cluster
 
-AT_ONCE = 4
-TRIALS: dict[str, Callable[[Ground], None]] = {}
+CONCURRENT_TRIALS = 4
+TRIALS: dict[str, Callable[[Sandbox], None]] = {}
 
 
-def trial(run: Callable[[Ground], None]) -> Callable[[Ground], None]:
+def trial(run: Callable[[Sandbox], None]) -> Callable[[Sandbox], None]:
     TRIALS[run.__name__] = run
     return run
 
 
 @pytest.fixture(scope="module")
-def outcomes(ground: Ground, controller: Controller, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[None]]]:  # noqa: ARG001
-    """Of the trials that are asked for, all begun at once."""
-    asked = [item.callspec.params["name"] for item in request.session.items if item.module is request.module]  # type: ignore[attr-defined]
-    threads = ThreadPoolExecutor(AT_ONCE)
-    yield {name: threads.submit(TRIALS[name], ground) for name in asked}
+def outcomes(sandbox: Sandbox, controller: Controller, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[None]]]:  # noqa: ARG001
+    """Start all selected trials and return their futures by name."""
+    selected = [item.callspec.params["name"] for item in request.session.items if item.module is request.module]  # type: ignore[attr-defined]
+    threads = ThreadPoolExecutor(CONCURRENT_TRIALS)
+    yield {name: threads.submit(TRIALS[name], sandbox) for name in selected}
     threads.shutdown(cancel_futures=True)
 
 
 @trial
-def a_workflow_that_is_deleted_by_hand_comes_again(ground: Ground) -> None:
-    study = ground.applied("deleted")
-    study.is_under_way()
+def deleted_workflow_is_submitted_again(sandbox: Sandbox) -> None:
+    study = sandbox.applied("deleted")
+    study.wait_for_checkpoint()
     (workflow,) = study.workflows()
-    ground.kubectl.run("delete", "workflow", workflow["metadata"]["name"], "--wait=false")
-    study.succeeds()
+    sandbox.kubectl.run("delete", "workflow", workflow["metadata"]["name"], "--wait=false")
+    study.wait_for_success()
     (again,) = study.workflows()
     assert again["metadata"]["uid"] != workflow["metadata"]["uid"]
     first, second = study.leases()
@@ -53,30 +53,30 @@ def a_workflow_that_is_deleted_by_hand_comes_again(ground: Ground) -> None:
 
 
 @trial
-def a_study_paused_in_its_middle_goes_on_from_its_checkpoint(ground: Ground) -> None:
-    study = ground.applied("paused")
-    study.is_under_way()
+def paused_study_resumes_from_its_checkpoint(sandbox: Sandbox) -> None:
+    study = sandbox.applied("paused")
+    study.wait_for_checkpoint()
     study.edit(paused=True)
-    study.reaches("Paused")
+    study.wait_for_phase("Paused")
     (lease,) = study.leases()
     assert lease.ended is not None
-    assert lease.ended.code == ExitCode.STOPPED, "it has stopped when the status says so, and not before"
+    assert lease.ended.code == ExitCode.STOPPED, "its pods have stopped when its phase is Paused"
     study.edit(paused=False)
-    study.succeeds()
+    study.wait_for_success()
     assert study.status()["runNumber"] == 2
     first, second = study.leases()
-    assert second.from_tokens >= first.tokens > 0, "not a step was lost"
+    assert second.from_tokens >= first.tokens > 0, "no step was lost"
 
 
 @trial
-def a_cell_taken_out_stops_and_one_put_in_runs(ground: Ground) -> None:
-    study = ground.trial("edited", seeds=[2])
-    after = ground.trial("edited", TINY)
+def removed_cell_stops_and_added_cell_runs(sandbox: Sandbox) -> None:
+    study = sandbox.trial("edited", seeds=[2])
+    after = sandbox.trial("edited", TINY)
     study.apply()
-    study.is_under_way()
+    study.wait_for_checkpoint()
     after.apply()
-    after.succeeds()
-    eventually(lambda: study.leases()[-1].ended, "the cell that was taken out has stopped")
+    after.wait_for_success()
+    eventually(lambda: study.leases()[-1].ended, "the removed cell has stopped")
     ended = study.leases()[-1].ended
     assert ended is not None
     assert ended.code == ExitCode.STOPPED
@@ -85,76 +85,76 @@ def a_cell_taken_out_stops_and_one_put_in_runs(ground: Ground) -> None:
 
 
 @trial
-def a_study_that_no_node_takes_waits_with_the_reason(ground: Ground) -> None:
-    study = ground.trial("homeless", TINY, execution={"nodeSelector": {"scaling-study.dev/test": ground.kubectl.namespace}})
+def unschedulable_study_reports_why_it_waits(sandbox: Sandbox) -> None:
+    study = sandbox.trial("homeless", TINY, execution={"nodeSelector": {"scaling-study.dev/test": sandbox.kubectl.namespace}})
     study.apply()
-    told = eventually(lambda: waits_for(study, "Unschedulable"), "why its pod waits")
-    assert "node" in told
-    ground.kubectl.run("label", "node", ground.here, f"scaling-study.dev/test={ground.kubectl.namespace}", "--overwrite")
+    message = eventually(lambda: waiting_message(study, "Unschedulable"), "the reason why its pod waits")
+    assert "node" in message
+    sandbox.kubectl.run("label", "node", sandbox.main_node, f"scaling-study.dev/test={sandbox.kubectl.namespace}", "--overwrite")
     try:
-        study.succeeds()
+        study.wait_for_success()
     finally:
-        ground.kubectl.run("label", "node", ground.here, "scaling-study.dev/test-")
+        sandbox.kubectl.run("label", "node", sandbox.main_node, "scaling-study.dev/test-")
 
 
 @trial
-def a_pod_over_the_quota_waits_with_the_reason_until_the_quota_is_raised(ground: Ground) -> None:
+def pod_over_the_quota_waits_with_the_reason_until_the_quota_is_removed(sandbox: Sandbox) -> None:
     quota = {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
-        "metadata": {"name": "none-of-this-class", "namespace": ground.kubectl.namespace},
+        "metadata": {"name": "none-of-this-class", "namespace": sandbox.kubectl.namespace},
         "spec": {
             "hard": {"pods": "0"},
             "scopeSelector": {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In", "values": ["scaling-study-test"]}]},
         },
     }
-    ground.kubectl.apply(
+    sandbox.kubectl.apply(
         quota,
         {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "scaling-study-test"}, "value": 0},
     )
     try:
-        study = ground.applied("quota", TINY, execution={"priorityClass": "scaling-study-test"})
-        told = eventually(lambda: waits_for(study, "exceeded quota"), "the quota is named")
-        assert "none-of-this-class" in told
-        ground.kubectl.run("delete", "resourcequota", "none-of-this-class")
-        study.succeeds()
+        study = sandbox.applied("quota", TINY, execution={"priorityClass": "scaling-study-test"})
+        message = eventually(lambda: waiting_message(study, "exceeded quota"), "the quota is named")
+        assert "none-of-this-class" in message
+        sandbox.kubectl.run("delete", "resourcequota", "none-of-this-class")
+        study.wait_for_success()
         assert "quota" not in study.condition("Progressing")["message"]
         assert len(study.leases()) == 1
     finally:
-        ground.kubectl.run("delete", "priorityclass", "scaling-study-test")
+        sandbox.kubectl.run("delete", "priorityclass", "scaling-study-test")
 
 
 @trial
-def a_pod_that_admission_refuses_is_named_and_tried_again_when_a_person_says_so(ground: Ground) -> None:
-    study = ground.applied("refused", TINY, execution={"priorityClass": "not-there-at-all"})
-    study.reaches("Failed")
+def pod_rejected_by_admission_is_reported_and_retried_on_request(sandbox: Sandbox) -> None:
+    study = sandbox.applied("refused", TINY, execution={"priorityClass": "not-there-at-all"})
+    study.wait_for_phase("Failed")
     (cell,) = study.status()["failedCells"]
     assert "not-there-at-all" in cell["reason"]
     assert "not-there-at-all" in study.condition("Degraded")["message"]
     assert "CellFailed" in study.events()
     assert not study.leases()
     study.edit(execution={"priorityClass": None})
-    ground.kubectl.run("annotate", "sstudy", study.name, f"{ANNOTATION_RETRY}=2")
-    study.reaches("Running", "Succeeded")
-    study.succeeds()
+    sandbox.kubectl.run("annotate", "sstudy", study.name, f"{ANNOTATION_RETRY}=2")
+    study.wait_for_phase("Running", "Succeeded")
+    study.wait_for_success()
     assert study.condition("Degraded")["status"] == "False"
 
 
 @trial
-def an_image_that_is_not_there_is_named_within_a_minute(ground: Ground) -> None:
-    study = ground.applied("image", TINY, execution={"image": "localhost/not-there:1"})
+def missing_image_is_reported_within_a_minute(sandbox: Sandbox) -> None:
+    study = sandbox.applied("image", TINY, execution={"image": "localhost/not-there:1"})
     eventually(study.pods, "there is a pod")
-    seconds = within(60, lambda: waits_for(study, "not-there:1"), "the image is named")
+    seconds = within(60, lambda: waiting_message(study, "not-there:1"), "the image is named")
     assert seconds < 60
     assert len(study.pods()) == 1
-    ground.kubectl.run("delete", "sstudy", study.name, "--wait=false")
-    eventually(lambda: not study.pods(), "its pods go with the study")
+    sandbox.kubectl.run("delete", "sstudy", study.name, "--wait=false")
+    eventually(lambda: not study.pods(), "its pods are deleted with the study")
 
 
 @trial
-def a_task_without_enough_memory_is_final_and_named(ground: Ground) -> None:
-    study = ground.applied("memory", execution={"resources": {"train": {"memory": "90Mi"}}})
-    study.reaches("Failed")
+def task_killed_for_memory_fails_permanently_with_the_reason(sandbox: Sandbox) -> None:
+    study = sandbox.applied("memory", execution={"resources": {"train": {"memory": "90Mi"}}})
+    study.wait_for_phase("Failed")
     (cell,) = study.status()["failedCells"]
     assert "OOMKilled" in cell["reason"]
     assert len(study.workflows()) == 1
@@ -162,12 +162,12 @@ def a_task_without_enough_memory_is_final_and_named(ground: Ground) -> None:
 
 
 @trial
-def a_pod_that_is_evicted_is_told_and_goes_on(ground: Ground) -> None:
-    study = ground.applied("evicted")
-    study.is_under_way()
+def evicted_pod_is_reported_and_its_task_resumes(sandbox: Sandbox) -> None:
+    study = sandbox.applied("evicted")
+    study.wait_for_checkpoint()
     (pod,) = study.pods()
     evict(study, pod["metadata"]["name"])
-    study.succeeds()
+    study.wait_for_success()
     assert "EvictionByEvictionAPI" in study.events()["Preempted"]
     assert [lease.ended and lease.ended.code for lease in study.leases()] == [ExitCode.STOPPED, ExitCode.DONE]
 
@@ -179,15 +179,15 @@ def evict(study: Trial, pod: str) -> None:
 
 
 @trial
-def an_input_damaged_by_hand_is_found_by_who_reads_it_and_made_again(ground: Ground) -> None:
-    study = ground.trial("damaged", BRANCHED)
+def damaged_input_is_detected_by_its_reader_and_produced_again(sandbox: Sandbox) -> None:
+    study = sandbox.trial("damaged", BRANCHED)
     prepare = next(digest for digest, task in study.plan.tasks.items() if "english" in task.label)
     record = read_record(study.store, prepare)
     assert record is not None
     shard = next(artifact for artifact in record.artifacts.values() if artifact.key.endswith(".bin"))
     study.store.objects.put(shard.key, study.store.objects.get(shard.key)[:-7])
     study.apply()
-    study.succeeds()
+    study.wait_for_success()
     assert [stat.key for stat in study.store.objects.list("damaged") if prepare in stat.key]
     again = read_record(study.store, prepare)
     assert again is not None
@@ -197,28 +197,28 @@ def an_input_damaged_by_hand_is_found_by_who_reads_it_and_made_again(ground: Gro
 
 
 @trial
-def a_record_cut_by_hand_is_moved_aside_and_costs_no_training(ground: Ground) -> None:
-    study = ground.applied("cut", TINY)
-    study.succeeds()
+def truncated_record_is_quarantined_and_rewritten_without_training(sandbox: Sandbox) -> None:
+    study = sandbox.applied("cut", TINY)
+    study.wait_for_success()
     (train,) = study.trains
     key = addresses.record_key(train)
     study.store.objects.put(key, study.store.objects.get(key)[:100])
     # as `store verify --repair` does
-    move_record_aside(study.store, train, "cut in a test")
-    eventually(lambda: len(study.leases()) > 1, "somebody works on it again")
-    eventually(lambda: study.phase() == "Succeeded" and read_record(study.store, train), "it is done again")
+    quarantine_record(study.store, train, "cut in a test")
+    eventually(lambda: len(study.leases()) > 1, "the task has another lease")
+    eventually(lambda: study.phase() == "Succeeded" and read_record(study.store, train), "the task is done again")
     again = read_record(study.store, train)
     assert again is not None
     assert dict(again.results) == study.reference.results[train]
-    assert again.attempts[-1].from_tokens == again.results["tokens"], "its checkpoint was there"
+    assert again.attempts[-1].from_tokens == again.results["tokens"], "it resumed from its last checkpoint"
 
 
 @trial
-def two_studies_that_share_a_trunk_train_it_once(ground: Ground) -> None:
-    first, second = (ground.trial(name, recipe, store="shared") for name, recipe in (("first", BRANCHED), ("second", OTHERWISE)))
+def two_studies_with_a_common_trunk_train_it_once(sandbox: Sandbox) -> None:
+    first, second = (sandbox.trial(name, recipe, store="shared") for name, recipe in (("first", BRANCHED), ("second", OTHER_COOLDOWN)))
     first.kubectl.apply(first.body, second.body)
-    first.succeeds()
-    second.succeeds()
+    first.wait_for_success()
+    second.wait_for_success()
     (trunk,) = set(first.trains) & set(second.trains)
     (lease,) = first.leases(trunk)
     (record,) = [read_record(first.store, trunk)]
@@ -227,42 +227,42 @@ def two_studies_that_share_a_trunk_train_it_once(ground: Ground) -> None:
 
 
 @trial
-def fifty_studies_at_once_all_succeed_and_do_what_they_share_once(ground: Ground) -> None:
-    one = ground.trial("fifty-00", TINY, store="fifty")
+def fifty_concurrent_studies_succeed_and_run_common_tasks_once(sandbox: Sandbox) -> None:
+    one = sandbox.trial("fifty-00", TINY, store="fifty")
     bodies: list[Document] = [{**one.body, "metadata": {"name": f"fifty-{number:02}"}} for number in range(50)]
-    ground.kubectl.apply(*bodies)
+    sandbox.kubectl.apply(*bodies)
 
     def phases() -> list[str]:
-        items = ground.kubectl.json("get", "sstudy")["items"]
+        items = sandbox.kubectl.json("get", "sstudy")["items"]
         return [item.get("status", {}).get("phase", "") for item in items if item["metadata"]["name"].startswith("fifty-")]
 
-    eventually(lambda: phases() == ["Succeeded"] * 50, "all fifty have succeeded", LONGEST)
-    one.is_exact()
+    eventually(lambda: phases() == ["Succeeded"] * 50, "all fifty have succeeded", TIMEOUT)
+    one.assert_exact()
     assert len(one.leases()) == 1
 
 
 @trial
-def a_second_controller_that_runs_beside_the_first_does_no_harm(ground: Ground) -> None:
-    """The worst case, which election prevents: both work at once."""
-    beside = Controller(ground.kubectl.namespace, ground.folder / "beside.log", "--alone").start()
+def two_active_controllers_do_no_harm(sandbox: Sandbox) -> None:
+    """The worst case, which leader election prevents: both controllers are active at once."""
+    second_controller = Controller(sandbox.kubectl.namespace, sandbox.folder / "second_controller.log", "--alone").start()
     try:
-        study = ground.applied("beside", BRANCHED, {**ONE, "seeds": [1]})
-        study.is_under_way()
+        study = sandbox.applied("beside", BRANCHED, {**SINGLE, "seeds": [1]})
+        study.wait_for_checkpoint()
         study.edit(paused=True)
-        study.reaches("Paused")
+        study.wait_for_phase("Paused")
         study.edit(paused=False)
-        study.succeeds()
+        study.wait_for_success()
     finally:
-        beside.stop()
-    assert "Traceback" not in beside.log.read_text()
+        second_controller.stop()
+    assert "Traceback" not in second_controller.log.read_text()
 
 
-def waits_for(study: Trial, words: str) -> str:
-    """What the status says of what waits, if it says that."""
-    told = str(study.condition("Progressing").get("message", ""))
-    return told if words in told else ""
+def waiting_message(study: Trial, words: str) -> str:
+    """Return the message of the Progressing condition if it contains `words`, else ""."""
+    message = str(study.condition("Progressing").get("message", ""))
+    return message if words in message else ""
 
 
 @pytest.mark.parametrize("name", TRIALS)
-def test_it_survives(name: str, outcomes: dict[str, Future[None]]) -> None:
+def test_survives(name: str, outcomes: dict[str, Future[None]]) -> None:
     outcomes[name].result()

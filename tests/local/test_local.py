@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.contract.events import Placement
+from orchestrator.contract.exits import ExitCode
 from orchestrator.contract.plan import Plan
-from orchestrator.contract.vocabulary import ExitCode
 from orchestrator.errors import PlanRefused, ScalingStudyError
 from orchestrator.local import RunResult, StopRequest, in_order, run_plan, wanted_tasks
 from orchestrator.local.schedule import ENDS_WITHOUT_A_WORD, LONGEST_BACKOFF, Outcome, Schedule, State

@@ -1,4 +1,4 @@
-"""The grid as a table: squares, progress and time left, from states of tasks and attempts."""
+"""The grid as tables: squares, progress and remaining time, from task states and attempts."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,8 +6,17 @@ import pytest
 
 from orchestrator.contract.plan import Plan, PlannedTask
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.monitor.grid_table import FIXED, CellStanding, RecipeGrid, Reckoning, Work, cells_without_tasks, recipe_grids, share_of
-from orchestrator.reconcile.observe import TaskSeen, TaskState
+from orchestrator.monitor.grid_table import (
+    FIXED,
+    AttemptProgress,
+    CellProgress,
+    ProgressEstimate,
+    RecipeGrid,
+    cells_from_states,
+    recipe_grids,
+)
+from orchestrator.reconcile.pace import remaining_fraction
+from orchestrator.reconcile.task_states import TaskState, TaskStatus
 from tests.analysis.synthetic_study import MadeUpRecipe, MadeUpStage, MadeUpStudy
 
 STAGES = (MadeUpStage("pretrain", "pretrain", 100), MadeUpStage("cooldown", "cooldown", 20, "20"))
@@ -22,18 +31,18 @@ STUDY = MadeUpStudy(
 PLAN = STUDY.plan()
 
 
-def states(done: Iterable[str] = (), others: Mapping[str, TaskState] | None = None) -> dict[str, TaskSeen]:
+def states(done: Iterable[str] = (), others: Mapping[str, TaskState] | None = None) -> dict[str, TaskStatus]:
     finished = set(done)
     known = others or {}
-    return {digest: TaskSeen(TaskState.DONE if digest in finished else known.get(digest, TaskState.WAITING)) for digest in PLAN.tasks}
+    return {digest: TaskStatus(TaskState.DONE if digest in finished else known.get(digest, TaskState.WAITING)) for digest in PLAN.tasks}
 
 
-def grid(tasks: Mapping[str, TaskSeen], works: Mapping[str, Work] | None = None) -> dict[str, RecipeGrid]:
-    return {each.recipe: each for each in recipe_grids(Reckoning(PLAN, tasks, works or {}).cells())}
+def grid(tasks: Mapping[str, TaskStatus], works: Mapping[str, AttemptProgress] | None = None) -> dict[str, RecipeGrid]:
+    return {each.recipe: each for each in recipe_grids(ProgressEstimate(PLAN, tasks, works or {}).cells())}
 
 
 def trunk(plan: Plan, cell: int = 0) -> PlannedTask:
-    """The first train task of a cell: nine tenths of its pretrain stage."""
+    """Return the first training task of a cell: nine tenths of its pretrain stage."""
     return plan.tasks[plan.cells[cell].stages[0].trains[0]]
 
 
@@ -42,7 +51,7 @@ def target(task: PlannedTask) -> int:
     return task.task.tokens
 
 
-def test_seeds_are_folded_and_a_recipe_of_fixed_proportions_has_one_column() -> None:
+def test_seeds_share_a_square_and_fixed_proportions_have_one_column() -> None:
     found = grid(states())
     assert list(found) == ["scratch", "balanced"]
     assert (found["scratch"].sizes, found["scratch"].code_percents) == (("0.03M", "0.09M"), ("0", "50"))
@@ -51,11 +60,11 @@ def test_seeds_are_folded_and_a_recipe_of_fixed_proportions_has_one_column() -> 
     assert {square.done for square in found["scratch"].squares.values()} == {0}
 
 
-def test_a_square_counts_its_seeds_that_are_done() -> None:
+def test_square_counts_finished_seeds() -> None:
     cells = [cell for cell in PLAN.cells if (cell.recipe, cell.size, cell.code_percent) == ("scratch", "0.03M", "50")]
     square = grid(states(digest for cell in cells[:2] for digest in cell.tasks))["scratch"].squares["0.03M", "50"]
     assert (square.done, square.total, square.state) == (2, 3, TaskState.WAITING)
-    assert 0.6 < square.progress < 1, "what the third seed shares with nobody is not there"
+    assert 0.6 < square.progress < 1, "the tasks that only the third seed needs are missing"
     whole = grid(states(digest for cell in cells for digest in cell.tasks))["scratch"].squares["0.03M", "50"]
     assert (whole.done, whole.state, whole.progress) == (3, TaskState.DONE, 1.0)
 
@@ -73,15 +82,15 @@ def test_a_square_counts_its_seeds_that_are_done() -> None:
         (("done", "done", "done"), "done"),
     ],
 )
-def test_a_square_shows_of_its_seeds_what_somebody_should_look_at_first(of_seeds: tuple[str, ...], shown: str) -> None:
+def test_square_shows_the_seed_state_of_highest_precedence(of_seeds: tuple[str, ...], shown: str) -> None:
     cells = [cell for cell in PLAN.cells if (cell.recipe, cell.size, cell.code_percent) == ("scratch", "0.03M", "0")]
-    square = recipe_grids(cells_without_tasks(cells, [TaskState(state) for state in of_seeds]))[0].squares["0.03M", "0"]
+    square = recipe_grids(cells_from_states(cells, [TaskState(state) for state in of_seeds]))[0].squares["0.03M", "0"]
     assert square.state == shown
 
 
-def test_a_recipe_that_narrows_the_grid_has_no_square_where_it_has_no_cell() -> None:
+def test_excluded_cells_have_no_square() -> None:
     left = [cell for cell in PLAN.cells if cell.recipe == "scratch" and (cell.size, cell.code_percent) != ("0.09M", "0")]
-    (only,) = recipe_grids([CellStanding(cell, TaskState.WAITING, 0.0) for cell in left])
+    (only,) = recipe_grids([CellProgress(cell, TaskState.WAITING, 0.0) for cell in left])
     assert ("0.09M", "0") not in only.squares
     assert ("0.09M", "50") in only.squares
 
@@ -90,70 +99,76 @@ def test_a_recipe_that_narrows_the_grid_has_no_square_where_it_has_no_cell() -> 
     ("tokens", "share"),
     [(0, 0.0), (0.5, 0.5), (1, 1.0), (2, 1.0)],
 )
-def test_the_share_of_a_task_counts_from_where_the_task_before_it_ends(tokens: float, share: float) -> None:
+def test_remaining_fraction_counts_from_the_start_of_the_task(tokens: float, share: float) -> None:
     later = next(task for task in PLAN.tasks.values() if task.kind == "train" and task.from_tokens)
     at = later.from_tokens + int(tokens * (target(later) - later.from_tokens))
-    assert share_of(later, Work(at)) == pytest.approx(share, abs=0.01)
-    assert share_of(later, Work(later.from_tokens // 2)) == 0.0
+    assert 1 - remaining_fraction(later, at) == pytest.approx(share, abs=0.01)
+    assert remaining_fraction(later, later.from_tokens // 2) == 1.0
 
 
-def test_a_trunk_that_is_half_way_is_progress_of_every_cell_that_needs_it() -> None:
+def test_shared_trunk_counts_as_progress_of_every_cell_that_needs_it() -> None:
     task = trunk(PLAN)
-    works = {task.digest: Work(target(task) // 2, target(task) // 2, 100.0, is_live=True)}
+    works = {task.digest: AttemptProgress(target(task) // 2, target(task) // 2, 100.0, is_live=True)}
     tasks = states(others={task.digest: TaskState.RUNNING})
-    sharing = [each for each in Reckoning(PLAN, tasks, works).cells() if task.digest in each.cell.tasks]
+    sharing = [each for each in ProgressEstimate(PLAN, tasks, works).cells() if task.digest in each.cell.tasks]
     assert sharing
     assert all(each.state == TaskState.RUNNING and 0.2 < each.progress < 0.5 for each in sharing)
 
 
-def test_the_time_left_of_a_cell_goes_by_the_speed_of_what_is_at_work() -> None:
+def test_remaining_time_of_a_cell_uses_the_measured_speed() -> None:
     task = trunk(PLAN)
     half = target(task) // 2
     slow, fast = (
-        Reckoning(PLAN, states(others={task.digest: TaskState.RUNNING}), {task.digest: Work(half, half, seconds, is_live=True)})
+        ProgressEstimate(
+            PLAN, states(others={task.digest: TaskState.RUNNING}), {task.digest: AttemptProgress(half, half, seconds, is_live=True)}
+        )
         for seconds in (100.0, 50.0)
     )
     cell = next(index for index, each in enumerate(PLAN.cells) if task.digest in each.tasks)
-    left = [reckoning.cells()[cell].seconds_left for reckoning in (slow, fast)]
+    left = [estimate.cells()[cell].seconds_left for estimate in (slow, fast)]
     assert left[0] is not None
     assert left[1] == pytest.approx(left[0] / 2)
-    assert left[0] > 100, "the other half, and what comes after it"
+    assert left[0] > 100, "the other half, and the tasks after it"
     waiting = next(each for each in slow.cells() if task.digest not in each.cell.tasks)
-    assert waiting.seconds_left is None, "nobody knows when it begins"
+    assert waiting.seconds_left is None, "its start is unknown"
 
 
-def test_a_square_is_ready_when_its_slowest_seed_is() -> None:
+def test_remaining_time_of_a_square_is_that_of_its_slowest_seed() -> None:
     cells = [cell for cell in PLAN.cells if (cell.recipe, cell.size, cell.code_percent) == ("scratch", "0.03M", "0")]
-    standings = [CellStanding(cell, TaskState.RUNNING, 0.5, seconds) for cell, seconds in zip(cells, (30.0, 90.0, None), strict=True)]
-    (only,) = recipe_grids(standings)
+    cells_at_work = [CellProgress(cell, TaskState.RUNNING, 0.5, seconds) for cell, seconds in zip(cells, (30.0, 90.0, None), strict=True)]
+    (only,) = recipe_grids(cells_at_work)
     assert only.squares["0.03M", "0"].seconds_left == 90.0
 
 
-def test_two_at_work_end_the_study_in_half_the_time() -> None:
+def test_two_running_tasks_halve_the_remaining_time() -> None:
     first, second = trunk(PLAN), trunk(PLAN, next(i for i, cell in enumerate(PLAN.cells) if trunk(PLAN).digest not in cell.tasks))
     assert first.size == second.size
-    work = Work(10_000, 10_000, 10.0, is_live=True)
-    one = Reckoning(PLAN, states(others={first.digest: TaskState.RUNNING}), {first.digest: work}).seconds_left()
-    two = Reckoning(PLAN, states(), {first.digest: work, second.digest: work}).seconds_left()
+    work = AttemptProgress(10_000, 10_000, 10.0, is_live=True)
+    one = ProgressEstimate(PLAN, states(others={first.digest: TaskState.RUNNING}), {first.digest: work}).seconds_left()
+    two = ProgressEstimate(PLAN, states(), {first.digest: work, second.digest: work}).seconds_left()
     assert one is not None
     assert two == pytest.approx(one / 2, rel=0.05)
 
 
-def test_without_anybody_at_work_nobody_knows_how_long_it_takes() -> None:
+def test_remaining_time_is_unknown_without_a_running_attempt() -> None:
     task = trunk(PLAN)
-    for works in ({}, {task.digest: Work(5_000, 5_000, 10.0, is_live=False)}, {task.digest: Work(0, 0, 10.0, is_live=True)}):
-        reckoning = Reckoning(PLAN, states(), works)
-        assert reckoning.seconds_left() is None
-        assert {each.seconds_left for each in reckoning.cells()} == {None}
+    for works in (
+        {},
+        {task.digest: AttemptProgress(5_000, 5_000, 10.0, is_live=False)},
+        {task.digest: AttemptProgress(0, 0, 10.0, is_live=True)},
+    ):
+        estimate = ProgressEstimate(PLAN, states(), works)
+        assert estimate.seconds_left() is None
+        assert {each.seconds_left for each in estimate.cells()} == {None}
 
 
-def test_a_size_that_nobody_has_measured_goes_by_those_that_were() -> None:
+def test_unmeasured_size_uses_the_mean_speed() -> None:
     task = trunk(PLAN)
     assert task.size == "0.03M"
     other = next(cell for cell in PLAN.cells if cell.size == "0.09M")
     begun = PLAN.tasks[other.stages[0].trains[0]]
-    works = {task.digest: Work(10_000, 10_000, 10.0, is_live=True), begun.digest: Work(is_live=True)}
-    cells = Reckoning(PLAN, states(others={task.digest: TaskState.RUNNING, begun.digest: TaskState.RUNNING}), works).cells()
+    works = {task.digest: AttemptProgress(10_000, 10_000, 10.0, is_live=True), begun.digest: AttemptProgress(is_live=True)}
+    cells = ProgressEstimate(PLAN, states(others={task.digest: TaskState.RUNNING, begun.digest: TaskState.RUNNING}), works).cells()
     large = next(each for each in cells if each.cell.name == other.name)
     small = next(each for each in cells if task.digest in each.cell.tasks)
     assert small.seconds_left is not None

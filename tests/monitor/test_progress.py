@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 
 from orchestrator.contract.events import Progress
-from orchestrator.contract.formatting import amount, duration
+from orchestrator.contract.formatting import format_count, format_duration
 from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.monitor.progress import (
     Meter,
     PlainLines,
     RunningTask,
     Snapshot,
-    holes,
+    incomplete_cells,
     names,
     render,
     running_line,
@@ -46,15 +46,15 @@ BUSY = replace(
         (replace(QUIET, failed=1, held_back=4), "12/96 tasks done, 0 running, 82 waiting, 1 failed, 4 held back, 42 s gone"),
     ],
 )
-def test_a_run_in_one_line(snapshot: Snapshot, line: str) -> None:
+def test_summary_line_of_a_run(snapshot: Snapshot, line: str) -> None:
     assert summary(snapshot) == line
 
 
-def test_a_running_task_in_one_line() -> None:
+def test_progress_line_of_a_running_task() -> None:
     assert [running_line(task) for task in BUSY.running] == ["205k/524k tokens  51.2k/s  loss 3.100", "starting"]
 
 
-def test_the_live_view_shows_the_summary_and_every_running_task() -> None:
+def test_live_view_shows_summary_and_running_tasks() -> None:
     from rich.console import Console
 
     console = Console(width=200, file=io.StringIO(), record=True)
@@ -65,7 +65,7 @@ def test_the_live_view_shows_the_summary_and_every_running_task() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "told"),
+    ("number", "text"),
     [
         (0, "0"),
         (950, "950"),
@@ -78,12 +78,12 @@ def test_the_live_view_shows_the_summary_and_every_running_task() -> None:
         (2e15, "2000T"),
     ],
 )
-def test_amounts_have_three_figures(number: float, told: str) -> None:
-    assert amount(number) == told
+def test_counts_have_three_significant_digits(number: float, text: str) -> None:
+    assert format_count(number) == text
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "text"),
     [
         (0.4, "0 s"),
         (59.4, "59 s"),
@@ -94,19 +94,19 @@ def test_amounts_have_three_figures(number: float, told: str) -> None:
         (270_000, "3 d 3 h"),
     ],
 )
-def test_durations_are_for_people(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
+def test_durations_are_human_readable(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
 
 
-def test_many_names_are_cut_and_counted() -> None:
+def test_long_lists_of_names_are_truncated() -> None:
     assert names(["a", "b"], 2) == "a, b"
     assert names("abcd", 2) == "a, b and 2 more"
 
 
-# --- lines and clocks ----------------------------------------------------------------------------------------------------------
+# --- plain lines and the meter ----------------------------------------------------------------------------------------------------------
 
 
-def test_plain_lines_are_rare_and_notes_are_not() -> None:
+def test_plain_lines_limit_summaries_but_not_notes() -> None:
     out, times = io.StringIO(), iter([0.0, 1.0, 9.0, 10.0, 11.0, 20.0])
     with PlainLines(out, clock=lambda: next(times), interval=10) as view:
         for _ in range(5):
@@ -116,12 +116,12 @@ def test_plain_lines_are_rare_and_notes_are_not() -> None:
 
 
 def measured(small_plan: Any) -> tuple[Meter, dict[str, Any]]:
-    """Three tasks of cost 100 each, 512 tokens."""
+    """Return a meter and three tasks of cost 100 and 512 tokens each."""
     plan = small_plan({"a": [], "b": [], "c": []})
     return Meter(0.0, 300.0), {planned.label: planned for planned in plan.tasks.values()}
 
 
-def test_the_time_left_follows_what_was_measured(small_plan: Any) -> None:
+def test_eta_uses_the_measured_cost_per_second(small_plan: Any) -> None:
     meter, tasks = measured(small_plan)
     assert meter.eta(5.0) is None, "nothing measured yet"
     meter.given(tasks["a"], 100.0, now=10.0)
@@ -134,16 +134,16 @@ def test_the_time_left_follows_what_was_measured(small_plan: Any) -> None:
     assert meter.tokens() == 512
 
 
-def test_a_task_taken_up_half_way_counts_only_what_it_trains(small_plan: Any) -> None:
+def test_resumed_task_counts_only_newly_trained_tokens(small_plan: Any) -> None:
     meter, tasks = measured(small_plan)
     meter.given(tasks["a"], 100.0, now=0.0)
     meter.started(tasks["a"].digest, 256)
     meter.progressed(Progress(tasks["a"].digest, 384, 512, "tokens", 3.0), now=10.0)
     assert meter.tokens() == 128
-    assert meter.eta(10.0) == pytest.approx(225 / 25 * 10), "a quarter measured, three quarters of it gone"
+    assert meter.eta(10.0) == pytest.approx(225 / 25 * 10), "a quarter was measured, three quarters are done"
 
 
-def test_a_task_that_was_done_before_measures_nothing(small_plan: Any) -> None:
+def test_task_found_done_is_not_measured(small_plan: Any) -> None:
     meter, tasks = measured(small_plan)
     meter.given(tasks["a"], 100.0, now=0.0)
     meter.ended(tasks["a"].digest, True)
@@ -151,7 +151,7 @@ def test_a_task_that_was_done_before_measures_nothing(small_plan: Any) -> None:
     assert meter.open_cost == 200.0
 
 
-def test_rates_are_between_the_first_and_the_last_progress(small_plan: Any) -> None:
+def test_rate_spans_the_first_to_the_last_progress_report(small_plan: Any) -> None:
     meter, tasks = measured(small_plan)
     meter.given(tasks["a"], 100.0, now=0.0)
     meter.started(tasks["a"].digest, 0)
@@ -161,10 +161,10 @@ def test_rates_are_between_the_first_and_the_last_progress(small_plan: Any) -> N
     assert (running.per_second, running.loss, running.done) == (128.0, 3.0, 384)
 
 
-# --- what is missing at the end ------------------------------------------------------------------------------------------------
+# --- incomplete cells ------------------------------------------------------------------------------------------------
 
 
-def test_holes_name_cell_stage_and_the_task_to_blame() -> None:
+def test_incomplete_cells_name_cell_stage_and_failed_task() -> None:
     stages = (MadeUpStage("pretrain", "pretrain", 100), MadeUpStage("cooldown", "cooldown", 20, "20"))
     plan = MadeUpStudy(
         sizes=("0.03M",), code_percents=("0", "50"), seeds=(1,), suites=("bpb",), recipes=(MadeUpRecipe("r", stages),)
@@ -172,12 +172,12 @@ def test_holes_name_cell_stage_and_the_task_to_blame() -> None:
     whole, broken = plan.cells
     trunk = broken.stages[0].trains[0]
     below = {digest for digest in plan.tasks if _needs(plan, digest, trunk)}
-    assert holes(plan, {}, ()) == []
-    (line,) = holes(plan, {trunk: "NaN in 3 steps\nof many"}, below)
+    assert incomplete_cells(plan, {}, ()) == []
+    (line,) = incomplete_cells(plan, {trunk: "NaN in 3 steps\nof many"}, below)
     assert line.startswith(f"{broken.name}: no pretrain, cooldown; ")
     assert line.endswith(f"[{trunk[:12]}]: NaN in 3 steps")
     score = whole.stages[1].evaluations[0]
-    (line,) = holes(plan, {score.digest: "no such document"}, ())
+    (line,) = incomplete_cells(plan, {score.digest: "no such document"}, ())
     assert line.startswith(f"{whole.name}: no cooldown's bpb {score.source}; ")
 
 

@@ -1,4 +1,4 @@
-"""Small observations to decide over: a plan of four cells, and its units as a cluster and a store show them."""
+"""Builders for reconcile tests: a plan of four cells, and the Workflows, pods and leases of its units."""
 
 import copy
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from orchestrator.contract.vocabulary import DIGEST_LABEL_LENGTH, TaskKind
 from orchestrator.planning import plan_study
 from orchestrator.planning.estimate import Price, cost
 from orchestrator.reconcile import Decision, Limits, StudyFacts, Submit, reconcile
-from orchestrator.reconcile.observe import LeaseSeen, Observed, PodSeen, WorkflowSeen
+from orchestrator.reconcile.observed import Observation, ObservedLease, ObservedPod, ObservedWorkflow
 from orchestrator.spec import Study, StudySpec
 from orchestrator.workflow import Unit, units, workflow_name
 
@@ -56,7 +56,7 @@ FACTS = StudyFacts("mine", 3, 1, False, "d" * 64, 1)
 PREPARED = frozenset(digest for digest, task in PLAN.tasks.items() if task.kind == TaskKind.PREPARE)
 
 
-def decided(observed: Observed, facts: StudyFacts = FACTS, limits: Limits = LIMITS, plan: Plan = PLAN, now: datetime = NOW) -> Decision:
+def decided(observed: Observation, facts: StudyFacts = FACTS, limits: Limits = LIMITS, plan: Plan = PLAN, now: datetime = NOW) -> Decision:
     return reconcile(facts, plan, units(plan), observed, limits, now)
 
 
@@ -65,22 +65,22 @@ def submitted(decision: Decision) -> list[Unit]:
 
 
 def trunk(cell: str = "scratch/0.09M/c50/s1") -> Unit:
-    """The unit of a cell's trunk up to the branch."""
+    """Return the unit of a cell's trunk up to the branch."""
     digest = PLAN.cell(cell).stages[0].trains[0]
     return next(unit for unit in UNITS if digest in unit.tasks)
 
 
-def flight(unit: Unit, study: str = "mine", phase: str = "Running", **changes: Any) -> WorkflowSeen:
-    return replace(WorkflowSeen(workflow_name(unit, 1), study, 1, unit.tasks, phase), **changes)
+def workflow(unit: Unit, study: str = "mine", phase: str = "Running", **changes: Any) -> ObservedWorkflow:
+    return replace(ObservedWorkflow(workflow_name(unit, 1), study, 1, unit.tasks, phase), **changes)
 
 
-def pod(unit: Unit, phase: str = "Running", **changes: Any) -> PodSeen:
+def pod(unit: Unit, phase: str = "Running", **changes: Any) -> ObservedPod:
     name = workflow_name(unit, 1)
-    return replace(PodSeen(f"{name}-pod", name, unit.tasks[0][:DIGEST_LABEL_LENGTH], phase), **changes)
+    return replace(ObservedPod(f"{name}-pod", name, unit.tasks[0][:DIGEST_LABEL_LENGTH], phase), **changes)
 
 
-def lease(code: int | None = None, *, live: bool = True, run: int = 1, minutes: int = 0, seconds: float = 0.0) -> LeaseSeen:
-    return LeaseSeen(
+def lease(code: int | None = None, *, live: bool = True, run: int = 1, minutes: int = 0, seconds: float = 0.0) -> ObservedLease:
+    return ObservedLease(
         "mine", run, live and code is None, NOW - timedelta(minutes=minutes), code, "it said no" if code == 78 else "", seconds
     )
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from orchestrator.contract.vocabulary import Group, StageKind
-from orchestrator.errors import StudyMistakes
+from orchestrator.errors import InvalidStudy
 from orchestrator.spec import (
     Mistake,
     Recipe,
@@ -41,7 +41,7 @@ def edited(old: str, new: str) -> str:
 
 
 def mistakes(body: bytes | str) -> list[Mistake]:
-    with pytest.raises(StudyMistakes) as caught:
+    with pytest.raises(InvalidStudy) as caught:
         read_bytes(body.encode() if isinstance(body, str) else body, "study.yaml")
     found = caught.value.mistakes
     assert all(isinstance(mistake, Mistake) for mistake in found)
@@ -193,7 +193,7 @@ def test_a_file_that_is_no_study_is_refused_as_a_whole(body: bytes, says: str) -
 
 def test_a_file_that_cannot_be_opened_is_a_mistake_too(tmp_path: Path) -> None:
     for path, reason in [(tmp_path / "none.yaml", "No such file"), (tmp_path, "Is a directory"), (Path("a\0b"), "null byte")]:
-        with pytest.raises(StudyMistakes, match=reason):
+        with pytest.raises(InvalidStudy, match=reason):
             read_study(path)
 
 
@@ -215,7 +215,7 @@ def test_an_object_of_a_cluster_reads_like_its_file() -> None:
 def test_mistakes_in_an_object_have_no_file_and_no_line() -> None:
     document: dict[str, Any] = yaml.safe_load(GOOD)
     document["spec"]["grid"]["sizes"] = ["471M"]
-    with pytest.raises(StudyMistakes) as caught:
+    with pytest.raises(InvalidStudy) as caught:
         read_object(document)
     assert str(caught.value).startswith('spec.grid.sizes[0]: "471M" is not a size of the ladder')
 
@@ -223,7 +223,7 @@ def test_mistakes_in_an_object_have_no_file_and_no_line() -> None:
 def test_a_float_in_an_object_is_refused_with_what_to_write() -> None:
     document: dict[str, Any] = yaml.safe_load(GOOD)
     document["spec"]["grid"]["codePercent"] = [0, 25, 62.5, 100]
-    with pytest.raises(StudyMistakes, match=r'62\.5 is not a number from 0 to 100[^\n]*\n    Did you mean "62\.5"\?'):
+    with pytest.raises(InvalidStudy, match=r'62\.5 is not a number from 0 to 100[^\n]*\n    Did you mean "62\.5"\?'):
         read_object(document)
 
 
@@ -232,7 +232,7 @@ def test_a_null_in_an_object_is_told_where_a_value_is_needed() -> None:
     document["spec"]["recipes"][0]["stages"][0]["tokens"] = None
     document["spec"]["grid"]["seeds"] = [None]
     document["spec"]["budget"]["gpuHours"] = None
-    with pytest.raises(StudyMistakes) as caught:
+    with pytest.raises(InvalidStudy) as caught:
         read_object(document)
     assert [str(mistake).split(": ")[0] for mistake in caught.value.mistakes] == ["spec.grid.seeds[0]", "spec.recipes[0].stages[0].tokens"]
 
@@ -241,7 +241,7 @@ def test_reading_changes_nothing_in_the_object_that_it_reads() -> None:
     document: dict[str, Any] = yaml.safe_load(GOOD)
     document["spec"]["training"] = {"precison": "bf16", "batch": 0}
     before = yaml.safe_dump(document)
-    with pytest.raises(StudyMistakes):
+    with pytest.raises(InvalidStudy):
         read_object(document)
     assert yaml.safe_dump(document) == before
 

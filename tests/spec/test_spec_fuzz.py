@@ -9,7 +9,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.errors import StudyMistakes
+from orchestrator.errors import InvalidStudy
 from orchestrator.spec import Mistake, Study, read_bytes, read_object
 
 GOOD = (Path(__file__).parent / "good_study.yaml").read_text()
@@ -77,10 +77,10 @@ def changed(changes: list[tuple[Place, str, Any, str]]) -> Any:
     return document
 
 
-def read(body: bytes) -> Study | StudyMistakes:
+def read(body: bytes) -> Study | InvalidStudy:
     try:
         return read_bytes(body, "study.yaml")
-    except StudyMistakes as mistakes:
+    except InvalidStudy as mistakes:
         return mistakes
 
 
@@ -96,7 +96,7 @@ def dumped(document: Any) -> bytes:
 def test_a_mutated_file_is_a_study_or_mistakes(changes: list[tuple[Place, str, Any, str]]) -> None:
     body = dumped(changed(changes))
     outcome = read(body)
-    if isinstance(outcome, StudyMistakes):
+    if isinstance(outcome, InvalidStudy):
         assert outcome.mistakes
         for mistake in outcome.mistakes:
             assert isinstance(mistake, Mistake)
@@ -108,7 +108,7 @@ def test_a_mutated_file_is_a_study_or_mistakes(changes: list[tuple[Place, str, A
 @settings(max_examples=200, deadline=None)
 @given(CHANGES)
 def test_a_mutated_object_is_a_study_or_mistakes(changes: list[tuple[Place, str, Any, str]]) -> None:
-    with contextlib.suppress(StudyMistakes):
+    with contextlib.suppress(InvalidStudy):
         read_object(changed(changes))
 
 
@@ -132,5 +132,5 @@ def test_each_thing_that_is_taken_away_is_either_optional_or_missed() -> None:
     for place in PLACES:
         document = copy.deepcopy(DOCUMENT)
         change(document, place, "drop", None, "")
-        refused += isinstance(read(dumped(document)), StudyMistakes)
+        refused += isinstance(read(dumped(document)), InvalidStudy)
     assert len(PLACES) / 2 < refused < len(PLACES)

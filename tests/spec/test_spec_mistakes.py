@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import StudyMistakes
+from orchestrator.errors import InvalidStudy
 from orchestrator.spec import read_bytes
 
 HERE = Path(__file__).parent
@@ -60,7 +60,7 @@ def message_of(text: str) -> str:
     """What reading `text` as `study.yaml` says, or "" where it is a good study."""
     try:
         read_bytes(text.encode(), "study.yaml")
-    except StudyMistakes as mistakes:
+    except InvalidStudy as mistakes:
         return str(mistakes)
     return ""
 

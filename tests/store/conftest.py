@@ -1,4 +1,4 @@
-"""The store that the suite runs on: a folder, memory, and the S3 server that STORE_TEST_S3 names (marked `cluster`)."""
+"""Stores under test: a folder, memory, and the S3 server in STORE_TEST_S3 (marked `cluster`)."""
 
 import os
 import uuid
@@ -19,7 +19,7 @@ def clock() -> Clock:
 
 @pytest.fixture(params=["folder", "memory", pytest.param("s3", marks=pytest.mark.cluster)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Where a store of the test's own is; other processes can open all but the one in memory."""
+    """The address of an empty store; other processes can open it unless it is in memory."""
     if request.param == "folder":
         yield str(tmp_path / "store")
     elif request.param == "memory":
@@ -30,7 +30,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 def _new_prefix() -> str:
     if "STORE_TEST_S3" not in os.environ:
-        pytest.skip("STORE_TEST_S3 names no bucket (s3://studies, with AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)")
+        pytest.skip("STORE_TEST_S3 is not set (s3://studies, with AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)")
     return f"{os.environ['STORE_TEST_S3'].rstrip('/')}/store-tests/{uuid.uuid4().hex[:12]}"
 
 

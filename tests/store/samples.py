@@ -1,4 +1,4 @@
-"""Tasks, records, a plan and a clock that the tests of the store use."""
+"""Tasks, records, a plan and a clock for the tests of the store."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ T0 = datetime(2030, 1, 1, tzinfo=UTC)
 
 @dataclass
 class Clock:
-    """A clock that stands until it is told to go on."""
+    """A clock that only `advance` moves."""
 
     now: datetime = T0
 
@@ -85,7 +85,7 @@ def plan(tasks: Iterable[Task], study: str = "small") -> Plan:
 
 
 def overwrite(store: Store, key: str, change: str) -> None:
-    """Break an object as disks and people do: `flip` a byte, `cut` it in half, empty it, or `remove` it."""
+    """Damage an object: `flip` a byte, `cut` it in half, make it `empty`, or `remove` it."""
     body = store.objects.get(key)
     middle = len(body) // 2
     broken = {"flip": body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :], "cut": body[:middle], "empty": b""}

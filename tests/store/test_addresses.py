@@ -1,4 +1,4 @@
-"""Keys are what section 5 of the design says; whoever changes one orphans every store there is."""
+"""The layout of the store: a changed key would make every existing store unreadable."""
 
 import pytest
 
@@ -24,20 +24,20 @@ from orchestrator.store import addresses
         (addresses.damaged_key("tasks/d/record.json", "n"), "damaged/tasks/d/record.json~n"),
     ],
 )
-def test_keys_are_those_of_the_design(key: str, expected: str) -> None:
+def test_keys_never_change(key: str, expected: str) -> None:
     assert key == expected
 
 
 @pytest.mark.parametrize("number", [1, 7, 999_999, 1_000_000])
-def test_a_leases_number_is_read_from_its_key(number: int) -> None:
+def test_lease_number_is_inverse_of_lease_key(number: int) -> None:
     assert addresses.lease_number(addresses.lease_key("tasks/d", number)) == number
 
 
 @pytest.mark.parametrize("key", ["tasks/d/lease/7.json", "tasks/d/lease/000007.json#1", "tasks/d/task.json"])
-def test_what_is_no_lease_has_no_number(key: str) -> None:
+def test_other_keys_have_no_lease_number(key: str) -> None:
     assert addresses.lease_number(key) is None
 
 
-def test_a_pointers_tokens_are_read_from_its_key() -> None:
+def test_pointer_tokens_is_inverse_of_pointer_key() -> None:
     assert addresses.pointer_tokens("trajectories/t/checkpoints/4096.json") == 4096
     assert addresses.pointer_tokens("trajectories/t/attempts/000001/checkpoints/4096/manifest.json") is None

@@ -1,4 +1,4 @@
-"""An artifact is read as it was written, or not at all."""
+"""Reading an artifact returns the bytes written, or raises an error."""
 
 import os
 import time
@@ -17,20 +17,20 @@ from tests.store.samples import overwrite
 BODY = bytes(range(256)) * 40
 CHANGES = [
     ("flip", "has changed since it was written: its SHA-256 is"),
-    ("cut", "has 5,120 bytes, and 10,240 were written"),
+    ("cut", "has 5,120 bytes, but 10,240 were written"),
     ("empty", "has 0 bytes"),
 ]
 
 
-def test_bytes_and_files_give_one_artifact(store: Store, tmp_path: Path) -> None:
+def test_bytes_and_files_give_equal_artifacts(store: Store, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(BODY)
     one, two = subject.write_bytes(store, "a", BODY), subject.write_file(store, "b", tmp_path / "file")
     assert (one.bytes, one.sha256) == (two.bytes, two.sha256) == (10_240, one.sha256)
     assert subject.read_bytes(store, one) == subject.read_bytes(store, two) == BODY
 
 
-@pytest.mark.parametrize(("change", "said"), CHANGES)
-def test_damage_is_told_at_every_way_of_reading(store: Store, cache: Path, change: str, said: str) -> None:
+@pytest.mark.parametrize(("change", "message"), CHANGES)
+def test_every_read_detects_damage(store: Store, cache: Path, change: str, message: str) -> None:
     artifact = subject.write_bytes(store, "a/shard.bin", BODY)
     overwrite(store, "a/shard.bin", change)
     for read in (
@@ -38,26 +38,26 @@ def test_damage_is_told_at_every_way_of_reading(store: Store, cache: Path, chang
         lambda: subject.fetch(store, artifact, cache),
         lambda: subject.check(store, artifact, cache),
     ):
-        with pytest.raises(Damaged, match=f"a/shard.bin {said}"):
+        with pytest.raises(Damaged, match=f"a/shard.bin {message}"):
             read()
     assert not any(path.is_file() for path in cache.rglob("*"))
 
 
-def test_what_is_gone_is_missing_and_not_damaged(store: Store, cache: Path) -> None:
+def test_missing_artifact_raises_key_missing(store: Store, cache: Path) -> None:
     artifact = Artifact(key="a", bytes=1, sha256="0" * 64)
     for read in (subject.fetch, subject.check):
         with pytest.raises(KeyMissing):
             read(store, artifact, cache)
 
 
-def test_a_fetched_file_is_there_and_whole(store: Store, cache: Path) -> None:
+def test_fetch_returns_a_complete_file(store: Store, cache: Path) -> None:
     artifact = subject.write_bytes(store, "a", BODY)
     path = subject.fetch(store, artifact, cache)
     assert path.read_bytes() == BODY
     assert subject.fetch(store, artifact, cache) == path
 
 
-def test_a_folder_gives_its_own_file_and_copies_nothing(store: Store, cache: Path) -> None:
+def test_folder_store_returns_its_own_file(store: Store, cache: Path) -> None:
     artifact = subject.write_bytes(store, "a", BODY)
     if store.objects.local_path("a") is None:
         pytest.skip("not a folder")
@@ -65,7 +65,7 @@ def test_a_folder_gives_its_own_file_and_copies_nothing(store: Store, cache: Pat
     assert not cache.exists()
 
 
-def test_what_lies_in_the_cache_is_not_downloaded_again(cache: Path) -> None:
+def test_cached_content_is_not_downloaded_again(cache: Path) -> None:
     store = in_memory_store()
     assert isinstance(store.objects, InMemoryObjects)
     artifact = subject.write_bytes(store, "a", BODY)
@@ -77,7 +77,7 @@ def test_what_lies_in_the_cache_is_not_downloaded_again(cache: Path) -> None:
     assert [name for name, _ in store.objects.log] == ["put", "fetch", "fetch"]
 
 
-def test_a_whole_copy_in_the_cache_serves_though_the_store_is_damaged(cache: Path) -> None:
+def test_cached_copy_is_used_if_the_store_is_damaged(cache: Path) -> None:
     store = in_memory_store()
     artifact = subject.write_bytes(store, "a", BODY)
     subject.fetch(store, artifact, cache)
@@ -94,8 +94,8 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path) -> None:
     assert subject.hash_once(path) == subject.hash_file(path) != first
 
 
-def test_files_of_one_content_may_be_fetched_at_once(tmp_path: Path) -> None:
-    """Two shards may hold the same, and threads fetch the shards of a source: none takes the other's half-written file."""
+def test_equal_content_can_be_fetched_concurrently(tmp_path: Path) -> None:
+    """Shards with the same content are fetched by concurrent threads, which must not use each other's incomplete files."""
     store = in_memory_store()
     same = [subject.write_bytes(store, f"shards/{number}", b"x" * 100_000) for number in range(8)]
     for turn in range(20):
@@ -104,20 +104,20 @@ def test_files_of_one_content_may_be_fetched_at_once(tmp_path: Path) -> None:
         assert [path.stat().st_size for path in paths] == [100_000]
 
 
-@pytest.mark.parametrize("trouble", ["it is gone", "it has changed"])
-def test_half_a_download_is_not_left_where_nobody_clears_it(cache: Path, trouble: str) -> None:
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_incomplete_downloads_are_removed_from_the_cache(cache: Path, damage: str) -> None:
     store = in_memory_store()
     artifact = subject.write_bytes(store, "k", b"0123")
     folder = cache / artifact.sha256[:2]
     folder.mkdir(parents=True)
     for age, name in ((2 * subject.STALE_SECONDS, "old"), (60, "young")):
-        left = folder / f"{artifact.sha256}.{name}"
-        left.write_bytes(b"01")
-        os.utime(left, (time.time() - age,) * 2)
-    if trouble == "it is gone":
+        abandoned = folder / f"{artifact.sha256}.{name}"
+        abandoned.write_bytes(b"01")
+        os.utime(abandoned, (time.time() - age,) * 2)
+    if damage == "missing":
         store.objects.delete("k")
     else:
         store.objects.put("k", b"0124")
     with pytest.raises(StoreError):
         subject.fetch(store, artifact, cache)
-    assert [path.suffix for path in folder.iterdir()] == [".young"], "which may be another pod's"
+    assert [path.suffix for path in folder.iterdir()] == [".young"], "a recent download may belong to another pod"

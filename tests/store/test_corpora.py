@@ -1,9 +1,8 @@
-"""Files of sources in a real bucket: found, hashed and read as on a disk."""
+"""Files of sources are found, hashed and read in a bucket as on a disk."""
 
 import gzip
 import json
 import os
-import time
 from pathlib import Path
 
 import pyarrow
@@ -38,7 +37,7 @@ def upload(objects: Objects, folder: Path) -> None:
 
 @pytest.fixture
 def place(url: str, folder: Path) -> str:
-    """The same files as a URL: in the S3 server, else on the disk by way of the same library."""
+    """The URL of the same files: on the S3 server, or on the disk through the same library."""
     if not url.startswith("s3://"):
         return f"file://{folder}"
     upload(open_store(url).objects, folder)
@@ -46,7 +45,7 @@ def place(url: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("pattern", ["", "/", "/*", "/**", "/**/*.py", "/deep/*", "/deep/b c.parquet", "/a.*", "/deep/[bü]*"])
-def test_a_bucket_holds_what_a_folder_holds(pattern: str, place: str, folder: Path, tmp_path: Path) -> None:
+def test_bucket_and_folder_have_equal_fingerprints(pattern: str, place: str, folder: Path, tmp_path: Path) -> None:
     here = fingerprint(f"{folder}{pattern}", tmp_path, tmp_path / "cache")
     assert fingerprint(f"{place}{pattern}", tmp_path, tmp_path / "cache") == here
     assert here.files <= 3
@@ -56,7 +55,7 @@ def by_name(place: str, name: str) -> CorpusFile:
     return next(file for file in expand(place, Path("/")) if file.name.endswith(name))
 
 
-def test_files_are_streams(place: str, folder: Path) -> None:
+def test_files_open_as_seekable_streams(place: str, folder: Path) -> None:
     with opened(by_name(place, "a.jsonl.gz")) as stream, gzip.open(stream) as lines:
         assert [json.loads(line)["text"] for line in lines] == [f"document {number}" for number in range(50_000)]
     with opened(by_name(place, "b c.parquet")) as stream:
@@ -66,13 +65,13 @@ def test_files_are_streams(place: str, folder: Path) -> None:
         assert stream.tell() == 10
 
 
-def test_a_file_that_two_paths_lead_to_counts_once(place: str) -> None:
+def test_file_matched_by_two_paths_is_listed_once(place: str) -> None:
     names = [file.name for file in expand_all([place, f"{place}/deep/*", f"{place}/a.jsonl.gz"], Path("/"))]
     assert names == sorted(set(names))
     assert len(names) == 3
 
 
-def test_a_file_that_is_gone_is_missing(folder: Path) -> None:
+def test_deleted_file_raises_key_missing(folder: Path) -> None:
     file = by_name(f"file://{folder}", "a.jsonl.gz")
     (folder / "a.jsonl.gz").unlink()
     for act in (lambda: hash_of(file, len), lambda: check_unchanged(file)):  # type: ignore[arg-type]
@@ -80,12 +79,13 @@ def test_a_file_that_is_gone_is_missing(folder: Path) -> None:
             act()
 
 
-def test_a_file_that_hides_its_change_has_another_version(folder: Path) -> None:
-    """What `cp -p` and `rsync -t` do: other bytes, the same size and time."""
+def test_change_with_restored_mtime_changes_the_version(folder: Path) -> None:
+    """As with `cp -p` and `rsync -t`: other bytes, but the same size and mtime."""
     path = folder / "deep/ünïcode.py"
     before, status = by_name(str(folder), path.name), path.stat()
-    time.sleep(0.05)  # more than a tick of the clock that stamps files
-    path.write_bytes(path.read_bytes()[::-1])
+    other = path.read_bytes()[::-1]
+    while path.stat().st_ctime_ns == status.st_ctime_ns:  # until the clock of the file system ticks
+        path.write_bytes(other)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     after = by_name(str(folder), path.name)
     assert after.size == before.size

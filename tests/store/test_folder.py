@@ -1,4 +1,4 @@
-"""What a folder store owes to the file system: whole objects whatever is killed, and clear words when the disk says no."""
+"""A folder store writes atomically even if killed, and reports file system errors clearly."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from orchestrator.store import open_store
 from orchestrator.store.maintenance import gc
 from tests.store.samples import Clock
 
-# Writes a large object and is killed when the first bytes of it are on the disk.
+# Writes a large object; killed when its first bytes are on the disk.
 WRITE = """
 import sys
 from pathlib import Path
@@ -32,11 +32,11 @@ def killed_while_writing(root: Path, how: str) -> None:
         while not any((root / "a").glob("*")) and process.poll() is None:
             pass
         process.kill()
-    assert process.returncode == -9, "the write was over before it could be killed"
+    assert process.returncode == -9, "the write finished before the process was killed"
 
 
 @pytest.mark.parametrize("how", ["create", "put"])
-def test_a_write_that_is_killed_leaves_nothing_that_counts(tmp_path: Path, how: str) -> None:
+def test_killed_write_leaves_no_object(tmp_path: Path, how: str) -> None:
     store = open_store(str(tmp_path))
     killed_while_writing(tmp_path, how)
     assert list(store.objects.list("")) == []
@@ -44,21 +44,21 @@ def test_a_write_that_is_killed_leaves_nothing_that_counts(tmp_path: Path, how: 
     assert store.objects.get("a/big") == b"the next one"
 
 
-def test_gc_removes_what_a_killed_write_left_but_not_before_a_day(tmp_path: Path) -> None:
+def test_gc_removes_incomplete_writes_older_than_a_day(tmp_path: Path) -> None:
     killed_while_writing(tmp_path, "create")
     clock = Clock()
     store = open_store(str(tmp_path), clock=clock)
-    left = next((tmp_path / "a").iterdir())
-    os.utime(left, (clock().timestamp(), clock().timestamp()))
+    staged = next((tmp_path / "a").iterdir())
+    os.utime(staged, (clock().timestamp(), clock().timestamp()))
     assert gc(store, dry_run=False) == []
     clock.advance(2 * 86_400)
-    assert [removal.key for removal in gc(store, dry_run=True)] == [f"a/{left.name}"]
-    assert left.exists()
+    assert [removal.key for removal in gc(store, dry_run=True)] == [f"a/{staged.name}"]
+    assert staged.exists()
     gc(store, dry_run=False)
-    assert not left.exists()
+    assert not staged.exists()
 
 
-def test_a_relative_folder_stays_where_it_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_path_is_resolved_when_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     store = open_store("here/store")
     monkeypatch.chdir("/")
@@ -66,18 +66,18 @@ def test_a_relative_folder_stays_where_it_was_opened(tmp_path: Path, monkeypatch
     assert (tmp_path / "here" / "store" / "k").read_bytes() == b"x"
 
 
-def test_a_file_url_is_the_same_folder(tmp_path: Path) -> None:
+def test_file_url_and_path_open_the_same_folder(tmp_path: Path) -> None:
     open_store(str(tmp_path / "a store")).objects.put("k", b"x")
     assert open_store(f"file://{tmp_path}/a%20store").objects.get("k") == b"x"
 
 
-def test_a_file_where_the_folder_should_be_is_told(tmp_path: Path) -> None:
+def test_file_in_place_of_the_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreUnavailable, match="a file stands where a folder should be"):
+    with pytest.raises(StoreUnavailable, match="a file exists where a folder is expected"):
         open_store(str(tmp_path / "file" / "store"))
 
 
-def test_a_limit_of_the_system_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_file_size_limit_is_reported_and_leaves_no_object(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys
 from orchestrator.errors import StoreUnavailable
@@ -98,7 +98,7 @@ except StoreUnavailable as problem:
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one megabyte. Only root may mount one; elsewhere the table of causes and the faults in memory speak for it."""
+    """A disk of one megabyte. Only root can mount it; without root, the table of causes and injected faults cover these errors."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False).returncode:
@@ -107,22 +107,22 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", disk], check=True)
 
 
-def test_a_full_disk_is_told_and_what_was_there_stays(tiny_disk: Path) -> None:
+def test_full_disk_is_reported_and_keeps_existing_objects(tiny_disk: Path) -> None:
     store = open_store(str(tiny_disk))
     store.objects.put("a", b"x" * 500_000)
-    with pytest.raises(StoreUnavailable, match="did not write b: its disk is full; free some space"):
+    with pytest.raises(StoreUnavailable, match="could not write b: the disk is full; free some space"):
         store.objects.put("b", b"x" * 900_000)
-    with pytest.raises(StoreUnavailable, match="its disk is full"):
+    with pytest.raises(StoreUnavailable, match="the disk is full"):
         store.objects.put("a", b"y" * 900_000)
     assert store.objects.get("a") == b"x" * 500_000
     assert [path.name for path in tiny_disk.iterdir()] == ["a"]
 
 
-def test_a_read_only_disk_is_told_and_can_be_read(tiny_disk: Path) -> None:
+def test_read_only_disk_is_reported_and_readable(tiny_disk: Path) -> None:
     store = open_store(str(tiny_disk))
     store.objects.put("a", b"x")
     subprocess.run(["mount", "-o", "remount,ro", tiny_disk], check=True)
     for write in (store.objects.put, store.objects.create):
-        with pytest.raises(StoreUnavailable, match="it is read-only; mount it writable, or choose another with --store"):
+        with pytest.raises(StoreUnavailable, match="the file system is read-only; mount it writable, or choose another store with --store"):
             write("b", b"x")
     assert open_store(str(tiny_disk)).objects.get("a") == b"x"

@@ -1,4 +1,4 @@
-"""Of all attempts, one line of metrics counts, whatever happened to them."""
+"""Exactly one lineage of attempts provides the metrics of a trajectory."""
 
 import random
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from orchestrator.errors import Damaged
 from orchestrator.store import Store
 from orchestrator.store.addresses import checkpoint_pointer_key
-from orchestrator.store.checkpoints import kept, latest, publish
-from orchestrator.store.leases import Holder, LeaseBody, take
-from orchestrator.store.lineage import Piece, line_that_counts
+from orchestrator.store.checkpoints import list_checkpoints, load_latest, publish
+from orchestrator.store.leases import Holder, LeaseBody, acquire
+from orchestrator.store.lineage import Segment, effective_lineage
 from orchestrator.store.memory import in_memory_store
 from orchestrator.store.metrics import append, series
 from tests.store.samples import ROOT, T0, overwrite
@@ -23,14 +23,14 @@ STEP = 10
 
 
 def rows(store: Store, at_most: int | None = None) -> list[tuple[int, float]]:
-    """(tokens, value) of the line that counts."""
+    """Return (tokens, value) of the effective rows."""
     table = series(store, ROOT, at_most)
     return list(zip(table["tokens"].to_pylist(), table["value"].to_pylist(), strict=True))
 
 
 def attempt(store: Store, start: int, end: int, *checkpoints: int) -> int:
-    """Train from `start` to `end`, a row a step whose value is the attempt's number; its number."""
-    lease = take(store, ROOT, "d", Holder())
+    """Train from `start` to `end`, with one row per step whose value is the attempt's number, and return that number."""
+    lease = acquire(store, ROOT, "d", Holder())
     lease.start_from(start)
     steps = range(start + STEP, end + STEP, STEP)
     for half in (steps[: len(steps) // 2], steps[len(steps) // 2 :]):
@@ -41,18 +41,18 @@ def attempt(store: Store, start: int, end: int, *checkpoints: int) -> int:
     return lease.number
 
 
-def line(*parts: tuple[int, int, int]) -> list[tuple[int, float]]:
-    """Rows of parts (attempt, after, until)."""
+def expected(*parts: tuple[int, int, int]) -> list[tuple[int, float]]:
+    """Return the rows of segments (attempt, after, until)."""
     return [(tokens, float(number)) for number, after, until in parts for tokens in range(after + STEP, until + STEP, STEP)]
 
 
-def test_nothing_gives_an_empty_table_with_columns(store: Store) -> None:
+def test_empty_store_has_an_empty_table_with_columns(store: Store) -> None:
     table = series(store, ROOT)
     assert (table.num_rows, table.column_names) == (0, ["step", "tokens", "name", "value"])
 
 
-def test_rows_come_back_in_the_order_they_were_written(store: Store) -> None:
-    lease = take(store, ROOT, "d", Holder())
+def test_rows_keep_their_writing_order(store: Store) -> None:
+    lease = acquire(store, ROOT, "d", Holder())
     append(store, lease, [(1, 10, "loss", 2.5), (1, 10, "grad_norm", float("nan"))])
     append(store, lease, [])
     append(store, lease, [(2, 20, "loss", 2.25)])
@@ -62,69 +62,69 @@ def test_rows_come_back_in_the_order_they_were_written(store: Store) -> None:
     assert table["value"].to_pylist()[::2] == [2.5, 2.25]
 
 
-def test_a_row_at_no_tokens_counts_too(store: Store) -> None:
-    append(store, take(store, ROOT, "d", Holder()), [(0, 0, "bits_per_byte", 8.0)])
+def test_row_at_zero_tokens_is_included(store: Store) -> None:
+    append(store, acquire(store, ROOT, "d", Holder()), [(0, 0, "bits_per_byte", 8.0)])
     assert rows(store) == [(0, 8.0)]
 
 
-def test_what_lies_after_the_take_up_belongs_to_the_attempt_that_went_on(store: Store) -> None:
+def test_rows_after_the_resume_come_from_the_resumed_attempt(store: Store) -> None:
     attempt(store, 0, 100, 50)
     attempt(store, 50, 80)
-    assert rows(store) == line((1, 0, 50), (2, 50, 80))
+    assert rows(store) == expected((1, 0, 50), (2, 50, 80))
 
 
-def test_an_attempt_that_has_not_started_yet_hides_nothing(store: Store) -> None:
+def test_attempt_that_has_not_started_hides_no_rows(store: Store) -> None:
     attempt(store, 0, 100, 50)
-    take(store, ROOT, "d", Holder())
-    assert rows(store) == line((1, 0, 100))
+    acquire(store, ROOT, "d", Holder())
+    assert rows(store) == expected((1, 0, 100))
 
 
-def test_an_attempt_that_took_up_without_a_step_cuts_what_was_lost(store: Store) -> None:
+def test_resumed_attempt_without_a_step_drops_lost_rows(store: Store) -> None:
     attempt(store, 0, 100, 50)
     attempt(store, 50, 50)
-    assert rows(store) == line((1, 0, 50))
+    assert rows(store) == expected((1, 0, 50))
 
 
-def test_a_run_to_a_shorter_horizon_does_not_cut_the_longer_one(store: Store) -> None:
+def test_shorter_horizon_does_not_truncate_a_longer_one(store: Store) -> None:
     attempt(store, 0, 100, 30, 100)
     attempt(store, 30, 60, 60)
-    assert rows(store) == line((1, 0, 100))
-    assert rows(store, 60) == line((1, 0, 30), (2, 30, 60))
-    assert rows(store, 80) == line((1, 0, 80))
+    assert rows(store) == expected((1, 0, 100))
+    assert rows(store, 60) == expected((1, 0, 30), (2, 30, 60))
+    assert rows(store, 80) == expected((1, 0, 80))
 
 
-def test_a_longer_horizon_goes_on_where_the_shorter_ended(store: Store) -> None:
+def test_longer_horizon_continues_the_shorter_one(store: Store) -> None:
     attempt(store, 0, 100, 100)
     attempt(store, 100, 200, 200)
-    assert rows(store) == line((1, 0, 100), (2, 100, 200))
-    assert rows(store, 100) == line((1, 0, 100))
+    assert rows(store) == expected((1, 0, 100), (2, 100, 200))
+    assert rows(store, 100) == expected((1, 0, 100))
 
 
-def test_a_damaged_checkpoint_sends_the_line_back_to_the_one_below(store: Store, cache: Path) -> None:
+def test_lineage_resumes_below_a_damaged_checkpoint(store: Store, cache: Path) -> None:
     attempt(store, 0, 100, 40, 80)
     overwrite(store, checkpoint_pointer_key(ROOT, 80), "cut")
-    found = latest(store, ROOT, 200, cache)
+    found = load_latest(store, ROOT, 200, cache)
     assert found is not None
     attempt(store, found[0].tokens, 60)
-    assert rows(store) == line((1, 0, 40), (2, 40, 60))
+    assert rows(store) == expected((1, 0, 40), (2, 40, 60))
 
 
-def test_an_attempt_whose_start_it_wrote_itself_does_not_lead_in_circles() -> None:
-    """As after a checkpoint that could not be read at the take-up, was moved aside, and was written again."""
-    assert line_that_counts([_lease(1, 50, None)], {50: 1}, None) == [Piece(1, 50, None)]
+def test_attempt_that_wrote_its_own_start_makes_no_cycle() -> None:
+    """As if a checkpoint was unreadable on resume, was quarantined, and was written again."""
+    assert effective_lineage([_lease(1, 50, None)], {50: 1}, None) == [Segment(1, 50, None)]
 
 
 @pytest.mark.parametrize("change", ["flip", "cut", "empty"])
-def test_a_damaged_table_is_told(store: Store, change: str) -> None:
+def test_damaged_table_is_reported(store: Store, change: str) -> None:
     attempt(store, 0, 1000)
     overwrite(store, next(stat.key for stat in store.objects.list(f"{ROOT}/attempts/000001/metrics")), change)
-    with pytest.raises(Damaged, match=r"/00000[12]-[0-9a-f]+\.parquet is cut or has changed since it was written.*verify --repair"):
+    with pytest.raises(Damaged, match=r"/00000[12]-[0-9a-f]+\.parquet is truncated or has changed since it was written.*verify --repair"):
         rows(store)
 
 
 @dataclass
 class Trajectory:
-    """What really happened, told by one who saw it: for each kept checkpoint, the line of attempts that led to it."""
+    """The true history: for each published checkpoint, the lineage of attempts that led to it."""
 
     pointers: dict[int, int] = field(default_factory=dict)
     lines: dict[int, dict[int, int]] = field(default_factory=dict)
@@ -133,7 +133,7 @@ class Trajectory:
     wrote: dict[int, list[int]] = field(default_factory=dict)
 
     def run(self, horizon: int, dies_after: int, checkpoint_every: int, damaged: int) -> None:
-        """One attempt: takes up the highest checkpoint below the horizon that loads, trains, dies or reaches the horizon."""
+        """Run one attempt: resume from the highest intact checkpoint below the horizon, then train until death or the horizon."""
         for tokens in sorted((tokens for tokens in self.pointers if tokens <= horizon), reverse=True)[:damaged]:
             del self.pointers[tokens], self.lines[tokens]
         start = max((tokens for tokens in self.pointers if tokens <= horizon), default=0)
@@ -150,19 +150,19 @@ class Trajectory:
                 self.pointers.setdefault(tokens, number)
 
     def resolved(self, at_most: int | None) -> list[tuple[int, int]]:
-        """(tokens, attempt) of the rows that count, by the code under test."""
-        pieces = line_that_counts(self.leases, self.pointers, at_most)
-        return [(tokens, piece.attempt) for piece in pieces for tokens in self.wrote[piece.attempt] if _inside(piece, tokens)]
+        """Return (tokens, attempt) of the effective rows, by the code under test."""
+        segments = effective_lineage(self.leases, self.pointers, at_most)
+        return [(tokens, segment.attempt) for segment in segments for tokens in self.wrote[segment.attempt] if _inside(segment, tokens)]
 
 
-def _inside(piece: Piece, tokens: int) -> bool:
-    return tokens > piece.after and (piece.until is None or tokens <= piece.until)
+def _inside(segment: Segment, tokens: int) -> bool:
+    return tokens > segment.after and (segment.until is None or tokens <= segment.until)
 
 
-def _lease(number: int, start: int, behind: int | None) -> LeaseBody:
+def _lease(number: int, start: int, source: int | None) -> LeaseBody:
     return LeaseBody(
         number=number, digest="d", study="", run_number=1, workflow_node="", host="", boot="", pid=1, pid_started=1, gpus=0,
-        lease_seconds=600, start=T0, renewed=T0, from_tokens=start, from_attempt=behind, took_up=True, nonce="",
+        lease_seconds=600, start=T0, renewed=T0, from_tokens=start, from_attempt=source, took_up=True, nonce="",
     )  # fmt: skip
 
 
@@ -178,7 +178,7 @@ ATTEMPTS = st.lists(
 
 
 @given(ATTEMPTS)
-def test_the_line_to_a_kept_state_is_the_one_that_led_to_it(attempts: list[dict[str, Any]]) -> None:
+def test_lineage_of_a_checkpoint_is_the_true_one(attempts: list[dict[str, Any]]) -> None:
     trajectory = Trajectory()
     for one in attempts:
         trajectory.run(**one)
@@ -187,7 +187,7 @@ def test_the_line_to_a_kept_state_is_the_one_that_led_to_it(attempts: list[dict[
 
 
 @given(ATTEMPTS, st.none() | st.integers(1, 30).map(lambda steps: steps * STEP))
-def test_a_line_has_every_step_once_and_in_order(attempts: list[dict[str, Any]], at_most: int | None) -> None:
+def test_lineage_has_every_step_once_in_order(attempts: list[dict[str, Any]], at_most: int | None) -> None:
     trajectory = Trajectory()
     for one in attempts:
         trajectory.run(**one)
@@ -197,7 +197,7 @@ def test_a_line_has_every_step_once_and_in_order(attempts: list[dict[str, Any]],
 
 
 @given(ATTEMPTS)
-def test_the_whole_line_reaches_the_highest_kept_state_and_beyond_it_the_latest_attempt(attempts: list[dict[str, Any]]) -> None:
+def test_full_lineage_ends_with_the_latest_attempt(attempts: list[dict[str, Any]]) -> None:
     trajectory = Trajectory()
     for one in attempts:
         trajectory.run(**one)
@@ -208,16 +208,16 @@ def test_the_whole_line_reaches_the_highest_kept_state_and_beyond_it_the_latest_
         assert resolved == sorted(trajectory.last_line.items())
 
 
-def test_a_random_life_gives_the_same_line_through_the_store() -> None:
-    """The pure model above and the tables agree, through real leases, pointers and Parquet."""
+def test_random_history_gives_the_same_series_through_the_store() -> None:
+    """The model above and the tables agree, with real leases, pointers and Parquet."""
     draw = random.Random(7)
     store, trajectory = in_memory_store(), Trajectory()
     for _ in range(12):
         horizon = draw.randint(1, 30) * STEP
         trajectory.run(horizon, draw.randint(0, 12), draw.randint(2, 5), 0)
         number = len(trajectory.leases)
-        new = [tokens for tokens, behind in trajectory.pointers.items() if behind == number]
+        new = [tokens for tokens, source in trajectory.pointers.items() if source == number]
         start, end = trajectory.leases[-1].from_tokens, max(trajectory.wrote[number], default=trajectory.leases[-1].from_tokens)
         assert attempt(store, start, end, *new) == number
-        for at_most in (None, horizon, *kept(store, ROOT)):
-            assert rows(store, at_most) == [(tokens, float(behind)) for tokens, behind in trajectory.resolved(at_most)]
+        for at_most in (None, horizon, *list_checkpoints(store, ROOT)):
+            assert rows(store, at_most) == [(tokens, float(source)) for tokens, source in trajectory.resolved(at_most)]

@@ -1,4 +1,4 @@
-"""A plan is frozen once under its digest, and a study's versions are numbered."""
+"""Plans are frozen under their digest, and versions of a study are numbered."""
 
 import pytest
 
@@ -14,7 +14,7 @@ FIRST = plan([train(512), evaluation(512)])
 SECOND = plan([train(512), train(1024)])
 
 
-def test_a_frozen_plan_is_the_studys_current_one(store: Store) -> None:
+def test_frozen_plan_is_the_current_one(store: Store) -> None:
     assert current(store, "small") is None
     assert current_spec(store, "small") is None
     digest, number = freeze(store, FIRST, {"grid": {"seeds": [1]}})
@@ -23,14 +23,14 @@ def test_a_frozen_plan_is_the_studys_current_one(store: Store) -> None:
     assert current_spec(store, "small") == {"grid": {"seeds": [1]}}
 
 
-def test_freezing_the_same_plan_again_changes_nothing(store: Store) -> None:
+def test_freezing_the_same_plan_is_idempotent(store: Store) -> None:
     freeze(store, FIRST, {"paused": False})
     before = {stat.key: store.objects.get(stat.key) for stat in store.objects.list("")}
     assert freeze(store, FIRST, {"paused": True})[1] == 1
     assert {stat.key: store.objects.get(stat.key) for stat in store.objects.list("")} == before
 
 
-def test_another_plan_is_the_next_version_and_the_first_stays(store: Store) -> None:
+def test_another_plan_becomes_the_next_version(store: Store) -> None:
     first, _ = freeze(store, FIRST, {})
     second, number = freeze(store, SECOND, {})
     assert number == 2
@@ -45,38 +45,38 @@ def test_the_tenth_version_comes_after_the_ninth(store: Store) -> None:
         assert freeze(store, FIRST if number % 2 else SECOND, {})[1] == number
 
 
-def test_studies_whose_names_begin_alike_do_not_mix(store: Store) -> None:
+def test_studies_with_a_common_name_prefix_are_separate(store: Store) -> None:
     freeze(store, plan([train(512)], study="small"), {})
     assert freeze(store, plan([train(512)], study="small-2"), {})[1] == 1
     assert current(store, "smal") is None
 
 
 @pytest.mark.parametrize("when", ["lost reply", "after", "before"])
-def test_a_lost_reply_makes_one_version_and_not_two(when: str) -> None:
+def test_lost_reply_creates_one_version(when: str) -> None:
     store = in_memory_store([Fault("create", "studies/*", when)])  # type: ignore[arg-type]
     assert freeze(store, FIRST, {})[1] == 1
     assert freeze(store, SECOND, {})[1] == 2
 
 
 @pytest.mark.parametrize("change", ["flip", "cut", "empty"])
-def test_a_damaged_plan_is_told_and_written_again(store: Store, change: str) -> None:
+def test_damaged_plan_is_reported_and_written_again(store: Store, change: str) -> None:
     digest, _ = freeze(store, FIRST, {})
     overwrite(store, plan_key(digest), change)
-    with pytest.raises(Damaged, match="`scaling-study run FILE --replan` writes it anew"):
+    with pytest.raises(Damaged, match="`scaling-study run FILE --replan` writes it again"):
         current(store, "small")
     freeze(store, FIRST, {})
     assert current(store, "small") == (digest, FIRST)
 
 
 @pytest.mark.parametrize("change", ["cut", "empty"])
-def test_a_damaged_version_is_told(store: Store, change: str) -> None:
+def test_damaged_version_is_reported(store: Store, change: str) -> None:
     freeze(store, FIRST, {})
     overwrite(store, study_key("small", 1), change)
     with pytest.raises(Damaged, match=r"studies/small/1.json is not a version of a study; delete it"):
         current(store, "small")
 
 
-def test_a_version_that_was_deleted_hides_no_other(store: Store) -> None:
+def test_deleted_version_hides_no_other(store: Store) -> None:
     digests = [freeze(store, each, {})[0] for each in (FIRST, SECOND, FIRST)]
     store.objects.delete(study_key("small", 2))
     assert versions(store, "small") == {1: digests[0], 3: digests[2]}

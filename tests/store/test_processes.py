@@ -1,26 +1,26 @@
-"""A process is known by pid and start time, so that a pid that is used again is another process."""
+"""A process is identified by pid and start time, so that a reused pid is a different process."""
 
 import os
 import subprocess
 import sys
 
-from orchestrator.store.processes import here, started
+from orchestrator.store.processes import current_host, start_time
 
 
-def test_this_process_lives_and_started_once() -> None:
-    assert started(os.getpid()) == started(os.getpid()) >= 0
+def test_start_time_of_this_process_is_constant() -> None:
+    assert start_time(os.getpid()) == start_time(os.getpid()) >= 0
 
 
-def test_a_process_that_has_ended_is_gone_even_while_nobody_has_waited_for_it() -> None:
+def test_ended_process_counts_as_dead_while_a_zombie() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        assert started(process.pid) >= 0
+        assert start_time(process.pid) >= 0
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie now
-        assert started(process.pid) == -1
-    assert started(process.pid) == -1
+        assert start_time(process.pid) == -1
+    assert start_time(process.pid) == -1
 
 
-def test_this_machine_is_itself() -> None:
-    assert here() == here()
-    assert here().name
-    assert here().boot
+def test_this_machine_is_identified() -> None:
+    assert current_host() == current_host()
+    assert current_host().name
+    assert current_host().boot

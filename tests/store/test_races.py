@@ -1,4 +1,4 @@
-"""Several processes on one store: whatever they race for, one wins, and all agree on who."""
+"""Concurrent processes on one store: each race has one winner, and all racers agree on it."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from orchestrator.contract.record import Record
 from orchestrator.errors import LeaseHeld
 from orchestrator.store import Store, open_store
 from orchestrator.store.checkpoints import publish
-from orchestrator.store.leases import Holder, take
+from orchestrator.store.leases import Holder, acquire
 from orchestrator.store.plans import freeze
-from orchestrator.store.pointers import kept
+from orchestrator.store.pointers import list_checkpoints
 from orchestrator.store.records import done, publish_record, read_record
 from tests.store.samples import ROOT, plan, record, train
 
@@ -22,17 +22,17 @@ ROUNDS = 8
 _barrier: Barrier
 
 
-def _meet(barrier: Barrier) -> None:
+def _set_barrier(barrier: Barrier) -> None:
     global _barrier
     _barrier = barrier
 
 
 def race(store: Store, runner: Callable[[str, int], list[str]]) -> list[list[str]]:
-    """What `runner(url, racer)` gives in every racer: processes, or threads for a store that only this process has."""
+    """Return the results of `runner(url, racer)` in all racers: processes, or threads for an in-memory store."""
     if store.url == "memory://":
         return _race_of_threads(store, runner)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(PROCESSES, context, initializer=_meet, initargs=(context.Barrier(PROCESSES),)) as pool:
+    with ProcessPoolExecutor(PROCESSES, context, initializer=_set_barrier, initargs=(context.Barrier(PROCESSES),)) as pool:
         return list(pool.map(runner, [store.url] * PROCESSES, range(PROCESSES)))
 
 
@@ -43,7 +43,7 @@ def _race_of_threads(store: Store, runner: Callable[[str, int], list[str]]) -> l
     from threading import Barrier as ThreadBarrier
 
     _in_memory["memory://"] = store
-    _meet(ThreadBarrier(PROCESSES))  # type: ignore[arg-type]
+    _set_barrier(ThreadBarrier(PROCESSES))  # type: ignore[arg-type]
     with ThreadPoolExecutor(PROCESSES) as pool:
         return list(pool.map(runner, [store.url] * PROCESSES, range(PROCESSES)))
 
@@ -58,7 +58,7 @@ def take_leases(url: str, racer: int) -> list[str]:  # noqa: ARG001
     for number in range(ROUNDS):
         _barrier.wait(60)
         try:
-            outcomes.append(take(store, f"trajectories/{number}", "d", Holder()).body.nonce)
+            outcomes.append(acquire(store, f"trajectories/{number}", "d", Holder()).body.nonce)
         except LeaseHeld:
             outcomes.append("")
     return outcomes
@@ -75,9 +75,9 @@ def publish_records(url: str, racer: int) -> list[str]:
 
 
 def publish_checkpoints(url: str, racer: int) -> list[str]:
-    """Every racer believes that it holds the lease, as after a clock that was wrong; only the first pointer stands."""
+    """Every racer assumes that it holds the lease, as after clock skew; only the first pointer is published."""
     store = opened(url)
-    lease = take(store, f"tasks/{racer}", "d", Holder())
+    lease = acquire(store, f"tasks/{racer}", "d", Holder())
     lease.work_root, lease.body = ROOT, lease.body.model_copy(update={"number": 10 * (racer + 1)})
     outcomes = []
     for number in range(ROUNDS):
@@ -95,36 +95,36 @@ def freeze_plans(url: str, racer: int) -> list[str]:
     return outcomes
 
 
-def test_of_many_processes_one_gets_the_lease(store: Store) -> None:
+def test_one_of_many_processes_acquires_the_lease(store: Store) -> None:
     rounds = list(zip(*race(store, take_leases), strict=True))
     assert len(rounds) == ROUNDS
     for outcomes in rounds:
         assert [outcome != "" for outcome in outcomes].count(True) == 1, outcomes
 
 
-def test_of_many_records_one_stands_and_everybody_is_told_which(store: Store) -> None:
+def test_all_racers_return_the_one_published_record(store: Store) -> None:
     rounds = list(zip(*race(store, publish_records), strict=True))
     for number, outcomes in enumerate(rounds):
-        standing: Record | None = read_record(store, record(train(512 * (number + 1))).digest)
-        assert standing is not None
-        assert set(outcomes) == {standing.nonce}
-        assert standing.nonce == f"racer {standing.results['loss']:.0f}"
+        published: Record | None = read_record(store, record(train(512 * (number + 1))).digest)
+        assert published is not None
+        assert set(outcomes) == {published.nonce}
+        assert published.nonce == f"racer {published.results['loss']:.0f}"
     assert len(done(store)) == ROUNDS
 
 
-def test_of_many_checkpoints_at_one_place_the_first_stands(store: Store) -> None:
+def test_first_of_many_checkpoints_is_published(store: Store) -> None:
     for outcomes in zip(*race(store, publish_checkpoints), strict=True):
         assert len(set(outcomes)) == 1
-    assert kept(store, ROOT) == [512 * (number + 1) for number in range(ROUNDS)]
+    assert list_checkpoints(store, ROOT) == [512 * (number + 1) for number in range(ROUNDS)]
 
 
-def test_versions_of_a_study_are_numbered_without_holes(store: Store) -> None:
+def test_versions_are_numbered_without_gaps(store: Store) -> None:
     numbers = sorted(int(outcome) for outcomes in race(store, freeze_plans) for outcome in outcomes)
     assert numbers == list(range(1, PROCESSES * ROUNDS + 1))
 
 
-def test_a_folder_that_is_written_to_can_be_listed(tmp_path: Path) -> None:
-    """Staging files come and go while the listing walks past them."""
+def test_folder_can_be_listed_during_writes(tmp_path: Path) -> None:
+    """Staging files appear and disappear during the listing."""
     store = open_store(str(tmp_path))
 
     def write(racer: int) -> None:

@@ -1,4 +1,4 @@
-"""A record never changes; what marks it, and what is damaged, is put right by whoever finds it."""
+"""Records never change; readers restore missing markers, and damaged records are quarantined."""
 
 import json
 
@@ -9,9 +9,9 @@ from orchestrator.contract.tasks import digest_of_task
 from orchestrator.errors import ContractError, Damaged, KeyMissing, StoreUnavailable
 from orchestrator.store import Store
 from orchestrator.store.addresses import attempt_key, done_key, record_key, task_key
-from orchestrator.store.leases import Holder, take
+from orchestrator.store.leases import Holder, acquire
 from orchestrator.store.memory import Fault, InMemoryObjects, in_memory_store
-from orchestrator.store.quarantine import move_record_aside
+from orchestrator.store.quarantine import quarantine_record
 from orchestrator.store.records import create_task, done, publish_record, read_failure, read_record, read_task, record_failure
 from tests.store.samples import evaluation, overwrite, record, root_of, train
 
@@ -20,23 +20,23 @@ DIGEST = digest_of_task(TASK)
 
 
 @pytest.mark.parametrize("task", [train(512), evaluation(512)])
-def test_a_task_is_read_as_it_was_created(store: Store, task: object) -> None:
+def test_created_task_is_read_back(store: Store, task: object) -> None:
     digest = create_task(store, task)  # type: ignore[arg-type]
     assert create_task(store, task) == digest  # type: ignore[arg-type]
     assert read_task(store, digest) == task
 
 
 @pytest.mark.parametrize("change", ["flip", "cut", "empty"])
-def test_a_damaged_identity_is_refused_and_written_again(store: Store, change: str) -> None:
+def test_damaged_identity_is_rejected_and_written_again(store: Store, change: str) -> None:
     create_task(store, TASK)
     overwrite(store, task_key(DIGEST), change)
-    with pytest.raises(Damaged, match="does not have the digest it is named after"):
+    with pytest.raises(Damaged, match="does not match its digest"):
         read_task(store, DIGEST)
     create_task(store, TASK)
     assert read_task(store, DIGEST) == TASK
 
 
-def test_a_task_of_another_version_of_the_contract_is_refused(store: Store) -> None:
+def test_task_of_another_contract_version_is_rejected(store: Store) -> None:
     from orchestrator.contract.identity import digest_of_text
 
     text = canonical({**TASK.identity(), "new": 1})
@@ -45,7 +45,7 @@ def test_a_task_of_another_version_of_the_contract_is_refused(store: Store) -> N
         read_task(store, digest_of_text(text))
 
 
-def test_a_task_that_is_not_there_is_missing(store: Store) -> None:
+def test_missing_task_raises_key_missing(store: Store) -> None:
     with pytest.raises(KeyMissing):
         read_task(store, DIGEST)
 
@@ -58,7 +58,7 @@ def test_a_record_is_published_read_and_listed(store: Store) -> None:
     assert done(store) == {DIGEST}
 
 
-def test_the_first_record_stands_whatever_comes_later(store: Store) -> None:
+def test_published_record_is_never_overwritten(store: Store) -> None:
     first, second = record(TASK, nonce="first", loss=2.0), record(TASK, nonce="second", loss=3.0)
     publish_record(store, first)
     assert publish_record(store, second) == first
@@ -74,7 +74,7 @@ def test_a_lost_reply_does_not_make_the_winner_lose(when: str, times: int) -> No
     assert publish_record(store, record(TASK, nonce="theirs")) == ours
 
 
-def test_a_missing_marker_is_made_by_whoever_reads_the_record(store: Store) -> None:
+def test_reading_a_record_restores_its_marker(store: Store) -> None:
     publish_record(store, record(TASK))
     store.objects.delete(done_key(DIGEST))
     assert done(store) == set()
@@ -82,16 +82,16 @@ def test_a_missing_marker_is_made_by_whoever_reads_the_record(store: Store) -> N
     assert done(store) == {DIGEST}
 
 
-def test_a_record_is_read_from_a_store_that_takes_no_marker() -> None:
+def test_record_is_read_from_a_read_only_store() -> None:
     store = in_memory_store()
     publish_record(store, record(TASK))
     store.objects.delete(done_key(DIGEST))
     assert isinstance(store.objects, InMemoryObjects)
-    store.objects.faults.append(Fault("put", "*", "before", times=-1, message="it is read-only"))
+    store.objects.faults.append(Fault("put", "*", "before", times=-1, message="the file system is read-only"))
     assert read_record(store, DIGEST) == record(TASK)
 
 
-def test_a_death_between_record_and_marker_is_mended_by_the_next_attempt() -> None:
+def test_next_attempt_restores_the_marker_after_a_crash() -> None:
     store = in_memory_store([Fault("put", "done/*", "before")])
     with pytest.raises(StoreUnavailable):
         publish_record(store, record(TASK))
@@ -101,15 +101,15 @@ def test_a_death_between_record_and_marker_is_mended_by_the_next_attempt() -> No
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
-    [("cut", "is not a whole record"), ("empty", "is not a whole record"), ("flip", "is not a whole record|another task")],
+    ("change", "message"),
+    [("cut", "is not a complete record"), ("empty", "is not a complete record"), ("flip", "is not a complete record|another task")],
 )
-def test_a_broken_record_is_told_and_its_place_is_taken_by_the_next(store: Store, change: str, said: str) -> None:
+def test_damaged_record_is_reported_and_replaced(store: Store, change: str, message: str) -> None:
     publish_record(store, record(TASK, nonce="broken"))
     overwrite(store, record_key(DIGEST), change)
     if change == "flip":
         store.objects.put(record_key(DIGEST), record(TASK).to_bytes().replace(b'"kind": "train"', b'"kind": "trail"'))
-    with pytest.raises(Damaged, match=said) as caught:
+    with pytest.raises(Damaged, match=message) as caught:
         read_record(store, DIGEST)
     assert f"{record_key(DIGEST)} is" in str(caught.value)
     assert "`scaling-study store verify --repair`" in str(caught.value)
@@ -125,9 +125,9 @@ def test_a_record_under_another_digest_is_damaged(store: Store) -> None:
         read_record(store, DIGEST)
 
 
-def test_what_is_moved_aside_is_kept_with_a_reason(store: Store) -> None:
+def test_quarantined_record_is_kept_with_a_reason(store: Store) -> None:
     body = publish_record(store, record(TASK)).to_bytes()
-    move_record_aside(store, DIGEST, "a flipped byte in a shard")
+    quarantine_record(store, DIGEST, "a flipped byte in a shard")
     assert (read_record(store, DIGEST), done(store)) == (None, set())
     copies = {stat.key: store.objects.get(stat.key) for stat in store.objects.list("damaged")}
     (note,) = [json.loads(copy) for key, copy in copies.items() if key.endswith(".why.json")]
@@ -137,24 +137,24 @@ def test_what_is_moved_aside_is_kept_with_a_reason(store: Store) -> None:
 
 @pytest.mark.parametrize("operation", range(6))
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_moving_aside_that_breaks_off_loses_nothing(operation: int, when: str) -> None:
+def test_interrupted_quarantine_loses_nothing(operation: int, when: str) -> None:
     store = in_memory_store()
     body = publish_record(store, record(TASK)).to_bytes()
     assert isinstance(store.objects, InMemoryObjects)
     store.objects.faults.append(Fault("*", "*", when, skip=operation, times=10**6))  # type: ignore[arg-type]
     try:
-        move_record_aside(store, DIGEST, "why")
+        quarantine_record(store, DIGEST, "why")
     except StoreUnavailable:
         assert operation < 5
     store.objects.faults.clear()
     everything = [store.objects.get(stat.key) for stat in store.objects.list("")]
     assert body in everything
-    move_record_aside(store, DIGEST, "why")
+    quarantine_record(store, DIGEST, "why")
     assert publish_record(store, record(TASK, nonce="next")).nonce == "next"
 
 
-def test_a_failure_leaves_its_reason(store: Store) -> None:
-    lease = take(store, root_of(TASK), DIGEST, Holder())
+def test_reason_of_a_failure_is_read_back(store: Store) -> None:
+    lease = acquire(store, root_of(TASK), DIGEST, Holder())
     record_failure(store, lease, 78, "NaN beyond the rule", {"step": 7, "loss": float("nan")})
     reason = read_failure(store, attempt_key(root_of(TASK), 1, "failure.json"))
     assert reason is not None
@@ -162,7 +162,7 @@ def test_a_failure_leaves_its_reason(store: Store) -> None:
     assert read_failure(store, attempt_key(root_of(TASK), 2, "failure.json")) is None
 
 
-def test_what_a_later_version_says_beyond_ours_is_passed_over(store: Store) -> None:
+def test_unknown_fields_of_a_newer_version_are_ignored(store: Store) -> None:
     task = train(1024)
     create_task(store, task)
     publish_record(store, record(task))

@@ -1,4 +1,4 @@
-"""What only a bucket can do wrong, against the S3 server that STORE_TEST_S3 names."""
+"""Errors specific to buckets, against the S3 server in STORE_TEST_S3."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.cluster
 @pytest.fixture(autouse=True)
 def server() -> None:
     if "STORE_TEST_S3" not in os.environ:
-        pytest.skip("STORE_TEST_S3 names no bucket")
+        pytest.skip("STORE_TEST_S3 is not set")
 
 
 CALLS: list[Callable[[Store], object]] = [
@@ -26,20 +26,20 @@ CALLS: list[Callable[[Store], object]] = [
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_bucket_that_is_not_there_is_told(call: Callable[[Store], object]) -> None:
-    with pytest.raises(StoreUnavailable, match="there is no such bucket; make it, or look at the address"):
+def test_missing_bucket_is_reported(call: Callable[[Store], object]) -> None:
+    with pytest.raises(StoreUnavailable, match="the bucket does not exist; create it, or check the address"):
         call(open_store("s3://no-such-bucket-here/x"))
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_credentials_that_are_wrong_are_told(call: Callable[[Store], object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_credentials_are_reported(call: Callable[[Store], object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(StoreUnavailable, match="look at the credentials in the environment"):
+    with pytest.raises(StoreUnavailable, match="check the credentials in the environment"):
         call(open_store(os.environ["STORE_TEST_S3"]))
 
 
-def test_a_server_that_is_away_is_told_and_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_server_is_reported_as_retryable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(StoreUnavailable, match="away or slow") as caught:
+    with pytest.raises(StoreUnavailable, match="unreachable or timed out") as caught:
         open_store("s3://studies").objects.get("x")
     assert caught.value.retryable

@@ -56,7 +56,7 @@ def test_what_is_said_to_mend_a_damaged_plan_mends_it(file: Path) -> None:
     first = open_study(file)
     digest = keep(first)
     first.store.objects.put(plan_key(digest), b"{}")
-    with pytest.raises(Damaged, match="run FILE --replan` writes it anew"):
+    with pytest.raises(Damaged, match="run FILE --replan` writes it again"):
         open_study(file)
     keep(open_study(file, replan=True))
     assert open_study(file).plan == first.plan

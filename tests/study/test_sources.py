@@ -174,8 +174,8 @@ def test_a_path_is_a_file_a_folder_or_a_pattern_here_and_in_a_bucket(path: str, 
     [
         ("nothing", "no such file or folder"),
         ("tree/*.jsonl", "no such file or folder"),
-        ("images", r"none of its 1 files can be read .*logo\.png.* a source is made of \.jsonl"),
-        ("void", "the source is empty: all of its 2 files have 0 bytes"),
+        ("images", r"none of its 1 files has a known type .*logo\.png.* allowed are \.jsonl"),
+        ("void", "the source is empty: all 2 files have 0 bytes"),
     ],
 )
 def test_a_source_with_nothing_to_read_is_a_clear_error(scheme: str, path: str, message: str, tree: Path, cache: Path) -> None:
@@ -187,5 +187,5 @@ def test_a_source_with_nothing_to_read_is_a_clear_error(scheme: str, path: str, 
 
 
 def test_an_address_of_another_kind_is_a_clear_error(cache: Path) -> None:
-    with pytest.raises(StoreError, match=r"ftp://there/: not a bucket .* allowed are s3://, gs:// and az://"):
+    with pytest.raises(StoreError, match=r"ftp://there/: not a supported bucket; allowed are s3://, gs:// and az://"):
         fingerprint("ftp://there/corpus", Path("/"), cache)

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
+from orchestrator.contract.exits import ExitCode
 from orchestrator.contract.plan import Plan, PlannedTask
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.contract.vocabulary import TAGS, ExitCode, TaskKind
+from orchestrator.contract.vocabulary import TAGS, TaskKind
 from orchestrator.errors import StoreUnavailable, TrackingUnavailable
 from orchestrator.store import Store, open_store
 from orchestrator.store.addresses import done_key, record_key, work_root
 from orchestrator.store.checkpoints import publish
-from orchestrator.store.leases import Holder, Lease, take
+from orchestrator.store.leases import Holder, Lease, acquire
 from orchestrator.store.memory import in_memory_store
 from orchestrator.store.metrics import append
 from orchestrator.store.plans import freeze
@@ -28,7 +29,7 @@ from orchestrator.tracking.follow import LastTries, follow, mirror_once, sole_wr
 from orchestrator.tracking.mirror import Mirror
 from orchestrator.tracking.view import CURVE_POINTS, curve, parameters_of, tags_of
 from tests.analysis.synthetic_study import MadeUpRecipe, MadeUpStage, MadeUpStudy
-from tests.controller.simulated_cluster import Played
+from tests.controller.simulated_cluster import SimulatedCluster
 
 # As few tasks and steps as still have a trunk, a leaf, a cooldown and a second stage
 SMALL = MadeUpStudy(
@@ -70,7 +71,7 @@ def rows(task: TrainTask, after: int, upto: int, shift: float = 0.0) -> list[tup
 def trained(store: Store, planned: PlannedTask, upto: int, after: int = 0, shift: float = 0.0, saves: tuple[int, ...] = ()) -> Lease:
     """An attempt that took the trajectory up at `after`, trained to `upto`, wrote checkpoints at `saves`, and still holds its lease."""
     assert isinstance(planned.task, TrainTask)
-    lease = take(store, work_root(planned.kind, planned.work), planned.digest, Holder(study=PLAN.study))
+    lease = acquire(store, work_root(planned.kind, planned.work), planned.digest, Holder(study=PLAN.study))
     lease.start_from(after)
     append(store, lease, rows(planned.task, after, upto, shift))
     for tokens in saves:
@@ -369,19 +370,19 @@ def test_addresses_of_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_mirror_of_a_namespace_opens_no_store_of_a_refused_study() -> None:
-    played, opened, said = Played(), list[str](), list[str]()
-    played.apply("mine")
-    played.apply("refused", store="memory://forbidden", execution={})
-    played.turn(played.controller())
+    simulated, opened, said = SimulatedCluster(), list[str](), list[str]()
+    simulated.apply("mine")
+    simulated.apply("refused", store="memory://forbidden", execution={})
+    simulated.step(simulated.controller())
 
     def open_named(url: str) -> Store:
         opened.append(url)
         raise StoreUnavailable("no credentials")
 
-    keeper = Keeper(played.cluster, NOWHERE, said.append, open_named)
+    keeper = Keeper(simulated.cluster, NOWHERE, said.append, open_named)
     keeper.look()
     keeper.look()
-    assert set(opened) == {"memory://played"}
+    assert set(opened) == {"memory://simulated"}
     assert said[0] == "mine: no credentials; asking again"
     assert said[1].startswith("refused: not mirrored, since it is not accepted (ImageMissing: ")
     assert len(said) == 2, "each thing once"
@@ -428,8 +429,8 @@ def test_last_words_are_for_people_however_the_log_was_cut(finished_store: Store
 
 def test_a_last_look_is_tried_a_while_and_then_given_up_with_its_reason(finished_store: Store) -> None:
     pauses, said = list[float](), list[str]()
-    tries = LastTries("the wish to stop", pauses.append, lambda: sum(pauses))
-    with pytest.raises(TrackingUnavailable, match=r"MLflow at http://127.* did not .*; given up 5 s after the wish to stop"):
+    tries = LastTries("the stop request", pauses.append, lambda: sum(pauses))
+    with pytest.raises(TrackingUnavailable, match=r"MLflow at http://127.* did not .*; given up 5 s after the stop request"):
         follow(finished_store, "made-up", NOWHERE, None, tries.another, said.append, until_done=True)
     assert len(said) == len(pauses) + 1 == 12
 
@@ -449,7 +450,7 @@ def test_ctrl_c_ends_a_mirror_whose_server_is_away(finished_store: Store, times:
         time.sleep(0.2)
     rest, _ = mirror.communicate(timeout=60)
     assert mirror.returncode == code, rest
-    assert ("given up 5 s after the wish to stop" in rest) == (times == 1)
+    assert ("given up 5 s after the stop request" in rest) == (times == 1)
     assert (len(rest.splitlines()) < 20, "Traceback" in rest) == (True, False), "it pauses between two tries"
 
 

@@ -15,7 +15,7 @@ from orchestrator.contract.record import Artifact, Record
 from orchestrator.contract.tasks import PrepareTask, Reader, digest_of_task
 from orchestrator.store import Store
 from orchestrator.store.artifacts import write_bytes
-from orchestrator.store.leases import Holder, Lease, take
+from orchestrator.store.leases import Holder, Lease, acquire
 from orchestrator.store.records import create_task, publish_record
 
 END_OF_TEXT = 0
@@ -37,7 +37,7 @@ def publish(
     """A prepare task that is done: `tokens` are its training tokens, one document. Returns its digest."""
     task = prepare_task(number)
     digest = create_task(store, task)
-    lease = take(store, f"tasks/{digest}", digest, Holder())
+    lease = acquire(store, f"tasks/{digest}", digest, Holder())
     with tempfile.TemporaryDirectory() as folder:
         training = _section(store, lease, "training", [tokens], vocabulary, shard_tokens, Path(folder))
         kept_out = _section(store, lease, "held-out", sorted(held_out, key=_hash), vocabulary, shard_tokens, Path(folder))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from trainer.attempt import worker
 
 from orchestrator.contract.events import End, Event, Placement, Progress, Start
-from orchestrator.contract.vocabulary import ExitCode
+from orchestrator.contract.exits import ExitCode
 from orchestrator.store import Store
 from orchestrator.store.memory import in_memory_store
 

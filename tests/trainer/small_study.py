@@ -8,6 +8,7 @@ from pathlib import Path
 from trainer.attempt.perform import run_task
 
 from orchestrator.contract.events import Placement
+from orchestrator.contract.exits import ExitCode
 from orchestrator.contract.identity import NUMERICS
 from orchestrator.contract.tasks import (
     EvaluateTask,
@@ -22,7 +23,6 @@ from orchestrator.contract.tasks import (
     TrainTask,
     Trajectory,
 )
-from orchestrator.contract.vocabulary import ExitCode
 from orchestrator.store import Store, open_store, records
 from orchestrator.study.sources import fingerprint
 

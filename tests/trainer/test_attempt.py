@@ -13,11 +13,11 @@ from trainer.attempt.perform import follow_task, run_task
 from trainer.context import Context, Outcome, Stopped
 
 from orchestrator.contract.events import End, Event, Placement, Progress, Start
+from orchestrator.contract.exits import ExitCode
 from orchestrator.contract.identity import NUMERICS, canonical
 from orchestrator.contract.record import Attempt, Record
 from orchestrator.contract.tasks import EvaluateTask, FromInitialisation, Optimizer, Schedule, Shape, TokenizerTask, TrainTask, Trajectory
 from orchestrator.contract.tasks import digest_of_task as digest_of
-from orchestrator.contract.vocabulary import ExitCode
 from orchestrator.errors import ContractError, Damaged, KeyMissing, LeaseHeld, LeaseLost, MissingExtra, StoreUnavailable, TaskRefused
 from orchestrator.store import Store, addresses, artifacts, leases, records
 from orchestrator.store.memory import Fault, InMemoryObjects, in_memory_store
@@ -202,7 +202,7 @@ def test_stops_and_held_leases_are_no_failures(store: Store, placement: Placemen
 def test_attempts_that_are_killed_again_and_again_come_to_an_end(store: Store, placement: Placement) -> None:
     root = addresses.work_root("prepare", DIGEST)
     for _ in range(3 * leases.SILENT_ENDS):
-        leases.take(store, root, DIGEST, leases.Holder(study="small")).end("killed", 137)
+        leases.acquire(store, root, DIGEST, leases.Holder(study="small")).end("killed", 137)
 
     code, events = attempt(store, placement)
 
@@ -454,7 +454,7 @@ def test_what_every_attempt_lost_of_the_one_before_it_is_in_the_record(store: St
     shorter, longer = (records.create_task(store, TrainTask(TRAJECTORY, tokens)) for tokens in (104, 400))
     root = addresses.work_root("train", "0" * 64)
     for digest, start, end in ((longer, 0, 120), (shorter, 64, 96), (shorter, None, 0), (longer, 80, 200), (DIGEST, 80, 80)):
-        lease = leases.take(store, root, digest, leases.Holder(study="small"))
+        lease = leases.acquire(store, root, digest, leases.Holder(study="small"))
         if start is not None:
             lease.start_from(start)
             lease.renew(end)

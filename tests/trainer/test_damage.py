@@ -7,10 +7,10 @@ import pytest
 from trainer.attempt.perform import run_task
 
 from orchestrator.contract.events import End, Event
+from orchestrator.contract.exits import ExitCode
 from orchestrator.contract.identity import digest_of
 from orchestrator.contract.record import Artifact, Record
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.contract.vocabulary import ExitCode
 from orchestrator.store import addresses, checkpoints, records
 from tests.trainer.small_study import SmallStudy, bits_per_byte, make_small_study
 
@@ -92,7 +92,7 @@ def test_a_cut_checkpoint_that_is_evaluated_is_trained_again_to_the_same_bits(st
 
     assert code == ExitCode.HELD
     assert f"to be done again: trajectory {work[:12]} at {state.tokens} tokens" in message
-    assert checkpoints.kept(study.store, addresses.work_root("train", work)) == [state.tokens // 2]
+    assert checkpoints.list_checkpoints(study.store, addresses.work_root("train", work)) == [state.tokens // 2]
     assert train not in records.done(study.store)
     assert run(study, train)[0] == ExitCode.DONE
     assert hashes(record_of(study, train)) == hashes(before)

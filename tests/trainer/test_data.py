@@ -232,7 +232,7 @@ def test_damage_is_found_before_anything_is_read(name: str, change: str, tmp_pat
     store = open_store(str(tmp_path / "store"))
     digest = publish(store, 0, range(300), shard_tokens=100)
     damage(store, digest, name, change)
-    with pytest.raises(Damaged, match="cut or has been replaced" if change == "cut" else "has changed since it was written"):
+    with pytest.raises(Damaged, match="truncated or replaced" if change == "cut" else "has changed since it was written"):
         open_mixture(store, replace(TRAJECTORY, shares=((digest, 1),)), tmp_path / "cache")
 
 

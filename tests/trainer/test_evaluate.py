@@ -28,7 +28,7 @@ from orchestrator.contract.identity import NUMERICS
 from orchestrator.contract.tasks import EvaluateTask, FromInitialisation, Shape
 from orchestrator.contract.vocabulary import ACCURACY, BITS_PER_BYTE
 from orchestrator.errors import TaskRefused
-from orchestrator.store.leases import Holder, take
+from orchestrator.store.leases import Holder, acquire
 from orchestrator.store.memory import in_memory_store
 from tests.trainer.prepared import publish
 
@@ -261,7 +261,7 @@ def test_an_evaluation_may_be_stopped_while_it_fetches(suite: str, tmp_path: Pat
     store = in_memory_store()
     source = publish(store, 0, range(50), [[1, 2, 3, 4, 5, 6, 7, 8 + number] for number in range(20)], shard_tokens=20)
     task = EvaluateTask("0" * 64, 64, suite, {"source": source, **ITEMS[suite]}, NUMERICS)
-    lease = take(store, "tasks/0", "0", Holder())
+    lease = acquire(store, "tasks/0", "0", Holder())
     with pytest.raises(Stopped, match="while it fetched"):
         suites.benchmarks(Context(store, "0", task, lease, Placement(), tmp_path, stop=lambda: True), task)
 

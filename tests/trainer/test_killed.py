@@ -16,10 +16,11 @@ import pytest
 from trainer.attempt.provenance import versions
 
 from orchestrator.contract.events import Placement
+from orchestrator.contract.exits import ExitCode
 from orchestrator.contract.identity import digest_of
 from orchestrator.contract.record import Record
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.contract.vocabulary import GRAD_NORM, LEARNING_RATE, LOSS, ExitCode
+from orchestrator.contract.vocabulary import GRAD_NORM, LEARNING_RATE, LOSS
 from orchestrator.store import Store, addresses, leases, metrics, records
 from tests.trainer.small_study import BATCH, WINDOW, SmallStudy, bits_per_byte, continuation, make_small_study
 from tests.trainer.worker_process import WorkerProcess, trainer_worker, worker_process

@@ -11,7 +11,7 @@ from trainer.attempt.pod_log import FIRST_BYTES, LAST_BYTES, PodLog
 
 from orchestrator.contract.tasks import Reader, TokenizerTask
 from orchestrator.store import Store, open_store
-from orchestrator.store.leases import Holder, Lease, take
+from orchestrator.store.leases import Holder, Lease, acquire
 from orchestrator.store.memory import Fault, InMemoryObjects
 from orchestrator.store.records import create_task, read_record
 from orchestrator.study.sources import fingerprint
@@ -41,7 +41,7 @@ def test_a_pod_keeps_its_log_with_its_attempt_and_tells_argo_how_far_it_is(tmp_p
 @pytest.fixture
 def leased() -> tuple[Store, Lease]:
     store = Store(InMemoryObjects(), "memory://log")
-    return store, take(store, "tasks/" + "a" * 64, "a" * 64, Holder())
+    return store, acquire(store, "tasks/" + "a" * 64, "a" * 64, Holder())
 
 
 def printed(store: Store, lease: Lease, write: Callable[[], None]) -> str:
@@ -91,8 +91,8 @@ def test_what_was_said_before_a_kill_is_there(tmp_path: Path) -> None:
     """Kept now and then while it grows, not only at the end."""
     script = (
         "import os, sys, time; from trainer.attempt.pod_log import PodLog; from orchestrator.store import open_store;"
-        "from orchestrator.store.leases import Holder, take; store = open_store(sys.argv[1]);"
-        "lease = take(store, 'tasks/' + 'a' * 64, 'a' * 64, Holder()); log = PodLog(store, seconds=0.05).__enter__();"
+        "from orchestrator.store.leases import Holder, acquire; store = open_store(sys.argv[1]);"
+        "lease = acquire(store, 'tasks/' + 'a' * 64, 'a' * 64, Holder()); log = PodLog(store, seconds=0.05).__enter__();"
         "log.attach(lease); print('said', flush=True); time.sleep(2); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, timeout=60)

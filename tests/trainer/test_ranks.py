@@ -18,10 +18,11 @@ from trainer.context import PeerLost
 from trainer.training.ranks import Group, join
 
 from orchestrator.contract.events import Placement
+from orchestrator.contract.exits import ExitCode
 from orchestrator.contract.identity import digest_of
 from orchestrator.contract.record import Record
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.contract.vocabulary import LOSS, ExitCode
+from orchestrator.contract.vocabulary import LOSS
 from orchestrator.errors import TaskRefused
 from orchestrator.store import addresses, checkpoints, leases, metrics, records
 from tests.trainer.small_study import SmallStudy, make_small_study
@@ -67,7 +68,7 @@ def root_of(task: TrainTask) -> str:
 
 def wait_for_a_checkpoint(study: SmallStudy, task: TrainTask) -> None:
     end = time.monotonic() + 60
-    while not checkpoints.kept(study.store, root_of(task)):
+    while not checkpoints.list_checkpoints(study.store, root_of(task)):
         assert time.monotonic() < end, "no checkpoint came"
         time.sleep(0.05)
 

@@ -66,7 +66,7 @@ def store() -> Store:
 @pytest.fixture
 def curve(store: Store, tmp_path: Path) -> Curve:
     task = TrainTask(TRAJECTORY, 100 * STEP)
-    lease = leases.take(store, WORK, "b" * 64, Holder())
+    lease = leases.acquire(store, WORK, "b" * 64, Holder())
     return Curve(Context(store, "b" * 64, task, lease, Placement(), tmp_path), task.tokens)
 
 

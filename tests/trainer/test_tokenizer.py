@@ -15,7 +15,7 @@ from trainer.prepare.tokenizer import END_OF_TEXT, load_tokenizer
 from orchestrator.contract.events import Placement
 from orchestrator.contract.tasks import TokenizerTask
 from orchestrator.errors import KeyMissing, TaskRefused
-from orchestrator.store.leases import Holder, take
+from orchestrator.store.leases import Holder, acquire
 from orchestrator.store.memory import in_memory_store
 from tests.trainer.workplace import ONE_IN, READER, Workplace, byte_tokenizer, is_held_out, kept_out, lines_of, made_up, new_workplace
 
@@ -134,7 +134,7 @@ def load(workplace: Workplace, content: bytes, name: str = "") -> "tuple[int, in
     name = name or f"file:{hashlib.sha256(content).hexdigest()}"
     workplace.inputs[name] = [str(path)]
     task = tokenizer_task(workplace, {})
-    lease = take(workplace.store, "tasks/x", "x", Holder())
+    lease = acquire(workplace.store, "tasks/x", "x", Holder())
     context = Context(workplace.store, "x", task, lease, Placement(inputs=workplace.inputs), workplace.folder / "cache")
     tokenizer = load_tokenizer(context, name)
     return tokenizer.vocabulary, tokenizer.end_of_text
@@ -199,7 +199,7 @@ def test_a_long_text_is_tokenised_in_parts_that_add_up(words: list[str], longest
     folder = tmp_path_factory.mktemp("parts")
     workplace = new_workplace(in_memory_store(), folder)
     digest, _ = workplace.done(tokenizer_task(workplace, {workplace.write("a.jsonl", lines_of(sentences("river"))): 1}))
-    lease = take(workplace.store, "tasks/x", "x", Holder())
+    lease = acquire(workplace.store, "tasks/x", "x", Holder())
     context = Context(workplace.store, "x", tokenizer_task(workplace, {}), lease, Placement(), folder)
     whole = load_tokenizer(context, digest)
     text = "the river and the tower " + " ".join(words)
@@ -210,7 +210,7 @@ def test_a_long_text_is_tokenised_in_parts_that_add_up(words: list[str], longest
 
 def test_words_are_not_torn_where_a_long_text_is_cut(workplace: Workplace) -> None:
     digest, _ = workplace.done(tokenizer_task(workplace, {workplace.write("a.jsonl", lines_of(sentences("river"))): 1}))
-    lease = take(workplace.store, "tasks/x", "x", Holder())
+    lease = acquire(workplace.store, "tasks/x", "x", Holder())
     context = Context(workplace.store, "x", tokenizer_task(workplace, {}), lease, Placement(), workplace.folder)
     whole = load_tokenizer(context, digest)
     text = "the river and the tower of the engine, " * 50

@@ -87,7 +87,7 @@ class Desk:
 
     def attempt(self, task: TrainTask, stop: Callable[[], bool] = lambda: False, **placement: Any) -> Outcome:
         """As `trainer.attempt.perform` does it, without record and exit code."""
-        lease = leases.take(self.store, root(task), digest_of_task(task), Holder())
+        lease = leases.acquire(self.store, root(task), digest_of_task(task), Holder())
         try:
             return train.run(self.context(task, lease, stop, **placement))
         finally:
@@ -187,7 +187,7 @@ def test_a_longer_horizon_trains_only_what_is_new(desk: Desk, uninterrupted: tup
     outcome = desk.attempt(longer)
     assert (outcome.from_tokens, outcome.tokens_lost) == (12 * STEP, 0)
     assert_same(desk, longer, outcome, uninterrupted)
-    assert checkpoints.kept(desk.store, root(longer)) == [12 * STEP, 20 * STEP]
+    assert checkpoints.list_checkpoints(desk.store, root(longer)) == [12 * STEP, 20 * STEP]
 
 
 def test_a_shorter_horizon_is_not_taken_from_a_checkpoint_past_its_end(desk: Desk) -> None:
@@ -291,7 +291,7 @@ def test_the_process_has_its_threads_back_after_a_task(desk: Desk) -> None:
 
 def test_progress_is_told_with_the_loss_and_at_the_end(desk: Desk) -> None:
     task, heard = desk.task(5), list[tuple[int, int, str, float | None]]()
-    lease = leases.take(desk.store, root(task), digest_of_task(task), Holder())
+    lease = leases.acquire(desk.store, root(task), digest_of_task(task), Holder())
     train.run(replace(desk.context(task, lease), listen=lambda *told: heard.append(told)))
     assert heard[0][:3] == (STEP, 5 * STEP, "tokens")
     assert heard[-1] == (5 * STEP, 5 * STEP, "tokens", desk.losses(task)[-1])
@@ -316,21 +316,21 @@ def test_no_checkpoint_is_kept_before_the_metrics_that_lead_to_it(desk: Desk) ->
     desk.store.objects.faults.append(Fault("put", "*/metrics/*", "before", times=1000))
     with pytest.raises(StoreUnavailable):
         desk.attempt(desk.task(2))
-    assert checkpoints.kept(desk.store, root(desk.task(2))) == []
+    assert checkpoints.list_checkpoints(desk.store, root(desk.task(2))) == []
 
 
 def test_whoever_was_overtaken_keeps_no_checkpoint(desk: Desk) -> None:
     task = desk.task(5)
-    slow = leases.take(desk.store, root(task), digest_of_task(task), Holder(workflow_node="node(0)"))
+    slow = leases.acquire(desk.store, root(task), digest_of_task(task), Holder(workflow_node="node(0)"))
 
     def overtaken() -> bool:
         if len(leases.history(desk.store, root(task))) == 1:
-            leases.take(desk.store, root(task), digest_of_task(task), Holder(workflow_node="node(1)"))
+            leases.acquire(desk.store, root(task), digest_of_task(task), Holder(workflow_node="node(1)"))
         return False
 
     with pytest.raises(LeaseLost):
         train.run(desk.context(task, slow, overtaken))
-    assert checkpoints.kept(desk.store, root(task)) == []
+    assert checkpoints.list_checkpoints(desk.store, root(task)) == []
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_the_lease_is_renewed_with_every_shard_that_comes(desk: Desk) -> None:
     """A clock that leaps ten seconds makes every renewal due: fetching may take longer than a lease lasts."""
     ticks = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=10 * tick) for tick in count())
     leaping = replace(desk, store=replace(desk.store, clock=lambda: next(ticks)))
-    lease = leases.take(leaping.store, root(desk.task(1)), digest_of_task(desk.task(1)), Holder())
+    lease = leases.acquire(leaping.store, root(desk.task(1)), digest_of_task(desk.task(1)), Holder())
     renewed: list[datetime] = []
 
     def stop() -> bool:
@@ -378,7 +378,7 @@ def test_the_lease_is_renewed_with_every_shard_that_comes(desk: Desk) -> None:
 
 def test_asked_to_stop_while_it_fetches_it_makes_no_step_and_fetches_no_more(desk: Desk) -> None:
     task = desk.task(2)
-    lease = leases.take(desk.store, root(task), digest_of_task(task), Holder())
+    lease = leases.acquire(desk.store, root(task), digest_of_task(task), Holder())
     with pytest.raises(Stopped, match="while it fetched"):
         train.run(replace(desk.context(task, lease), stop=lambda: True))
     assert not lease.body.took_up

@@ -10,7 +10,7 @@ import pytest
 from trainer.__main__ import main
 
 from orchestrator.contract.events import End, Placement, Progress, Ready, Start
-from orchestrator.contract.vocabulary import ExitCode
+from orchestrator.contract.exits import ExitCode
 from tests.trainer.worker_process import SLOW_WORKER, WorkerProcess, worker_process
 
 

@@ -18,7 +18,7 @@ from orchestrator.contract.events import Placement
 from orchestrator.contract.record import Record
 from orchestrator.contract.tasks import PrepareTask, Reader, Task
 from orchestrator.store import Store
-from orchestrator.store.leases import Holder, take
+from orchestrator.store.leases import Holder, acquire
 from orchestrator.store.records import create_task, publish_record
 from orchestrator.study.sources import fingerprint
 
@@ -55,7 +55,7 @@ class Workplace:
 
     def attempt(self, task: Task, sizes: Sizes = TINY, stop: Callable[[], bool] = lambda: False, threads: int = 1) -> Outcome:
         digest = create_task(self.store, task)
-        lease = take(self.store, f"tasks/{digest}", digest, Holder())
+        lease = acquire(self.store, f"tasks/{digest}", digest, Holder())
         placement = Placement(inputs=self.inputs, threads=threads)
         context = Context(self.store, digest, task, lease, placement, self.folder / "cache", self._listen, stop)
         try:

@@ -1,6 +1,6 @@
-"""Argo 4's schema as an oracle: hera's models are generated from it, and what they do not know they drop.
+"""Validate rendered Workflows against Argo 4's schema, with hera's models, which are generated from it and drop unknown fields.
 
-The cluster of the tests runs Argo 3.7; what is rendered must be valid for its successor too.
+The test cluster runs Argo 3.7; rendered Workflows must also be valid for its successor.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ from tests.workflow.test_workflow import study
 Document = dict[str, Any]
 
 RESOURCES = {"cpu": "3.5", "memory": "64Gi"}
-# Every key that `execution` and its parts have
+# Sets every key of `execution` and its parts
 EVERYTHING = Execution.model_validate(
     {
         "image": "registry.example.com/trainer@sha256:" + "0" * 64,
@@ -39,41 +39,41 @@ EVERYTHING = Execution.model_validate(
         "graceSeconds": 600,
     }
 )
-# What the namespace's policy may add to every pod
+# The fields that a namespace's policy may add to every pod
 DEFAULTS: Document = {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}], "podPriorityClassName": "low"}
 SETTINGS = {
-    "little": PodSettings("team", "x", "", "s3://x", 1, Execution()),
+    "minimal": PodSettings("team", "x", "", "s3://x", 1, Execution()),
     "everything": PodSettings(
         "team", "x", "0c3f", "s3://x", 7, EVERYTHING, {"a" * 64: ["s3://c/web"]}, environment={"HF_HUB_OFFLINE": "1"}
     ),
 }
-SETTINGS["policy"] = replace(SETTINGS["little"], defaults=DEFAULTS)
+SETTINGS["policy"] = replace(SETTINGS["minimal"], defaults=DEFAULTS)
 
 
 @cache
-def rendered(asked: str) -> tuple[Document, ...]:
-    """One Workflow of every kind: what a study's units do, and what looks at its files."""
-    settings = SETTINGS[asked]
+def rendered(settings_name: str) -> tuple[Document, ...]:
+    """Render the Workflows of a study's units and the one that fingerprints its files."""
+    settings = SETTINGS[settings_name]
     plan = plan_study(study(["0.09M"], [50], [1], stages=2), {})
     files = {"web": "s3://c/web", "stack": "s3://c/stack"}
-    looks = fingerprint_workflow("ss-files-0", "fingerprints/0.json", files, "s3://c/tokenizer.json", "trainer:1", settings)
-    return (*(build_workflow(unit, plan, settings) for unit in units(plan)), looks)
+    fingerprinting = fingerprint_workflow("ss-files-0", "fingerprints/0.json", files, "s3://c/tokenizer.json", "trainer:1", settings)
+    return (*(build_workflow(unit, plan, settings) for unit in units(plan)), fingerprinting)
 
 
-@pytest.mark.parametrize("asked", SETTINGS)
-def test_a_round_trip_through_argo_4_drops_and_changes_nothing(asked: str) -> None:
-    for workflow in rendered(asked):
+@pytest.mark.parametrize("settings_name", SETTINGS)
+def test_round_trip_through_argo_4_models_is_lossless(settings_name: str) -> None:
+    for workflow in rendered(settings_name):
         assert through_argo_4(workflow) == workflow
 
 
-@pytest.mark.parametrize("asked", SETTINGS)
-def test_every_kind_of_work_takes_the_round_trip(asked: str) -> None:
-    templates = Counter(template["name"] for workflow in rendered(asked) for template in workflow["spec"]["templates"])
+@pytest.mark.parametrize("settings_name", SETTINGS)
+def test_round_trip_covers_every_task_kind(settings_name: str) -> None:
+    templates = Counter(template["name"] for workflow in rendered(settings_name) for template in workflow["spec"]["templates"])
     assert templates.keys() == {"unit", "fingerprint", *TaskKind}
 
 
-def test_the_round_trip_asks_everything_that_a_study_file_can_ask() -> None:
-    """A key that `execution` gets later must be asked here too."""
+def test_round_trip_covers_every_execution_key() -> None:
+    """Keys added to `execution` later must be added to EVERYTHING."""
     assert EVERYTHING.model_fields_set == Execution.model_fields.keys()
     assert EVERYTHING.resources.model_fields_set == ResourcesByKind.model_fields.keys()
     assert EVERYTHING.resources.train.model_fields_set == Resources.model_fields.keys()
@@ -91,8 +91,7 @@ def test_the_round_trip_asks_everything_that_a_study_file_can_ask() -> None:
     ],
     ids=["spec", "dag", "container", "retry", "podGC"],
 )
-def test_the_oracle_sees_a_field_that_argo_4_does_not_have(change: Any) -> None:
-    """Otherwise a round trip would show nothing."""
+def test_round_trip_detects_unknown_fields(change: Any) -> None:
     settings = SETTINGS["everything"]
     plan = plan_study(study(["0.09M"], [50], [1]), {})
     workflow = build_workflow(units(plan)[-1], plan, settings)
@@ -101,6 +100,6 @@ def test_the_oracle_sees_a_field_that_argo_4_does_not_have(change: Any) -> None:
 
 
 def through_argo_4(workflow: Document) -> Document:
-    """What is left of it after it was read and written by models of Argo 4's schema."""
+    """Return the Workflow after parsing and serializing it with models of Argo 4's schema."""
     found: Document = Workflow.model_validate(workflow).model_dump(mode="json", by_alias=True, exclude_unset=True)
     return found

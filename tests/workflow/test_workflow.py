@@ -1,4 +1,4 @@
-"""Workflows: golden bytes, bounds over large grids, and no byte that depends on when or where they were built."""
+"""Rendered Workflows: golden bytes, size limits for large grids, and reproducibility."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from orchestrator.contract.vocabulary import ANNOTATION_TASKS, LABEL_QUEUE
 from orchestrator.planning import plan_study
 from orchestrator.spec import Execution, Study, StudySpec
 from orchestrator.workflow import PodSettings, build_workflow, units, workflow_name
-from orchestrator.workflow.text import to_yaml
+from orchestrator.workflow.yaml_writer import to_yaml
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "workflows.yaml"
 EXECUTION: dict[str, Any] = {
@@ -74,7 +74,7 @@ def test_workflows_have_golden_bytes() -> None:
     seeds=st.lists(st.integers(0, 99), min_size=1, max_size=3, unique=True),
     stages=st.integers(1, 4),
 )
-def test_every_task_is_in_one_workflow_that_a_cluster_takes(sizes: list[str], percents: list[int], seeds: list[int], stages: int) -> None:
+def test_every_task_is_in_exactly_one_valid_workflow(sizes: list[str], percents: list[int], seeds: list[int], stages: int) -> None:
     made = study(sizes, percents, seeds, stages)
     workflows = built(made)
     tasks = [digest for workflow in workflows for digest in json.loads(workflow["metadata"]["annotations"][ANNOTATION_TASKS])]
@@ -85,7 +85,7 @@ def test_every_task_is_in_one_workflow_that_a_cluster_takes(sizes: list[str], pe
 
 
 def check(workflow: dict[str, Any]) -> None:
-    """The bounds of Argo 4 and of Kubernetes."""
+    """Assert the limits of Argo 4 and of Kubernetes."""
     metadata, spec = workflow["metadata"], workflow["spec"]
     assert len(json.dumps(workflow)) < 256 * 1024
     assert len(spec["templates"]) <= 200
@@ -115,7 +115,7 @@ def container(workflow: dict[str, Any], kind: str) -> dict[str, Any]:
     return found
 
 
-def test_only_what_trains_or_evaluates_asks_for_gpus_and_only_training_queues() -> None:
+def test_training_and_evaluation_request_gpus_and_only_training_is_queued() -> None:
     workflows = built(study(["0.09M"], [50], [1]))
     prepare = container(workflows[0], "prepare")
     assert "nvidia.com/gpu" not in json.dumps(prepare)
@@ -127,14 +127,14 @@ def test_only_what_trains_or_evaluates_asks_for_gpus_and_only_training_queues() 
         "kueue.x-k8s.io/pod-group-total-count": "1",
         "kueue.x-k8s.io/retriable-in-group": "false",
     }
-    assert "{{retries}}" in train["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"], "another attempt is another group"
+    assert "{{retries}}" in train["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"], "every attempt is a pod group of its own"
     assert LABEL_QUEUE not in json.dumps(evaluate)
     for template, gpus in ((train, "2"), (evaluate, "1")):
         resources = template["container"]["resources"]
         assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == gpus
 
 
-def test_no_container_holds_a_token_or_more_rights_than_it_needs() -> None:
+def test_containers_have_no_token_and_least_privileges() -> None:
     for workflow in built(study(["0.09M"], [50], [1])):
         spec = workflow["spec"]
         assert spec["automountServiceAccountToken"] is False
@@ -145,7 +145,7 @@ def test_no_container_holds_a_token_or_more_rights_than_it_needs() -> None:
             assert rights == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 
 
-def test_placement_reaches_the_trainer_as_flags() -> None:
+def test_execution_settings_are_passed_to_the_trainer_as_flags() -> None:
     workflow = built(study(["0.09M"], [50], [1]))[-1]
     words = container(workflow, "train")["container"]["args"]
     assert words[0] == "{{inputs.parameters.digest}}"
@@ -164,12 +164,12 @@ def train_of(size: str, **execution: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("size", "given", "seconds"), [("0.09M", {}, 120), ("2.8B", {}, 400), ("2.8B", {"graceSeconds": 99}, 99)])
-def test_a_checkpoint_fits_into_the_grace_period(size: str, given: dict[str, int], seconds: int) -> None:
+def test_grace_period_allows_a_checkpoint(size: str, given: dict[str, int], seconds: int) -> None:
     found = json.loads(train_of(size, **given)["podSpecPatch"])["terminationGracePeriodSeconds"]
     assert found == pytest.approx(seconds, rel=0.1)
 
 
-def test_pods_share_their_shards_where_the_namespace_has_a_volume_for_them() -> None:
+def test_shards_claim_is_mounted_and_passed_to_the_trainer() -> None:
     made = study(["0.09M"], [50], [1])
     plan = plan_study(made, {})
     settings = PodSettings("team", "x", "uid-1", "s3://studies/x", 3, made.spec.execution, shards_claim="shards")
@@ -180,13 +180,13 @@ def test_pods_share_their_shards_where_the_namespace_has_a_volume_for_them() -> 
     assert "--shards=/shards" in container["args"]
 
 
-def test_another_run_has_other_names_and_the_same_run_the_same() -> None:
+def test_workflow_names_depend_on_the_run_number() -> None:
     plan = plan_study(study(["0.09M"], [50], [1]), {})
     unit = units(plan)[0]
     assert workflow_name(unit, 1) == workflow_name(unit, 1) != workflow_name(unit, 2)
 
 
-def test_without_execution_there_is_still_a_pod() -> None:
+def test_workflow_without_execution_settings_is_rendered() -> None:
     made = study(["0.09M"], [50], [1])
     plan = plan_study(made, {})
     settings = PodSettings("team", "x", "", "s3://x", 1, Execution())
@@ -204,12 +204,12 @@ DOCUMENTS = st.recursive(
 
 
 @given(DOCUMENTS)
-def test_the_text_reads_back_as_the_document(document: dict[str, Any]) -> None:
+def test_yaml_round_trip_is_lossless(document: dict[str, Any]) -> None:
     if document:
         assert yaml.safe_load(to_yaml(document)) == document
 
 
 @pytest.mark.parametrize("text", ["yes", "1e3", "0x1", "~", "a: b", "# no", "über\nzwei", " lead", "{{x}}", "2026-01-01"])
-def test_text_stays_text(text: str) -> None:
+def test_yaml_strings_stay_strings(text: str) -> None:
     document = {"key": text, "list": [text, {"in": text}], text: "key"}
     assert yaml.safe_load(to_yaml(document)) == document

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from orchestrator.contract.events import End, Event, Placement, Progress, Start
-from orchestrator.contract.vocabulary import ExitCode
+from orchestrator.contract.exits import ExitCode
 from orchestrator.errors import ScalingStudyError, TaskRefused
 from trainer.attempt import launch
 

@@ -1,11 +1,11 @@
-"""The cluster as an Argo Server shows it to a token that may use Workflows and nothing else: the only package with `argo_workflows`.
+"""Adapter for an Argo Server and a token that may only use Workflows; the only package that imports `argo_workflows`.
 
-`scaling-study run FILE --argo-server URL` connects here and gives the adapter to the same loop that the controller runs.
+`scaling-study run FILE --argo-server URL` connects here and passes the adapter to the control loop that the controller also runs.
 
-    client   the package's client: paths, parameters, credentials; plain JSON comes back, and errors are ours
-    strict   a Workflow against the package's models before it is sent, since the server drops what it does not know
-    nodes    a Workflow's nodes -> the pods that the token does not see (pure)
-    adapter  the port
+    client   calls to the Argo Server with plain JSON; converts its errors to ClusterError
+    strict   validates a Workflow against the package's models before it is sent, because the server drops unknown fields
+    nodes    converts a Workflow's nodes to pods, which the token cannot list (pure)
+    adapter  implements the `Cluster` protocol
 """
 
 from orchestrator.cluster.argo_server.adapter import ArgoServerCluster, connect

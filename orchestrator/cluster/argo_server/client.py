@@ -1,7 +1,7 @@
-"""Calls of an Argo Server by the `argo-workflows` package, with plain JSON both ways and our errors.
+"""Calls to an Argo Server with the `argo-workflows` package: plain JSON in both directions, errors as ClusterError.
 
-The package knows paths, names of parameters and credentials. Its models are left out: making them of a Workflow takes longer than the
-request, and everything else here writes and reads dictionaries.
+The package provides paths, parameter names and credentials. Its models are not used: converting a Workflow to them takes longer than the
+request, and all callers use dictionaries.
 """
 
 import json
@@ -23,7 +23,7 @@ from orchestrator.errors import (
     ClusterUnavailable,
     Conflict,
     Expired,
-    NotThere,
+    NotFound,
     Refused,
     ScalingStudyError,
     TokenRefused,
@@ -32,15 +32,15 @@ from orchestrator.errors import (
 _CONNECT_SECONDS: Final = 5.0
 _READ_SECONDS: Final = 30.0
 
-# google.rpc.Code: the two that HTTP calls 409
+# google.rpc.Code; HTTP status 409 covers ALREADY_EXISTS and ABORTED
 _ALREADY_EXISTS: Final = 6
 _TOO_OLD: Final = "too old resource version"
-# How the server ends a stream that has lasted as long as was asked
-_END: Final = "EOF"
+# The server's error message at the end of a stream's requested duration
+_END_OF_STREAM: Final = "EOF"
 
 
 class ArgoApi:
-    """One server. `token` is asked before every call, so that one that is renewed in a file is found; without `Bearer`."""
+    """One Argo Server. `token` is called before every request, so that a renewed token is used; it returns no `Bearer` prefix."""
 
     def __init__(self, url: str, token: Callable[[], str], *, ca_file: str = "", verify: bool = True) -> None:
         settings = Configuration(host=url.rstrip("/"), ssl_ca_cert=ca_file or None)
@@ -48,82 +48,84 @@ class ArgoApi:
         self.url = settings.host
         self._token = token
         self._settings = settings
-        self._client = _Plain(settings)
+        self._client = _PlainClient(settings)
         self._workflows, self._info = WorkflowServiceApi(self._client), InfoServiceApi(self._client)
 
     def version(self) -> str:
-        """Which Argo answers. Raises ClusterError when nobody does, or somebody else."""
-        answer = self._send(self._info.get_version_endpoint, {}, _READ_SECONDS)
+        """Return the version of Argo. Raises ClusterError if the server is unreachable or not an Argo Server."""
+        response = self._send(self._info.get_version_endpoint, {}, _READ_SECONDS)
         try:
-            told = json.loads(answer.data)
+            content = json.loads(response.data)
         except (ValueError, HTTPError, OSError):
-            told = None
-        if isinstance(told, dict) and "code" in told and "kind" not in told and answer.status in (401, 403):
-            raise _problem(answer.status, told, "version")
-        if answer.status != 200 or not isinstance(told, dict) or not isinstance(told.get("version"), str):
-            raise ClusterError(f"{self.url} is no Argo Server: it answers {answer.status} to {self.url}/api/v1/version")
-        return str(told["version"])
+            content = None
+        if isinstance(content, dict) and "code" in content and "kind" not in content and response.status in (401, 403):
+            raise _error_from_response(response.status, content, "version")
+        if response.status != 200 or not isinstance(content, dict) or not isinstance(content.get("version"), str):
+            raise ClusterError(f"{self.url} is not an Argo Server: GET {self.url}/api/v1/version returned {response.status}")
+        return str(content["version"])
 
-    def ask(self, call: str, **parameters: object) -> Document:
-        """`call` and `parameters`: a method of the package's WorkflowServiceApi and its arguments. Raises ClusterError, TokenRefused."""
-        answer = self._send(getattr(self._workflows, f"{call}_endpoint"), parameters, _READ_SECONDS)
+    def request(self, call: str, **parameters: object) -> Document:
+        """Call a method of the package's WorkflowServiceApi and return its JSON. Raises ClusterError, TokenRefused."""
+        response = self._send(getattr(self._workflows, f"{call}_endpoint"), parameters, _READ_SECONDS)
         try:
-            body = answer.data
+            body = response.data
         except (HTTPError, OSError) as problem:
-            raise _silence(self.url, call, problem) from problem
-        told = _read(body)
-        if answer.status != 200:
-            raise _problem(answer.status, told, call)
-        return told
+            raise _unreachable(self.url, call, problem) from problem
+        content = _parse(body)
+        if response.status != 200:
+            raise _error_from_response(response.status, content, call)
+        return content
 
     def stream(self, call: str, read_seconds: float | None, **parameters: object) -> Iterator[Document]:
-        """The messages of an answer as they come. Ends when nothing came for `read_seconds`, or the connection breaks off."""
-        answer = self._send(getattr(self._workflows, f"{call}_endpoint"), parameters, read_seconds)
+        """Yield the messages of a streamed response until `read_seconds` pass without data. Raises ClusterError, TokenRefused."""
+        response = self._send(getattr(self._workflows, f"{call}_endpoint"), parameters, read_seconds)
         try:
-            if answer.status != 200:
-                raise _problem(answer.status, _error_in(_read(answer.data)), call)
-            for line in _lines(answer):
-                told = _read(line)
-                if "result" not in told:
-                    error = _error_in(told)
-                    if error.get("message") == _END:
+            if response.status != 200:
+                raise _error_from_response(response.status, _error_in(_parse(response.data)), call)
+            for line in _lines(response):
+                content = _parse(line)
+                if "result" not in content:
+                    error = _error_in(content)
+                    if error.get("message") == _END_OF_STREAM:
                         return
-                    raise _problem(error.get("http_code", 500), error, call)
-                yield told["result"]
+                    raise _error_from_response(error.get("http_code", 500), error, call)
+                yield content["result"]
         except ReadTimeoutError:
             return
         except (HTTPError, OSError) as problem:
-            raise _silence(self.url, call, problem) from problem
+            raise _unreachable(self.url, call, problem) from problem
         finally:
-            answer.release_conn()
-            answer.close()
+            response.release_conn()
+            response.close()
 
     def _send(self, endpoint: Endpoint, parameters: Mapping[str, object], read_seconds: float | None) -> BaseHTTPResponse:
-        """What the package's own method does, without its models of what is sent."""
+        """Send a request as the package's own method does, without converting the body to a model."""
         self._settings.api_key["BearerToken"] = f"Bearer {self._token()}"
-        where = {place: {endpoint.attribute_map[name]: parameters[name] for name in parameters if endpoint.location_map[name] == place}
+        values = {place: {endpoint.attribute_map[name]: parameters[name] for name in parameters if endpoint.location_map[name] == place}
                  for place in ("path", "query")}  # fmt: skip
-        how, call = endpoint.settings, endpoint.settings["operation_id"]
+        settings, call = endpoint.settings, endpoint.settings["operation_id"]
         try:
-            answer: BaseHTTPResponse = self._client.call_api(
-                how["endpoint_path"],
-                how["http_method"],
-                where["path"],
-                list(where["query"].items()),
+            response: BaseHTTPResponse = self._client.call_api(
+                settings["endpoint_path"],
+                settings["http_method"],
+                values["path"],
+                list(values["query"].items()),
                 {"Accept": "application/json", "Content-Type": "application/json"},
                 body=parameters.get("body"),
-                auth_settings=how["auth"],
+                auth_settings=settings["auth"],
                 _preload_content=False,
                 _request_timeout=(_CONNECT_SECONDS, read_seconds),
             )
         except (HTTPError, OSError) as problem:
-            raise _silence(self.url, call, problem) from problem
-        return answer
+            raise _unreachable(self.url, call, problem) from problem
+        return response
 
 
-class _Plain(ApiClient):  # type: ignore[misc]
-    """The package's client with answers left as they come, those with an error too: its own exceptions read headers in a way that
-    urllib3 has given up."""
+class _PlainClient(ApiClient):  # type: ignore[misc]
+    """The package's client, returning raw responses, including error responses.
+
+    The package's exceptions read headers with a method that urllib3 has removed.
+    """
 
     def request(
         self,
@@ -137,7 +139,7 @@ class _Plain(ApiClient):  # type: ignore[misc]
         _request_timeout: tuple[float, float | None] = (_CONNECT_SECONDS, _READ_SECONDS),
     ) -> BaseHTTPResponse:
         connect, read = _request_timeout
-        answer: BaseHTTPResponse = self.rest_client.pool_manager.request(
+        response: BaseHTTPResponse = self.rest_client.pool_manager.request(
             method,
             url + (f"?{urlencode(query_params)}" if query_params else ""),
             body=None if body is None else json.dumps(body),
@@ -147,46 +149,46 @@ class _Plain(ApiClient):  # type: ignore[misc]
             retries=False,
             redirect=False,
         )
-        return answer
+        return response
 
 
-def _lines(answer: BaseHTTPResponse) -> Iterator[bytes]:
+def _lines(response: BaseHTTPResponse) -> Iterator[bytes]:
     rest = b""
-    for chunk in answer.stream(amt=None, decode_content=False):
+    for chunk in response.stream(amt=None, decode_content=False):
         *lines, rest = (rest + chunk).split(b"\n")
         yield from (line for line in lines if line.strip())
     if rest.strip():
         yield rest
 
 
-def _read(body: bytes) -> Document:
-    """What is no JSON object becomes a message: a proxy in between answers as it likes."""
+def _parse(body: bytes) -> Document:
+    """Parse a JSON object. Other content, such as a proxy's error page, becomes its `message`."""
     try:
-        told = json.loads(body or b"{}")
+        content = json.loads(body or b"{}")
     except ValueError:
-        told = None
-    return told if isinstance(told, dict) else {"message": body[:200].decode(errors="replace")}
+        content = None
+    return content if isinstance(content, dict) else {"message": body[:200].decode(errors="replace")}
 
 
-def _error_in(told: Document) -> Document:
-    """What a stream says of its end, in the words of other answers."""
-    error = told.get("error")
-    return {**error, "code": error.get("grpc_code")} if isinstance(error, dict) else told
+def _error_in(content: Document) -> Document:
+    """Return the error of a stream in the form of other error responses."""
+    error = content.get("error")
+    return {**error, "code": error.get("grpc_code")} if isinstance(error, dict) else content
 
 
-def _silence(url: str, call: str, problem: Exception) -> ClusterUnavailable:
-    return ClusterUnavailable(f"the Argo Server at {url} does not answer ({call}): {problem}")
+def _unreachable(url: str, call: str, problem: Exception) -> ClusterUnavailable:
+    return ClusterUnavailable(f"the Argo Server at {url} is unreachable ({call}): {problem}")
 
 
-def _problem(status: int, told: Mapping[str, Any], call: str) -> ScalingStudyError:
-    """The server's own words as one of our errors."""
-    message = str(told.get("message") or f"HTTP {status}")
+def _error_from_response(status: int, content: Mapping[str, Any], call: str) -> ScalingStudyError:
+    """Convert an error response of the server to an exception."""
+    message = str(content.get("message") or f"HTTP {status}")
     if status == 401:
-        return TokenRefused(f"the Argo Server does not know the token: {message}")
+        return TokenRefused(f"the Argo Server rejected the token: {message}")
     if status == 404:
-        return NotThere(message)
+        return NotFound(message)
     if status == 409:
-        return (AlreadyExists if told.get("code") == _ALREADY_EXISTS or "already exists" in message else Conflict)(message)
+        return (AlreadyExists if content.get("code") == _ALREADY_EXISTS or "already exists" in message else Conflict)(message)
     if status == 410 or _TOO_OLD in message:
         return Expired(message)
     if status == 429 or status >= 500 or status < 400:

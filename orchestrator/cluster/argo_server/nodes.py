@@ -1,20 +1,20 @@
-"""What a Workflow says of its pods, as pods: for a token that sees none.
+"""Derive pods from the nodes of a Workflow, for a token that cannot list pods.
 
-`adapter` calls it for every Workflow of a listing. Only what `observe` reads is in such a pod. Pure.
+Called by `adapter` for every listed Workflow. A derived pod has only the fields that `reconcile.observed` parses. Pure.
 """
 
 from collections.abc import Iterator, Mapping
 
 from orchestrator.cluster.port import Document
 from orchestrator.contract.vocabulary import LABEL_DIGEST, LABEL_MANAGED_BY, LABEL_STORE, MANAGED_BY
-from orchestrator.reconcile.observe import LABEL_WORKFLOW
+from orchestrator.reconcile.observed import LABEL_WORKFLOW
 
-# Argo writes on every Workflow how its pods are named; without it they are named like their nodes
-_NAMING = "workflows.argoproj.io/pod-name-format"
+# Argo's annotation with the pod naming scheme of a Workflow; without it, pods have the names of their nodes
+_POD_NAME_FORMAT = "workflows.argoproj.io/pod-name-format"
 
 
 def pods_of(workflow: Document) -> Iterator[Document]:
-    """The pods of a Workflow, those of attempts that are over included. A pod that Argo could not create yet has none."""
+    """Yield the pods of a Workflow, including those of finished attempts."""
     nodes: Mapping[str, Document] = (workflow.get("status") or {}).get("nodes") or {}
     for node in nodes.values():
         if node.get("type") == "Pod":
@@ -42,8 +42,8 @@ def _short(node: Document) -> str:
 
 
 def pod_name(workflow: Document, node: Document) -> str:
-    """As Argo names it: Workflow, template and the hash at the end of the node's id."""
+    """Return Argo's name of a node's pod: Workflow, template and the hash at the end of the node's id."""
     identifier, template = str(node["id"]), node.get("templateName") or ""
-    if identifier == workflow["name"] or (workflow.get("annotations") or {}).get(_NAMING) != "v2":
+    if identifier == workflow["name"] or (workflow.get("annotations") or {}).get(_POD_NAME_FORMAT) != "v2":
         return identifier
     return f"{workflow['name']}-{template}-{identifier.rpartition('-')[2]}"

@@ -1,7 +1,7 @@
-"""Fields that Argo does not know, found before a Workflow is sent.
+"""Find unknown fields of a Workflow before it is sent.
 
-Argo Server drops them without a word, and a misspelt limit or selector would be no limit at all. What it knows is in the package's models,
-which are generated from Argo's own schema; their own check lets unknown keys pass, so their tables are read here.
+An Argo Server silently drops unknown fields, so that a misspelt limit or selector would have no effect. The package's models are generated
+from Argo's schema, but their own validation accepts unknown keys; their attribute tables are therefore read here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from orchestrator.cluster.port import Document
 
 
 def unknown_fields(workflow: Document) -> list[str]:
-    """A line for every field of the Workflow that does not exist or is no object or list where it must be one; none when all is well."""
+    """Return a line for each unknown field, and for each field that must be an object or a list but is not."""
     return list(_in_model(workflow, IoArgoprojWorkflowV1alpha1Workflow, ""))
 
 
@@ -34,7 +34,7 @@ def _in_model(value: object, model: type[ModelNormal], path: str) -> Iterator[st
 
 
 def _in_types(value: object, types: Sequence[object], path: str) -> Iterator[str]:
-    """`types`: as the package writes them: (Model,), ([Model],), ({str: (Model,)},), or plain ones, which the server checks itself."""
+    """Check a value against `types` as the package writes them: (Model,), ([Model],), ({str: (Model,)},). The server checks plain types."""
     for kind in types:
         if isinstance(kind, list):
             yield from _in_list(value, tuple(kind), path)

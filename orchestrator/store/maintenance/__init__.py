@@ -1,12 +1,11 @@
-"""Looks after a store: finds what is broken, moves it aside, and removes what nobody needs.
+"""Maintenance of a store: verify its objects, quarantine damaged ones, and remove unneeded ones.
 
-The command line (`scaling-study store verify`, `store gc`) calls `verify` and `gc`; whoever meets a damaged input calls
-`move_aside`.
+The command line (`scaling-study store verify`, `store gc`) and the retention job call it.
 """
 
 from orchestrator.store.maintenance.gc import Removal, gc
-from orchestrator.store.maintenance.gc_report import Look, last_look, note_look
-from orchestrator.store.maintenance.repair import move_aside
+from orchestrator.store.maintenance.gc_report import GcReport, read_gc_report, write_gc_report
+from orchestrator.store.maintenance.repair import quarantine_with_lease
 from orchestrator.store.maintenance.verify import Finding, verify
 
-__all__ = ["Finding", "Look", "Removal", "gc", "last_look", "move_aside", "note_look", "verify"]
+__all__ = ["Finding", "GcReport", "Removal", "gc", "quarantine_with_lease", "read_gc_report", "verify", "write_gc_report"]

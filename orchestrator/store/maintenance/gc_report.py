@@ -1,7 +1,6 @@
-"""What the last `gc` found, noted in its store: the status of every study there tells it.
+"""The report of the last garbage collection, kept in the store and shown in the status of its studies.
 
-`orchestrator.controller.retention` writes it, the controller reads it. A note for people:
-nothing rests on it, so the newest may overwrite it.
+`orchestrator.controller.retention` writes it, the controller reads it. It is informational, so it may be overwritten.
 """
 
 from collections.abc import Iterable
@@ -10,13 +9,13 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator.errors import KeyMissing
-from orchestrator.store.addresses import RETENTION
+from orchestrator.store.addresses import GC_REPORT
 from orchestrator.store.maintenance.gc import Removal
 from orchestrator.store.objects import Store
 
 
-class Look(BaseModel):
-    """`count` objects of `size` bytes that nobody needs were found at `at`; `removed`: they are gone."""
+class GcReport(BaseModel):
+    """Result of a garbage collection at `at`: `count` unneeded objects of `size` bytes; `removed`: whether they were deleted."""
 
     model_config = ConfigDict(frozen=True)
     at: datetime
@@ -25,17 +24,17 @@ class Look(BaseModel):
     removed: bool
 
 
-def note_look(store: Store, removals: Iterable[Removal], *, removed: bool) -> Look:
-    """Note what `gc` has returned. Raises StoreUnavailable."""
+def write_gc_report(store: Store, removals: Iterable[Removal], *, removed: bool) -> GcReport:
+    """Write and return the report on the result of `gc`. Raises StoreUnavailable."""
     found = list(removals)
-    look = Look(at=store.clock(), count=len(found), size=sum(removal.bytes for removal in found), removed=removed)
-    store.objects.put(RETENTION, look.model_dump_json().encode())
-    return look
+    report = GcReport(at=store.clock(), count=len(found), size=sum(removal.bytes for removal in found), removed=removed)
+    store.objects.put(GC_REPORT, report.model_dump_json().encode())
+    return report
 
 
-def last_look(store: Store) -> Look | None:
-    """The newest note, None where nobody has looked yet. Raises StoreUnavailable."""
+def read_gc_report(store: Store) -> GcReport | None:
+    """Return the newest report, None if there is none. Raises StoreUnavailable."""
     try:
-        return Look.model_validate_json(store.objects.get(RETENTION))
+        return GcReport.model_validate_json(store.objects.get(GC_REPORT))
     except (KeyMissing, ValidationError):
         return None

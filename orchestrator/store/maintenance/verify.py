@@ -1,13 +1,15 @@
-"""Checks every promise in a store: identities, records and their artifacts, markers, checkpoints, plans, tables of metrics."""
+"""Verify a store: plans, task identities, records and their artifacts, markers, checkpoints, metrics tables.
+
+Called by `scaling-study store verify`.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from orchestrator.contract.identity import digest_of
 from orchestrator.contract.record import Artifact
-from orchestrator.contract.tasks import Task, TrainTask
+from orchestrator.contract.tasks import Task
 from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.errors import ContractError, Damaged, KeyMissing, LeaseHeld, MissingExtra
 from orchestrator.store import artifacts
@@ -15,11 +17,11 @@ from orchestrator.store.addresses import DONE, PLANS, RECORDS, TRAJECTORIES, che
 from orchestrator.store.addresses import work_root as root_of
 from orchestrator.store.checkpoints import find
 from orchestrator.store.leases import Holder, history
-from orchestrator.store.maintenance.repair import move_aside
+from orchestrator.store.maintenance.repair import quarantine_with_lease
 from orchestrator.store.metrics import read_table
 from orchestrator.store.objects import Store
 from orchestrator.store.plans import read_plan
-from orchestrator.store.quarantine import copy_aside
+from orchestrator.store.quarantine import copy_to_quarantine
 from orchestrator.store.records import find_record, mark_done
 from orchestrator.store.tasks import read_task
 
@@ -28,7 +30,7 @@ _HOLDER = Holder(study="store verify", lease_seconds=60)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something broken. `repaired`: put right, or moved to damaged/ so that the next run makes it again; `advice`: what else to do."""
+    """A damaged object. `repaired`: fixed, or quarantined so that the next run makes it again. `advice`: what else to do."""
 
     key: str
     problem: str
@@ -37,14 +39,14 @@ class Finding:
 
 
 def verify(store: Store, repair: bool) -> list[Finding]:
-    """Read all that counts and hash it. With `repair`, what is broken is moved aside under its lease, and markers are put right."""
+    """Read and hash every referenced object. With `repair`, quarantine damaged ones under their lease, and fix markers."""
     with TemporaryDirectory(prefix="scaling-study-verify-") as scratch:
         check = _Check(store, repair, Path(scratch))
         return [*check.plans(), *check.tasks(), *check.records(), *check.markers(), *check.checkpoints(), *check.metrics()]
 
 
 class _Check:
-    """One pass. An artifact that two manifests or records name is hashed once."""
+    """One verification of a store. An artifact with several references is hashed once."""
 
     def __init__(self, store: Store, repair: bool, scratch: Path) -> None:
         self._store = store
@@ -64,14 +66,14 @@ class _Check:
             try:
                 read_task(self._store, key.split("/")[1])
             except (Damaged, ContractError) as problem:
-                yield Finding(key, str(problem), advice="run or apply the study again: the same identity is written anew")
+                yield Finding(key, str(problem), advice="run or apply the study again to write the same identity again")
 
     def records(self) -> Iterator[Finding]:
         for key in self._keys(RECORDS, "/record.json"):
             digest = key.split("/")[1]
             problem = self._problem_of_record(digest)
             if problem:
-                yield self._move_record(Finding(key, problem), digest)
+                yield self._quarantine_record(Finding(key, problem), digest)
 
     def _problem_of_record(self, digest: str) -> str:
         try:
@@ -80,11 +82,11 @@ class _Check:
             return str(problem)
         return self._first_problem(record.artifacts.values()) if record else ""
 
-    def _move_record(self, finding: Finding, digest: str) -> Finding:
+    def _quarantine_record(self, finding: Finding, digest: str) -> Finding:
         root = self._work_root(digest)
         if root is None:
-            return replace(finding, advice="its task.json is broken too; run or apply the study again, then verify again")
-        return self._moved(finding, root, digest=digest)
+            return replace(finding, advice="its task.json is damaged too; run or apply the study again, then verify again")
+        return self._quarantine(finding, root, digest=digest)
 
     def markers(self) -> Iterator[Finding]:
         marked = {_name(key) for key in self._keys(DONE)}
@@ -92,11 +94,11 @@ class _Check:
         for digest in sorted(recorded - marked):
             if self._repair:
                 mark_done(self._store, digest)
-            yield Finding(record_key(digest), "is not marked in done/", self._repair)
+            yield Finding(record_key(digest), "has no marker in done/", self._repair)
         for digest in sorted(marked - recorded):
             if self._repair:
                 self._store.objects.delete(done_key(digest))
-            yield Finding(done_key(digest), "marks a task as done that has no record", self._repair)
+            yield Finding(done_key(digest), "marks a task without a record as done", self._repair)
 
     def checkpoints(self) -> Iterator[Finding]:
         for key in self._keys(TRAJECTORIES):
@@ -106,7 +108,7 @@ class _Check:
             root = "/".join(key.split("/")[:2])
             problem = self._problem_of_checkpoint(root, tokens)
             if problem:
-                yield self._moved(Finding(checkpoint_pointer_key(root, tokens), problem), root, tokens=tokens)
+                yield self._quarantine(Finding(checkpoint_pointer_key(root, tokens), problem), root, tokens=tokens)
 
     def _problem_of_checkpoint(self, root: str, tokens: int) -> str:
         try:
@@ -127,15 +129,15 @@ class _Check:
                 return
             except Damaged as problem:
                 if self._repair:
-                    copy_aside(self._store, key, str(problem))
+                    copy_to_quarantine(self._store, key, str(problem))
                     self._store.objects.delete(key)
-                yield Finding(key, str(problem), self._repair, "its rows are lost; results are not touched")
+                yield Finding(key, str(problem), self._repair, "its rows are lost; results are not affected")
 
     def _keys(self, prefix: str, suffix: str = "") -> list[str]:
         return sorted(stat.key for stat in self._store.objects.list(prefix) if stat.key.endswith(suffix))
 
-    def _first_problem(self, promised: Iterable[Artifact]) -> str:
-        return next((problem for artifact in promised if (problem := self._problem(artifact))), "")
+    def _first_problem(self, referenced: Iterable[Artifact]) -> str:
+        return next((problem for artifact in referenced if (problem := self._problem(artifact))), "")
 
     def _problem(self, artifact: Artifact) -> str:
         if artifact not in self._problems:
@@ -143,27 +145,27 @@ class _Check:
                 artifacts.check(self._store, artifact, self._scratch)
                 self._problems[artifact] = ""
             except KeyMissing:
-                self._problems[artifact] = f"{artifact.key} is gone"
+                self._problems[artifact] = f"{artifact.key} is missing"
             except Damaged as problem:
                 self._problems[artifact] = str(problem)
         return self._problems[artifact]
 
-    def _moved(self, finding: Finding, root: str, *, digest: str = "", tokens: int | None = None) -> Finding:
+    def _quarantine(self, finding: Finding, root: str, *, digest: str = "", tokens: int | None = None) -> Finding:
         if not self._repair:
-            return replace(finding, advice="verify with --repair moves it aside, and the next run makes it again")
+            return replace(finding, advice="verify with --repair quarantines it, and the next run makes it again")
         try:
-            move_aside(self._store, root, finding.problem, _HOLDER, digest=digest, tokens=tokens)
+            quarantine_with_lease(self._store, root, finding.problem, _HOLDER, digest=digest, tokens=tokens)
         except LeaseHeld as held:
-            return replace(finding, advice=f"not moved aside: {held}")
+            return replace(finding, advice=f"not quarantined: {held}")
         return replace(finding, repaired=True, advice="the next run makes it again")
 
     def _work_root(self, digest: str) -> str | None:
-        """Where the task was worked on; from its identity, which task.json and record both hold, else from its leases."""
+        """Return the task's work root: from its identity in task.json or, without one, from its own leases; None if unknown."""
         task = self._task(digest)
-        if isinstance(task, TrainTask):
-            return root_of(TaskKind.TRAIN, digest_of(task.trajectory.identity()))
+        if task is not None:
+            return root_of(task.kind, task.work_digest(digest))
         own = root_of(TaskKind.EVALUATE, digest)
-        return own if task is not None or history(self._store, own) else None
+        return own if history(self._store, own) else None
 
     def _task(self, digest: str) -> Task | None:
         try:

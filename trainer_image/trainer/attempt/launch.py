@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Final
 
 from orchestrator.contract.events import Placement
-from orchestrator.contract.vocabulary import ExitCode
+from orchestrator.contract.exits import ExitCode
 from orchestrator.errors import TaskRefused
 
 PORT: Final = 29400
@@ -34,7 +34,7 @@ _LOOK_SECONDS: Final = 0.1
 
 def is_needed(placement: Placement) -> bool:
     """Whether this process is to start ranks, and is not one itself."""
-    return placement.world > 1 and "RANK" not in os.environ
+    return placement.world_size > 1 and "RANK" not in os.environ
 
 
 def launch(arguments: Sequence[str], placement: Placement) -> int:
@@ -47,13 +47,13 @@ def launch(arguments: Sequence[str], placement: Placement) -> int:
 
 def _environments(placement: Placement) -> list[dict[str, str]]:
     """What each rank of this node is told."""
-    ranks, node = placement.ranks_a_node, _node(placement)
+    ranks, node = placement.ranks_per_node, _node(placement)
     address, port = _meeting_point(placement)
     return [
         {
             "RANK": str(node * ranks + local),
             "LOCAL_RANK": str(local),
-            "WORLD_SIZE": str(placement.world),
+            "WORLD_SIZE": str(placement.world_size),
             "LOCAL_WORLD_SIZE": str(ranks),
             "MASTER_ADDR": address,
             "MASTER_PORT": str(port),

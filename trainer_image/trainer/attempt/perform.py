@@ -10,15 +10,17 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
 from orchestrator.contract.events import End, Event, Placement, Progress, Start
-from orchestrator.contract.identity import NUMERICS, digest_of
+from orchestrator.contract.exits import ExitCode
+from orchestrator.contract.identity import NUMERICS
 from orchestrator.contract.record import Record
-from orchestrator.contract.tasks import EvaluateTask, Task, TrainTask
-from orchestrator.contract.vocabulary import ExitCode, TaskKind
+from orchestrator.contract.tasks import Task, TrainTask
+from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.errors import ContractError, Damaged, KeyMissing, LeaseHeld, MissingExtra, StoreError, TaskRefused
 from orchestrator.store import Store, addresses, leases, records
 from orchestrator.store import quarantine as aside
@@ -35,29 +37,25 @@ Emit = Callable[[Event], None]
 Work = Callable[[Context], Outcome]
 
 
+RUNNERS: Final[dict[TaskKind, str]] = {
+    TaskKind.PREPARE: "trainer.prepare",
+    TaskKind.TRAIN: "trainer.training.run",
+    TaskKind.EVALUATE: "trainer.evaluate",
+}
+"""The module whose `run(context)` performs tasks of a kind. Imported when needed: a worker that prepares needs no torch."""
+
+
 def perform(context: Context) -> Outcome:
-    """Do the task. Imports what its kind needs and no more: a worker that prepares needs no model."""
-    kind = kind_of(context.task)
-    if kind == TaskKind.TRAIN:
-        from trainer.training import run as train
-
-        return train.run(context)
-    if kind == TaskKind.EVALUATE:
-        from trainer import evaluate
-
-        return evaluate.run(context)
-    from trainer import prepare
-
-    return prepare.run(context)
+    """Perform the task and return its outcome."""
+    run: Work = import_module(RUNNERS[context.task.kind]).run
+    return run(context)
 
 
 def load() -> None:
-    """Import everything that any task needs, so that a worker is ready when it says so, and note which code that is."""
-    from trainer import evaluate, prepare
-    from trainer.training import run as train
-
+    """Import all that any task needs, so that a worker that reports ready is ready, and record the commit of the code."""
+    for module in RUNNERS.values():
+        import_module(module)
     lineage.commit()
-    del evaluate, prepare, train
 
 
 def _nobody_asks(lease: Lease) -> None:
@@ -124,10 +122,6 @@ def sentence(problem: BaseException) -> str:
     return text if ours and text else f"{type(problem).__name__}: {text}".removesuffix(": ")
 
 
-def kind_of(task: Task) -> TaskKind:
-    return TaskKind(task.identity()["kind"])
-
-
 def _attempt(
     store: Store,
     digest: str,
@@ -142,7 +136,7 @@ def _attempt(
     if stop():
         return ExitCode.STOPPED, "asked to stop before it began"
     task = _read(store, digest)
-    lease = leases.take(store, _work_root(task, digest), digest, _holder(placement))
+    lease = leases.acquire(store, _work_root(task, digest), digest, _holder(placement))
     leased(lease)
     started = False
 
@@ -170,8 +164,8 @@ def _read(store: Store, digest: str) -> Task:
         task = records.read_task(store, digest)
     except ContractError as problem:
         raise TaskRefused(f"task {digest}: {problem}") from problem
-    asked = task.trajectory.numerics if isinstance(task, TrainTask) else task.numerics if isinstance(task, EvaluateTask) else NUMERICS
-    if asked != NUMERICS:
+    asked = task.required_numerics()
+    if asked is not None and asked != NUMERICS:
         raise TaskRefused(
             f"task {digest} asks for NUMERICS {asked}; this trainer computes {NUMERICS}: use the image that it was planned with"
         )
@@ -180,7 +174,7 @@ def _read(store: Store, digest: str) -> Task:
 
 def _work_root(task: Task, digest: str) -> str:
     """Where the attempts of a task live: horizons of one trajectory share a place, so that no token is trained twice."""
-    return addresses.work_root(kind_of(task), digest_of(task.trajectory.identity()) if isinstance(task, TrainTask) else digest)
+    return addresses.work_root(task.kind, task.work_digest(digest))
 
 
 def _holder(placement: Placement) -> Holder:
@@ -225,7 +219,7 @@ def _is_done_after_all(context: Context) -> bool:
     try:
         return records.read_record(context.store, context.digest) is not None
     except Damaged as problem:
-        aside.move_record_aside(context.store, context.digest, str(problem))
+        aside.quarantine_record(context.store, context.digest, str(problem))
         return False
 
 

@@ -105,7 +105,7 @@ class Journal:
             versions=versions(),
             processor=processor(placement.gpus),
             threads=placement.threads,
-            ranks=placement.world,
+            ranks=placement.world_size,
             gpus=placement.gpus * placement.nodes,
             start=context.lease.body.start.isoformat(),
             end="",

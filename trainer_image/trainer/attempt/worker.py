@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Final
 
 from orchestrator.contract.events import Event, Placement, Ready, Request, read_request, to_line
-from orchestrator.contract.vocabulary import ExitCode
+from orchestrator.contract.exits import ExitCode
 from orchestrator.errors import ContractError
 from orchestrator.store import Store
 

@@ -29,7 +29,7 @@ def run(context: Context) -> Outcome:
     asked = suites.benchmarks(context, task)
     device = torch.device("cuda" if context.placement.gpus else "cpu")
     work_root = addresses.work_root(TaskKind.TRAIN, task.trajectory)
-    _, files = checkpoints.at(context.store, work_root, task.tokens, context.cache, MODEL_FILES)
+    _, files = checkpoints.load(context.store, work_root, task.tokens, context.cache, MODEL_FILES)
     context.fetched()
     model = load_model(files, device)
     results: dict[str, float | int | str] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.contract.files import FileTriple, fingerprint_of
 from orchestrator.errors import KeyMissing, TaskRefused
-from orchestrator.store.corpora import CorpusFile, check_unchanged, expand_all, hash_of
+from orchestrator.store.corpora import CorpusFile, expand_all, hash_unchanged
 from trainer.context import Context
 from trainer.prepare.meter import Meter
 
@@ -55,15 +55,9 @@ def checked(context: Context, fingerprint: str, files: Sequence[CorpusFile], met
 def _hashed(files: Sequence[CorpusFile], threads: int, meter: Meter) -> Iterator[InputFile]:
     pool = ThreadPoolExecutor(max(1, threads))
     try:
-        for file, sha256 in zip(files, pool.map(_hash, files), strict=True):
+        for file, sha256 in zip(files, pool.map(hash_unchanged, files), strict=True):
             meter.advance(file.size)
             meter.leave_if_asked()
             yield InputFile(sha256, file)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _hash(file: CorpusFile) -> str:
-    sha256 = hash_of(file, lambda _: None)
-    check_unchanged(file)
-    return sha256

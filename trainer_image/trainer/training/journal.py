@@ -59,7 +59,7 @@ class Curve:
         """Write the rows that are not written yet. Raises StoreUnavailable and keeps those that it could not write."""
         if self._rows:
             # a table that was written although the store said no is written again under its own key, not beside it
-            self._tables.append(metrics.packed(self._context.lease, self._rows))
+            self._tables.append(metrics.encode(self._context.lease, self._rows))
             self._rows = []
         while self._tables:
             self._context.store.objects.put(*self._tables[0])

@@ -122,9 +122,9 @@ def join(placement: Placement) -> Group:
     Waits for the other ranks. Raises PeerLost when they do not come, TaskRefused when `placement` means another number of them.
     """
     world, gpus = int(os.environ.get("WORLD_SIZE", "1")), placement.gpus
-    if world != placement.world:
+    if world != placement.world_size:
         raise TaskRefused(
-            f"{placement.world} processes are to train together, by --gpus, --ranks and --nodes, and this is one of {world}; "
+            f"{placement.world_size} processes are to train together, by --gpus, --ranks and --nodes, and this is one of {world}; "
             "a worker of `scaling-study run` is one process with one GPU (--gpus 1), `python -m trainer DIGEST` starts as many as asked for"
         )
     if world == 1:

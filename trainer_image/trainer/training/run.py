@@ -143,7 +143,7 @@ def _processor(placement: Placement) -> Iterator[None]:
 
 def _take_up(context: Context, task: TrainTask, device: torch.device) -> State:
     """The highest checkpoint of the trajectory that is not past the task's end, else its start."""
-    found = checkpoints.latest(context.store, context.lease.work_root, task.tokens, context.cache)
+    found = checkpoints.load_latest(context.store, context.lease.work_root, task.tokens, context.cache)
     if found is None:
         return _start(context, task.trajectory, device)
     kept, files = found
@@ -159,7 +159,7 @@ def _start(context: Context, trajectory: Trajectory, device: torch.device) -> St
         model = initialised(start).to(device)
         return State(model, adamw(model, trajectory.optimizer), Position())
     work_root = addresses.work_root(TaskKind.TRAIN, start.trajectory)
-    _, files = checkpoints.at(
+    _, files = checkpoints.load(
         context.store, work_root, start.tokens, context.cache, None if start.keep_optimizer else checkpoint.MODEL_FILES
     )
     model = checkpoint.load_model(files, device)
@@ -187,7 +187,7 @@ def _train(context: Context, task: TrainTask, mixture: Mixture, state: State, gr
 
 def _checked_export(context: Context, task: TrainTask, mixture: Mixture, device: torch.device) -> tuple[Checkpoint, float]:
     """The checkpoint that is kept at the task's end, and how far transformers is from us on the first window."""
-    kept, files = checkpoints.at(context.store, context.lease.work_root, task.tokens, context.cache, checkpoint.MODEL_FILES)
+    kept, files = checkpoints.load(context.store, context.lease.work_root, task.tokens, context.cache, checkpoint.MODEL_FILES)
     window = torch.from_numpy(mixture.batch(0).ids[:1, :-1][:, :_EXPORT_TOKENS])
     return kept, export.check(files, window, device)
 

@@ -1,4 +1,4 @@
-"""Commands that write where a person says so: a place that cannot be written is one sentence with what to name instead, and exit 2."""
+"""Output paths: one that cannot be written gives one sentence and exit code 2, and read-only commands create no store."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.cli.test_plan_command import STUDY, command
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """With a study and what it reads; commands run in it."""
+    """Return the working directory, which holds a study and its sources."""
     monkeypatch.chdir(tmp_path)
     for name in ("text", "code"):
         (tmp_path / name).mkdir()
@@ -19,7 +19,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["plan", "study.yaml", "--graph", "none/x.svg"], "none/x.svg cannot be written: No such file or directory. Name a file in"),
         (["plan", "study.yaml", "--graph", "text"], "text cannot be written: Is a directory. Name a file in"),
@@ -29,15 +29,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 @pytest.mark.usefixtures("folder")
-def test_a_place_that_cannot_be_written_is_a_mistake_of_the_command(words: list[str], told: str) -> None:
+def test_an_unwritable_output_path_exits_2_with_one_sentence(words: list[str], message: str) -> None:
     done = command(*words)
-    assert (done.returncode, done.stderr.startswith(told), len(done.stderr.splitlines())) == (2, True, 1), done.stderr
+    assert (done.returncode, done.stderr.startswith(message), len(done.stderr.splitlines())) == (2, True, 1), done.stderr
 
 
 @pytest.mark.parametrize(
     "words", [["plan"], ["render"], ["explain", "scratch/0.03M/c0/s1"], ["run", "--dry-run"], ["plan", "--store", "else where"]]
 )
-def test_what_only_looks_makes_no_store(folder: Path, words: list[str]) -> None:
+def test_read_only_commands_create_no_store(folder: Path, words: list[str]) -> None:
     before = sorted(folder.iterdir())
     done = command(words[0], "study.yaml", *words[1:])
     assert done.returncode == 0, done.stderr
