@@ -13,14 +13,14 @@ from orchestrator.errors import MissingExtra, PlanRefused, ReportNotWritten, Sca
 from orchestrator.planning import is_runnable
 from orchestrator.planning.estimate import CPU, CPU_WORKER_FLOPS, DEFAULT_MFU, Price, default_processor, estimate
 from orchestrator.planning.repetition import Reading, readings, refuse_repetition
-from orchestrator.planning.summary import Outline, TaskRow, outline, task_rows
+from orchestrator.planning.summary import PlanSummary, TaskRow, summarize_plan, task_rows
 from orchestrator.spec import Study, read_study
 from orchestrator.store import open_store
 from orchestrator.store.plans import current, current_spec, planned_part
 from orchestrator.store.records import done
 from orchestrator.study.opening import (
     Opened,
-    gpu_seconds_a_token,
+    gpu_seconds_per_token,
     inputs,
     keep,
     known_tokens,
@@ -67,7 +67,7 @@ class StudyPlan:
     """A plan and its summary: the cells and tasks, and what they cost."""
 
     plan: "Plan"
-    summary: Outline
+    summary: PlanSummary
     done: frozenset[str] = frozenset()
     """Digests of the completed tasks, empty when the store was not asked."""
 
@@ -208,7 +208,7 @@ def plan(
     seconds, rate_from = _measured_seconds(opened, finished, gpu, measure)
     tariff = Price(gpu, mfu, price, seconds)
     warnings = [f"{name}: {why}" for name, why in opened.unreachable.items()]
-    summary = outline(
+    summary = summarize_plan(
         opened.study.spec,
         opened.plan,
         estimate(opened.plan, tariff, finished),
@@ -253,7 +253,7 @@ def preview_run(file: str | Path, options: RunOptions | None = None) -> RunPrevi
     from orchestrator.local import in_order, wanted_tasks
 
     options = options or RunOptions()
-    opened = open_study(Path(file), options.store, replan=options.replan, only_looks=True)
+    opened = open_study(Path(file), options.store, replan=options.replan, read_only=True)
     _check_repetition(opened)
     wanted = wanted_tasks(opened.plan, list(options.only))
     finished = done(opened.store) & wanted
@@ -347,7 +347,7 @@ def _cores() -> int:
 def _measured_seconds(opened: Opened, finished: set[str], gpu: str, measure: bool) -> tuple[dict[str, float], str]:
     """Seconds per token by size on the priced processor, and where they come from."""
     if gpu != CPU:
-        return gpu_seconds_a_token(opened, finished), ""
+        return gpu_seconds_per_token(opened, finished), ""
     if measure:
         return measured_seconds_per_token(opened.plan), "measured now"
     if recorded := recorded_seconds_per_token(opened.store, opened.plan, finished):

@@ -28,7 +28,7 @@ def explain(
     from orchestrator.store.records import done
     from orchestrator.study.opening import open_study
 
-    opened = open_study(file, store, only_looks=True)
+    opened = open_study(file, store, read_only=True)
     digests = [digest for digest in opened.plan.tasks if len(cell) >= 12 and digest.startswith(cell)]
     if digests:
         print_task(opened.store, opened.plan, digests[0])

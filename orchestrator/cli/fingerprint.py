@@ -19,18 +19,18 @@ def fingerprint(
     """Hash the files of sources and print their fingerprints, to declare them with `fingerprint:` in a study file."""
     from orchestrator.errors import StoreUnavailable
     from orchestrator.store import open_store
-    from orchestrator.study.fingerprints import Wanted, look_at, write_found
+    from orchestrator.study.fingerprints import Wanted, fingerprint_paths, write_result
 
     if not source and not tokenizer:
         raise typer.BadParameter("nothing to hash: give --source NAME=PATH, --tokenizer PATH or both")
     if wrong := [text for text in source if not text.partition("=")[0] or "=" not in text]:
         raise typer.BadParameter(f"--source {wrong[0]}: write NAME=PATH, for example web=s3://corpora/web")
-    found = look_at(Wanted(dict(text.split("=", 1) for text in source), tokenizer), Path())
+    found = fingerprint_paths(Wanted(dict(text.split("=", 1) for text in source), tokenizer), Path())
     for name, digest in found.fingerprints.items():
         print(f"{name}\t{digest}\t{found.bytes_of[name]} bytes")
     if found.tokenizer:
         print(f"tokenizer\t{found.tokenizer}")
     if store and key:
-        write_found(open_store(store), key, found)
+        write_result(open_store(store), key, found)
     if found.unreachable:
         raise StoreUnavailable("\n".join(f"{name}: {why}" for name, why in found.unreachable.items()))

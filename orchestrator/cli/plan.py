@@ -45,14 +45,14 @@ def plan(
     """
     gc.disable()  # the process ends after one answer, and nothing in a plan is garbage before that
     from orchestrator import api
-    from orchestrator.cli.plan_tables import print_outline, print_tasks
+    from orchestrator.cli.plan_tables import print_summary, print_tasks
 
     planned = api.plan(file, store=store, ask_store=ask_store, gpu=gpu, mfu=mfu, price=price, measure=measure)
     if as_json:
         listed = {"task_list": [asdict(row) for row in planned.tasks]} if tasks else {}
         print(json.dumps({**planned.summary.document(), **listed}, indent=1))
     else:
-        print_outline(planned.summary)
+        print_summary(planned.summary)
         if tasks:
             print_tasks(planned.tasks)
     if graph is not None:

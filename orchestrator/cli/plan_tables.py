@@ -8,12 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.contract.formatting import format_duration
-from orchestrator.planning.summary import CostRow, Outline, SizeRow, SourceRow, StageRow, TaskRow
+from orchestrator.planning.summary import CostRow, PlanSummary, SizeRow, SourceRow, StageRow, TaskRow
 
 WIDTH: Final = 180
 
 
-def print_outline(shown: Outline) -> None:
+def print_summary(shown: PlanSummary) -> None:
     """Print the whole summary on stdout, with the warnings last."""
     console = wide_console()
     tasks = ", ".join(f"{count:,} {kind}" for kind, count in shown.tasks.items())
@@ -120,7 +120,7 @@ def _sources(rows: Sequence[SourceRow]) -> Table:
     return table
 
 
-def _costs(rows: Sequence[CostRow], shown: Outline) -> Table:
+def _costs(rows: Sequence[CostRow], shown: PlanSummary) -> Table:
     if shown.workers:
         return _cpu_costs(rows, shown)
     table = table_of(
@@ -132,7 +132,7 @@ def _costs(rows: Sequence[CostRow], shown: Outline) -> Table:
     return table
 
 
-def _cpu_costs(rows: Sequence[CostRow], shown: Outline) -> Table:
+def _cpu_costs(rows: Sequence[CostRow], shown: PlanSummary) -> Table:
     workers = f"{shown.workers} worker{'s' if shown.workers > 1 else ''}"
     title = f"\nremaining work, on this machine's CPU (speed {shown.rate_from})"
     table = table_of(title, "size", "tasks", "tokens", "FLOPs (palm)", "one worker", f"{workers}, about")

@@ -15,7 +15,7 @@ from orchestrator.spec import Study, read_object
 from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
 from orchestrator.store.plans import freeze, read_plan, versions
-from orchestrator.study.fingerprints import Found, Wanted, key_of, read_found, wanted
+from orchestrator.study.fingerprints import Found, Wanted, key_of, read_result, wanted
 from orchestrator.study.opening import frozen_plan
 from orchestrator.workflow import Unit, units
 
@@ -76,7 +76,7 @@ def plan(study: Study, uid: str, store: Store) -> Planned | Unplanned:
         return _planned(study, store, *frozen)
     files = wanted(study)
     key = key_of(uid, files)
-    found = Found() if files.is_nothing else read_found(store, key)
+    found = Found() if files.is_nothing else read_result(store, key)
     if found is None:
         return Unplanned("Planned", "Fingerprinting", "a pod reads the files that have no `fingerprint:`", study, files, key)
     if found.unreachable:

@@ -1,7 +1,7 @@
-"""A small corpus of code and of English that every machine with this installation already has.
+"""Write a small corpus of code and English from the installed packages.
 
-`scaling-study demo-corpus` calls `write_corpus`, so that the first study that anybody runs has real input without a download. `prose`
-cleans, `gather` finds, `corpus` writes. To a study it is a folder like any other.
+`scaling-study demo-corpus` calls `write_corpus`, so that a first study has real input without a download. `gather` finds the files,
+`prose` cleans them, `corpus` writes them.
 """
 
 from orchestrator.demo_corpus.corpus import Corpus, write_corpus

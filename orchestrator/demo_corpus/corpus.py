@@ -1,7 +1,7 @@
 """Write the demo's corpus into a folder, once, with its manifest last.
 
-`scaling-study demo-corpus` calls this. The same installation gives the same bytes. A corpus that is whole is left as it is, even when
-packages have changed since: studies that have read it shall find it again.
+`scaling-study demo-corpus` calls this. The same installation gives the same bytes. A complete corpus is never rewritten, even if packages
+have changed since: studies that read it depend on it.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from orchestrator.demo_corpus.gather import code_files, text_documents
 from orchestrator.errors import ScalingStudyError
 
 VERSION: Final = 1
-"""Raised by whoever changes what is written; an older corpus is then refused, not replaced."""
+"""Increase this when the written files change; an older corpus is then rejected, not replaced."""
 
 MANIFEST: Final = "manifest.json"
 UNFINISHED: Final = "unfinished"
@@ -26,7 +26,7 @@ UNFINISHED: Final = "unfinished"
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """What stands in the folder. `written` is False when it had been there. Bytes are of the documents in UTF-8."""
+    """The content of the folder. `written`: False if it existed before. Bytes count the documents in UTF-8."""
 
     folder: Path
     code_documents: int
@@ -44,9 +44,9 @@ class _Part:
 
 
 def write_corpus(folder: Path, *, library: Path | None = None, packages: Path | None = None, workers: int | None = None) -> Corpus:
-    """Writes `folder`/code and `folder`/text, or does nothing when they are whole.
+    """Write `folder`/code and `folder`/text, or do nothing if they are complete.
 
-    `library` and `packages` are this Python's unless given. Raises ScalingStudyError for a folder with other things in it and for an
+    `library`, `packages`: by default those of this Python. Raises ScalingStudyError for a folder with other files in it and for an
     installation without prose.
     """
     if there := _whole(folder):

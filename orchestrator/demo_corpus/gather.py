@@ -1,7 +1,7 @@
-"""Find what the demo's corpus is made of: source files of the standard library, prose of the installed packages.
+"""Find the documents of the demo's corpus: source files of the standard library, prose of the installed packages.
 
-`corpus` calls this and writes what it yields. Nothing is imported to be read, and order depends on names alone. Docstrings of the standard
-library are not taken as text, since they stand in the files that are taken as code.
+`corpus` writes what this yields. Nothing is imported, and the order depends on names alone. Docstrings of the standard library are not
+used as text, since they are part of the code.
 """
 
 import ast
@@ -18,7 +18,7 @@ from orchestrator.demo_corpus.prose import paragraphs, sameness
 Document: TypeAlias = str
 Definition: TypeAlias = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
-# Packages of the installation that write at length; of all others only the description is read. Parsing them all takes minutes.
+# Packages with long docstrings; of all others only the description is read, since parsing all of them takes minutes.
 PACKAGES: Final = (
     "huggingface_hub", "matplotlib", "networkx", "numpy", "pandas", "scipy", "sklearn", "sqlalchemy", "statsmodels", "sympy", "torch",
 )  # fmt: skip
@@ -29,17 +29,17 @@ _NO_CODE: Final = _NO_SOURCE | {"pydoc_data", "encodings", "_sysconfigdata"}
 SHORTEST_DOCSTRING: Final = 200
 """Characters; shorter ones are a signature and a phrase."""
 
-# A file is worth the time to parse it when so much of it stands in docstrings.
+# Share of a file in long docstrings from which it is parsed.
 _LEAST_DOCSTRING_SHARE: Final = 0.3
 _DOCSTRING: Final = re.compile(rb'"""(.{%d,}?)"""' % SHORTEST_DOCSTRING, re.DOTALL)
 
 SHORTEST_DOCUMENT: Final = 300
 LONGEST_DOCUMENT: Final = 4000
-"""Characters of a document of text: the paragraphs of a file follow one another up to here."""
+"""Characters of a text document: paragraphs of a file are joined up to this length."""
 
 
 def code_files(library: Path) -> Iterator[tuple[Path, str]]:
-    """The standard library's Python files below `library` and what stands in them, by name. Empty ones and broken UTF-8 are left out."""
+    """Yield name and content of the Python files below `library`, sorted by name, without empty files and invalid UTF-8."""
     for path in sorted(library.rglob("*.py")):
         parts = path.relative_to(library).parts
         if not _NO_CODE.isdisjoint(parts) or parts[-1].startswith("_sysconfigdata"):
@@ -53,7 +53,7 @@ def code_files(library: Path) -> Iterator[tuple[Path, str]]:
 
 
 def text_documents(library: Path, packages: Path, workers: int) -> Iterator[tuple[str, list[Document]]]:
-    """Documents of English by the name of their origin, without paragraphs that were there before. `packages`: site-packages."""
+    """Yield English documents by origin, without repeated paragraphs. `packages`: site-packages."""
     seen: set[str] = set()
     yield "python-topics", _documents([_topics(library)], seen)
     yield "descriptions", _documents(map(_description, _metadata_files(packages)), seen)
@@ -66,7 +66,7 @@ def text_documents(library: Path, packages: Path, workers: int) -> Iterator[tupl
 
 
 def docstring_paragraphs(file: Path) -> list[str]:
-    """The prose in the long docstrings of a Python file, in the order of the file; nothing if it has few or cannot be parsed."""
+    """Return the prose in the long docstrings of a Python file, in file order; empty if it has few or cannot be parsed."""
     body = file.read_bytes()
     if sum(map(len, _DOCSTRING.findall(body))) < _LEAST_DOCSTRING_SHARE * len(body):
         return []
@@ -91,14 +91,14 @@ def _docstrings(definition: Definition) -> Iterator[str]:
 
 
 def _added_docstrings(call: ast.Call) -> Iterator[str]:
-    """What `add_docstr(torch.abs, "...")` and numpy's `add_newdoc` hang on objects that are written in C."""
+    """Yield docstrings that `add_docstr(torch.abs, "...")` and numpy's `add_newdoc` attach to objects written in C."""
     for node in ast.walk(call):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) >= SHORTEST_DOCSTRING:
             yield node.value
 
 
 def _topics(library: Path) -> list[str]:
-    """The language reference as `help()` shows it: a dictionary of texts in pydoc_data/topics.py."""
+    """Return the prose of the language reference that `help()` shows, from pydoc_data/topics.py."""
     file = library / "pydoc_data" / "topics.py"
     if not file.exists():
         return []
@@ -111,13 +111,13 @@ def _metadata_files(packages: Path) -> list[Path]:
 
 
 def _description(metadata: Path) -> list[str]:
-    """The prose of a package's description, which follows the headers of its METADATA."""
+    """Return the prose of a package's description, which follows the headers of its METADATA."""
     text = metadata.read_text(encoding="utf-8", errors="replace")
     return paragraphs(text.partition("\n\n")[2])
 
 
 def _documents(files: Iterable[list[str]], seen: set[str]) -> list[Document]:
-    """Paragraphs of one file after the other as documents of a bounded length. Adds what it takes to `seen`."""
+    """Join the paragraphs of each file into documents of bounded length. Adds the keys of paragraphs to `seen`."""
     documents: list[Document] = []
     for found in files:
         fresh = [paragraph for paragraph in found if _is_new(paragraph, seen)]

@@ -1,7 +1,7 @@
 """Turn docstrings, reST and Markdown into paragraphs of plain English.
 
-`gather` calls `paragraphs` on everything that is to count as text, so that the text group of the demo is text: no doctests, code blocks,
-signatures, parameter tables, headings or inline markup. A paragraph that does not read as prose afterwards is dropped whole.
+`gather` calls `paragraphs` on everything in the text group of the demo, to remove doctests, code blocks, signatures, parameter tables,
+headings and inline markup. A paragraph that is not prose afterwards is dropped.
 """
 
 import re
@@ -69,14 +69,14 @@ _ODD: Final = re.compile(r"""[^a-zA-Z ,.;:'"()!?-]""")
 
 
 def paragraphs(text: str) -> list[str]:
-    """The paragraphs of `text` that read as English prose, each on one line, in their order."""
+    """Return the paragraphs of `text` that are English prose, each on one line, in order."""
     blocks = _blocks(cleandoc(text.translate(_TYPOGRAPHY)).splitlines())
     plain = (_plain(block) for block in blocks if block.count(" ") >= _LEAST_WORDS - 1)
     return [paragraph for paragraph in plain if reads_as_prose(paragraph)]
 
 
 def reads_as_prose(paragraph: str) -> bool:
-    """True for whole sentences made of English words; False for headings, tables, code and lists of names."""
+    """Return True for complete sentences of English words, False for headings, tables, code and lists of names."""
     words = paragraph.split()
     if len(words) < _LEAST_WORDS or not _FIRST_LETTER.match(paragraph) or not _END.search(paragraph):
         return False
@@ -89,7 +89,7 @@ def reads_as_prose(paragraph: str) -> bool:
 
 
 def sameness(paragraph: str) -> str:
-    """A key that near-duplicates share: the words in small letters only, so that texts that differ in names and numbers are one."""
+    """Return a key that near-duplicates share: the lower-case words only, without names and numbers."""
     return " ".join(word for word in re.findall(r"[A-Za-z0-9_.]+", paragraph) if word.isalpha() and word.islower())
 
 
@@ -100,7 +100,7 @@ def _plain(block: str) -> str:
 
 
 def _blocks(lines: list[str]) -> list[str]:
-    """Lines joined where they belong together: split at blank lines, bullets, fields and changes of indentation; code left out."""
+    """Join lines into blocks: split at blank lines, bullets, fields and changes of indentation; code is left out."""
     blocks: list[list[str]] = [[]]
     indent, skipped_below, hanging, fenced, doctest = 0, -1, False, False, False
     for line in lines:
@@ -143,7 +143,7 @@ def _blocks(lines: list[str]) -> list[str]:
 
 
 def _starts_a_block(content: str) -> int:
-    """How many characters of marker the line begins with: a bullet, a field, the name of an argument; 0 when it goes on."""
+    """Return the length of the line's marker (bullet, field or argument name), 0 if the line continues a block."""
     end = 0
     for pattern in (_BULLET, _FIELD, _ARGUMENT):
         if match := pattern.match(content, end):

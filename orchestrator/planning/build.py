@@ -1,6 +1,6 @@
-"""A study -> its plan: every task once, every cell with its way through them.
+"""Build the plan of a study: every task once, and every cell with its tasks.
 
-Called by the command line and by the controller with the fingerprints of the sources; it reads no file, no store and no clock.
+Called by the command line and by the controller with the fingerprints of the sources. Reads no file, store or clock.
 """
 
 import gc
@@ -30,23 +30,23 @@ from orchestrator.contract.tasks import (
 from orchestrator.contract.vocabulary import BENCHMARK_SUITES, SOURCE_SUITES, TaskKind
 from orchestrator.errors import PlanRefused
 from orchestrator.planning.chain import Arm, Leg, Point, Trajectories, Windows, arm, code_windows, legs
-from orchestrator.planning.defaults import Rates, Sized, rung_of, sized, vocabulary_of
+from orchestrator.planning.defaults import Rates, ResolvedSize, resolve_size, rung_of, vocabulary_of
 from orchestrator.spec import Recipe, Seed, Source, Study, StudySpec, TokenizerFile
 
 UNKNOWN: Final = "unknown:"
-"""Stands before a source's path where its fingerprint is neither declared nor computed: such a plan cannot run."""
+"""Prefix of a source's path that replaces a fingerprint which is neither declared nor computed. Such a plan cannot run."""
 
-# The continuation benchmark, in tokens: at most so much context and continuation, less where windows are short
+# The continuation benchmark: maximum context and continuation in tokens; shorter for short windows
 CONTEXT: Final = 256
 CONTINUATION: Final = 64
 CHOICES: Final = 4
 
 
 def plan_study(study: Study, fingerprints: Mapping[str, str], tokenizer_sha256: str = "") -> Plan:
-    """The plan of `study`.
+    """Return the plan of `study`.
 
-    `fingerprints`: source name -> fingerprint, for the sources whose file declares none; one that is missing makes the plan not
-    runnable (`is_runnable`). `tokenizer_sha256`: of the tokenizer.json that the file names. Raises PlanRefused.
+    `fingerprints`: source name -> fingerprint, for the sources that declare none; if one is missing the plan cannot run (`is_runnable`).
+    `tokenizer_sha256`: hash of the tokenizer.json that the study names. Raises PlanRefused.
     """
     with _uncollected():
         return _Planner(study, fingerprints, tokenizer_sha256).plan()
@@ -54,7 +54,7 @@ def plan_study(study: Study, fingerprints: Mapping[str, str], tokenizer_sha256: 
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Everything that planning makes stays: to walk it again and again in search of garbage took a third of the time for 50,000 tasks."""
+    """Disable garbage collection: nothing that planning creates is garbage, and collecting took a third of the time for 50,000 tasks."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -65,13 +65,13 @@ def _uncollected() -> Iterator[None]:
 
 
 def is_runnable(plan: Plan) -> bool:
-    """Whether the content of every source is known, so that every digest is final."""
+    """Return whether the content of every source is known, so that every digest is final."""
     return not plan.tokenizer.startswith(UNKNOWN) and not any(source.fingerprint.startswith(UNKNOWN) for source in plan.sources)
 
 
 @dataclass(slots=True)
 class _Reached:
-    """A state that some cell trains to, and the first cell and stage that asked for it. `part`: of a wsd stage, for people."""
+    """A state that a cell trains to, with the label of the first cell and stage that needs it. `part`: suffix for a part of a wsd stage."""
 
     point: Point
     digest: str
@@ -82,7 +82,7 @@ class _Reached:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A suite, and the source that it is asked of."""
+    """A suite, and the source that it scores (None for a named benchmark)."""
 
     suite: str
     source: PlannedSource | None
@@ -91,7 +91,7 @@ class _Asked:
 
 
 class _Planner:
-    """Collects tasks while it walks the cells."""
+    """Collects the tasks of all cells."""
 
     def __init__(self, study: Study, fingerprints: Mapping[str, str], tokenizer_sha256: str) -> None:
         self.name = study.name
@@ -114,7 +114,7 @@ class _Planner:
     def plan(self) -> Plan:
         cells = tuple(self._cells())
         if not cells:
-            raise PlanRefused("the grid has no cells: no recipe names a size, a proportion and a seed that the grid has")
+            raise PlanRefused("the grid has no cells: no recipe has a size, a code proportion and a seed that are in the grid")
         used = self._used(cells)
         prepares = {digest: task for digest, task in self.tasks.items() if digest in used}
         trains = {task.digest: task for task in self._train_tasks()}
@@ -138,7 +138,7 @@ class _Planner:
         weights = coprime({name: Fraction(weight) for name, weight in tokenizer.weights.items()})
         by_name = {source.name: source for source in self.spec.data.sources}
         parts = [(self.fingerprints[name], _reader(by_name[name]), weight) for name, weight in weights.items()]
-        # one file may hold two sources, each in a column of its own
+        # two sources may be columns of one file
         parts.sort(key=lambda part: (part[0], part[1].column, part[1].max_file_bytes, part[2]))
         task = TokenizerTask(tokenizer.vocabulary, tokenizer.bytes, held_out.one_in, tuple(parts))
         return self._add(task, TaskKind.PREPARE, (), label="tokenizer")
@@ -151,7 +151,7 @@ class _Planner:
         return PlannedSource(source.name, source.group, fingerprint, digest, source.path)
 
     def _asked(self, window: int) -> tuple[_Asked, ...]:
-        """What every evaluated state is scored on: every source of the study, and the benchmarks."""
+        """What every evaluated state is scored on: each source of the study, and the benchmarks."""
         if window not in self.asked:
             self.asked[window] = tuple(
                 self._question(suite, source, window)
@@ -166,7 +166,7 @@ class _Planner:
         return _Asked(suite, source, items, dumps(items))
 
     def _used(self, cells: Iterable[Cell]) -> set[str]:
-        """Prepare tasks that some cell reads or is scored on."""
+        """Digests of the prepare tasks that at least one cell reads or is scored on."""
         read = {digest for cell in cells for digest, _ in cell.stages[-1].read}
         scored = {asked.source.digest for of_window in self.asked.values() for asked in of_window if asked.source is not None}
         return read | scored | {self.tokenizer}
@@ -190,12 +190,12 @@ class _Planner:
                 proportions = grid.code_percent if recipe.code_percent is None else recipe.code_percent
             seeds = grid.seeds if recipe.seeds is None else recipe.seeds
             for name in grid.sizes if recipe.sizes is None else recipe.sizes:
-                size = sized(self.spec, recipe, name)
+                size = resolve_size(self.spec, recipe, name)
                 for proportion in proportions:
                     cells = arm(self.spec, recipe, size, proportion, self.prepared)
                     yield from (self._cell(cells, recipe, size, proportion, seed) for seed in seeds)
 
-    def _cell(self, cells: Arm, recipe: Recipe, size: Sized, proportion: Decimal | None, seed: Seed) -> Cell:
+    def _cell(self, cells: Arm, recipe: Recipe, size: ResolvedSize, proportion: Decimal | None, seed: Seed) -> Cell:
         percent = None if proportion is None else decimal(proportion)
         name = cell_name(recipe.name, size.name, percent, seed)
         stages = []
@@ -205,7 +205,7 @@ class _Planner:
             stages.append(self._stage(leg, size, trained, f"{name} {leg.stage.name}"))
         return Cell(name, recipe.name, size.name, percent, seed.init, seed.data, tuple(stages))
 
-    def _stage(self, leg: Leg, size: Sized, trained: int, label: str) -> CellStage:
+    def _stage(self, leg: Leg, size: ResolvedSize, trained: int, label: str) -> CellStage:
         for point in leg.reach:
             self._reach(point, size, label, _part(point, leg))
         evaluations: tuple[Evaluation, ...] = ()
@@ -223,7 +223,7 @@ class _Planner:
             chain_tokens=trained,
             code_percent=decimal(leg.code_percent),
             chain_code_percent=self._percent_of_code(leg.end),
-            rates=_told(leg.rates, leg.reach[0].trajectory.schedule.peak),
+            rates=_rates_text(leg.rates, leg.reach[0].trajectory.schedule.peak),
             read=leg.end,
         )
 
@@ -235,7 +235,7 @@ class _Planner:
 
     # Train tasks
 
-    def _reach(self, point: Point, size: Sized, label: str, part: str) -> None:
+    def _reach(self, point: Point, size: ResolvedSize, label: str, part: str) -> None:
         reached = self.reached.setdefault(point.digest, {})
         if point.tokens not in reached:
             digest = digest_of_text(train_text(self.trajectories.texts[point.digest], point.tokens))
@@ -280,13 +280,13 @@ class _Planner:
 
 
 def cell_name(recipe: str, size: str, percent: str | None, seed: Seed) -> str:
-    """How a cell is called: `from-scratch/470M/c25/s1`, without `c` where the recipe fixes its proportions, `s1.2` for two seeds."""
+    """Return the name of a cell: `from-scratch/470M/c25/s1`; no `c` if the recipe fixes its proportions, `s1.2` for two seeds."""
     seeds = str(seed.init) if seed.init == seed.data else f"{seed.init}.{seed.data}"
     return "/".join((recipe, size, *(() if percent is None else (f"c{percent}",)), f"s{seeds}"))
 
 
 def source_items(suite: str, prepare: str, documents: int, window: int) -> dict[str, Any]:
-    """What a suite made from held-out documents asks of one source."""
+    """Return the items of a suite that is made from a source's held-out documents."""
     if suite == "bpb":
         return {"source": prepare, "documents": documents, "window": window}
     return {
@@ -300,25 +300,25 @@ def source_items(suite: str, prepare: str, documents: int, window: int) -> dict[
 
 
 def benchmark_items(suite: str) -> dict[str, Any]:
-    """What a suite of named benchmarks asks."""
+    """Return the items of a suite of named benchmarks."""
     return {"benchmarks": list(BENCHMARK_SUITES[suite]), "version": 1}
 
 
 def _groups(sources: Iterable[PlannedSource]) -> dict[str, str]:
-    """Prepare digest -> group. Raises PlanRefused for a content that counts as text and as code."""
+    """Prepare digest -> group. Raises PlanRefused if the same content is in both groups."""
     found: dict[str, PlannedSource] = {}
     for source in sources:
         other = found.setdefault(source.digest, source)
         if other.group != source.group:
             raise PlanRefused(
-                f"sources {other.name} ({other.group}) and {source.name} ({source.group}) hold the same files, read alike: what a model has"
-                " read of them would count as both. Give one of them other files or another column"
+                f"sources {other.name} ({other.group}) and {source.name} ({source.group}) have the same files and reader, so their tokens"
+                " would count as both. Give one of them other files or another column"
             )
     return {digest: source.group for digest, source in found.items()}
 
 
 def _part(point: Point, leg: Leg) -> str:
-    """A wsd stage is trained in two parts, which a list of tasks or of runs in MLflow should tell apart."""
+    """Label suffix that distinguishes the two parts of a wsd stage in lists of tasks and of MLflow runs."""
     if leg.reach[0].trajectory.schedule.shape != "constant":
         return ""
     return " (stable)" if point.trajectory.schedule.shape == "constant" else " (decay)"
@@ -329,5 +329,5 @@ def _reader(source: Source) -> Reader:
 
 
 @lru_cache(maxsize=4096)
-def _told(asked: Rates, peak: str) -> tuple[str, ...]:
+def _rates_text(asked: Rates, peak: str) -> tuple[str, ...]:
     return (f"peak {peak} ({asked.peak_from})", f"final {asked.final}", f"warm-up {asked.warmup:,} tokens ({asked.warmup_from})")

@@ -1,6 +1,6 @@
-"""A cell's way through its recipe: stages -> trajectories, and the tokens that each must reach.
+"""Turn the stages of a cell into trajectories, and the tokens that each must reach.
 
-`build` walks every cell with it. Two cells share what comes out equal here; nothing else in the project decides about sharing.
+`build` calls this for every cell. Cells share the trajectories that are equal here; nothing else decides what is shared.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,17 +15,17 @@ from orchestrator.contract.mixture import counts
 from orchestrator.contract.tasks import FromInitialisation, FromState, Schedule, Trajectory, trajectory_text
 from orchestrator.contract.vocabulary import Group, StageKind
 from orchestrator.errors import PlanRefused
-from orchestrator.planning.defaults import Rates, Sized, rates
+from orchestrator.planning.defaults import Rates, ResolvedSize, rates
 from orchestrator.spec import Mixture, Recipe, Seed, Stage, StudySpec
 
 Windows = tuple[tuple[str, int], ...]
-"""How many windows were read of each source: (prepare digest, windows), sorted. All seeds of an arm read alike, so they share it."""
+"""Windows read of each source: (prepare digest, windows), sorted by digest. The same for all seeds of an arm."""
 
 
-# Not frozen, as all that leaves this package is: a plan makes a hundred thousand of these, and a frozen one costs twice as much
+# Not frozen, unlike all that leaves this package: a plan creates a hundred thousand of these, and a frozen one costs twice as much
 @dataclass(slots=True)
 class Point:
-    """A model state: a trajectory, tokens from its start, all that was read on the way there, and the learning rate it has."""
+    """A model state: a trajectory, tokens since its start, the windows read up to it, and its learning rate."""
 
     trajectory: Trajectory
     digest: str
@@ -36,7 +36,7 @@ class Point:
 
 @dataclass(slots=True)
 class Leg:
-    """One stage of a cell. `reach`: the states to train to, in order; `result` and `stable` are None where nobody wants them."""
+    """One stage of a cell. `reach`: states to train to, in order. `result`, `stable`: None if nothing evaluates or starts from them."""
 
     stage: Stage
     rates: Rates
@@ -68,7 +68,7 @@ class Trajectories:
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """How long a stage is: tokens as asked, whole steps, and how many of those its leaf takes (0 without one)."""
+    """Length of a stage: requested tokens, whole steps, and the steps of its decay leaf (0 without one)."""
 
     asked: int
     steps: int
@@ -77,19 +77,19 @@ class Length:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A recipe at a size and a proportion: all of a cell but its seeds."""
+    """A recipe at one size and code proportion: a cell without its seeds."""
 
     spec: StudySpec
     recipe: Recipe
-    size: Sized
+    size: ResolvedSize
     percents: tuple[Decimal, ...]
     shares: tuple[tuple[tuple[str, int], ...], ...]
     rates: tuple[Rates, ...]
     lengths: tuple[Length, ...]
 
 
-def arm(spec: StudySpec, recipe: Recipe, size: Sized, proportion: Decimal | None, prepared: Mapping[str, str]) -> Arm:
-    """What the cells of a recipe, size and proportion have in common. `prepared`: source name -> prepare digest."""
+def arm(spec: StudySpec, recipe: Recipe, size: ResolvedSize, proportion: Decimal | None, prepared: Mapping[str, str]) -> Arm:
+    """Return what the cells of a recipe, size and code proportion have in common. `prepared`: source name -> prepare digest."""
     percents = tuple(_percent(stage, proportion) for stage in recipe.stages)
     asked_rates = tuple(rates(spec, stage, size) for stage in recipe.stages)
     stages = tuple(zip(recipe.stages, percents, asked_rates, strict=True))
@@ -105,7 +105,7 @@ def arm(spec: StudySpec, recipe: Recipe, size: Sized, proportion: Decimal | None
 
 
 def legs(arm: Arm, seed: Seed, trajectories: Trajectories) -> Iterator[Leg]:
-    """The stages of one cell, in order. Raises PlanRefused where a stage cannot start."""
+    """Yield the stages of one cell in order. Raises PlanRefused if a stage cannot start."""
     before: Leg | None = None
     stages = arm.recipe.stages
     for index, stage in enumerate(stages):
@@ -117,14 +117,14 @@ def legs(arm: Arm, seed: Seed, trajectories: Trajectories) -> Iterator[Leg]:
 
 
 def starts_from(stage: Stage, shape_before: str) -> Literal["result", "stable"]:
-    """Which state of the stage before it a stage begins at: a cooldown the stable one, if there is one, others the result."""
+    """Return which state of the previous stage a stage starts from: a cooldown from the stable one, if any, others from the result."""
     if stage.start is not None:
         return stage.start
     return "stable" if stage.kind == StageKind.COOLDOWN and shape_before == "wsd" else "result"
 
 
 def shares_of(mixture: Mixture, percent: Decimal, prepared: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
-    """The mixture as coprime shares by prepare digest. Two sources of one content are one."""
+    """Return the mixture as coprime shares by prepare digest. Sources with the same content are added up."""
     exact: dict[str, Fraction] = {}
     for weights, part in ((mixture.code, Fraction(percent)), (mixture.text, 100 - Fraction(percent))):
         for name, weight in weights.items():
@@ -133,7 +133,7 @@ def shares_of(mixture: Mixture, percent: Decimal, prepared: Mapping[str, str]) -
 
 
 def code_windows(read: Windows, groups: Mapping[str, str]) -> int:
-    """How many of the windows read are of the code group."""
+    """Return how many of the windows read are from the code group."""
     return sum(windows for digest, windows in read if groups[digest] == Group.CODE)
 
 
@@ -142,8 +142,8 @@ def _leg(arm: Arm, index: int, seed: Seed, before: Leg | None, wants_stable: boo
     tokens = length.steps * size.tokens_per_step
     if wants_result and asked_rates.shape == "wsd" and length.decay == 0:
         raise PlanRefused(
-            f"recipe {arm.recipe.name}, stage {stage.name}, size {size.name}: a decay of {asked_rates.decay} % is none of its"
-            f" {length.steps} steps, so its rate would never fall; give more tokens, a longer `decay` or a smaller `training.batch`"
+            f"recipe {arm.recipe.name}, stage {stage.name}, size {size.name}: a decay of {asked_rates.decay} % is less than one of its"
+            f" {length.steps} steps, so the rate would never decay; give more tokens, a longer `decay` or a smaller `training.batch`"
         )
     start, read = _start(arm, stage, index, seed, before)
     trajectory = Trajectory(
@@ -181,18 +181,18 @@ def _percent(stage: Stage, proportion: Decimal | None) -> Decimal:
     return percent
 
 
-def _length(recipe: Recipe, stage: Stage, size: Sized, percent: Decimal, asked_rates: Rates) -> Length:
+def _length(recipe: Recipe, stage: Stage, size: ResolvedSize, percent: Decimal, asked_rates: Rates) -> Length:
     asked = stage.tokens.asked(size.shape.n, percent)
     steps = asked // size.tokens_per_step
     where = f"recipe {recipe.name}, stage {stage.name}, size {size.name}"
     if steps < 1:
         raise PlanRefused(
-            f"{where}: {asked:,} tokens are less than one batch of {size.tokens_per_step:,}; give more tokens or a smaller `training.batch`"
+            f"{where}: {asked:,} tokens are less than a batch of {size.tokens_per_step:,}; give more tokens or a smaller `training.batch`"
         )
-    # Half a step rounds up
+    # half a step is rounded up
     decay = int(steps * asked_rates.decay / 100 + Fraction(1, 2)) if asked_rates.shape == "wsd" else 0
     if decay == steps:
-        raise PlanRefused(f"{where}: a decay of {asked_rates.decay} % leaves nothing stable of {steps} steps; write `shape: linear`")
+        raise PlanRefused(f"{where}: a decay of {asked_rates.decay} % covers all {steps} steps; write `shape: linear`")
     return Length(asked, steps, decay)
 
 
@@ -230,7 +230,7 @@ def _reach(
     wants_result: bool,
     trajectories: Trajectories,
 ) -> tuple[tuple[Point, ...], Point | None, Point | None]:
-    """The states to train to, the stage's result and its stable end."""
+    """Return the states to train to, the stage's result and its stable end."""
     steps, decay = length.steps, length.decay
     digest = trajectories.digest(trajectory)
     whole = _point(trajectory, digest, steps, read)
@@ -245,7 +245,7 @@ def _reach(
 
 
 def _leaf(stable: Trajectory, branch: Point, steps: int, final: str) -> Trajectory:
-    """The leaf of a wsd stage: from the stable trajectory at the branch linearly down to `final`, on the same mixture."""
+    """Return the decay leaf of a wsd stage: linearly from the branch point to `final`, on the same mixture."""
     return replace(
         stable,
         start=FromState(branch.digest, branch.tokens, keep_optimizer=True),
@@ -262,7 +262,7 @@ def _point(trajectory: Trajectory, digest: str, steps: int, read: Windows) -> Po
 
 @lru_cache(maxsize=4096)
 def _read_on(read: Windows, shares: tuple[tuple[str, int], ...], windows: int) -> Windows:
-    """What has been read after `windows` more of a mixture."""
+    """Return the windows read of each source after `windows` more of a mixture."""
     total = dict(read)
     for (source, _), taken in zip(shares, counts([share for _, share in shares], windows), strict=True):
         total[source] = total.get(source, 0) + taken
@@ -270,7 +270,7 @@ def _read_on(read: Windows, shares: tuple[tuple[str, int], ...], windows: int) -
 
 
 def _rate_at(schedule: Schedule, tokens: int) -> str:
-    """The rate that a stable state has: the peak, or less where the warm-up has not ended."""
+    """Return the learning rate of a stable state: the peak, or less during the warm-up."""
     if tokens >= schedule.warmup:
         return schedule.peak
     return decimal(Fraction(schedule.peak) * tokens / schedule.warmup, derived=True)

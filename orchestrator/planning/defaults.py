@@ -1,7 +1,7 @@
-"""Settles what a study file leaves open: batch, rates, warm-up and initialisation of a size, each with where it comes from.
+"""Resolve what a study file leaves open: batch, rates, warm-up and initialisation of a size, each with its origin.
 
-`chain` calls it once for every recipe and size. The trainer has no defaults of its own, so each number that decides a result is made
-here or given by the file.
+`chain` calls this once for every recipe and size. The trainer has no defaults of its own: each number that decides a result is given by
+the file or resolved here.
 """
 
 from collections.abc import Mapping
@@ -37,12 +37,12 @@ EPS: Final = "1e-8"
 CLIP: Final = "1"
 Z_LOSS: Final = "1e-5"
 DECAY: Final = Fraction(10)
-"""Percent of a wsd stage's steps that its leaf takes."""
+"""Percentage of a wsd stage's steps in its decay leaf."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sized:
-    """One size inside one recipe, with nothing left open but seeds, mixtures and schedules."""
+class ResolvedSize:
+    """One size inside one recipe, with everything resolved but seeds, mixtures and schedules."""
 
     name: str
     shape: Shape
@@ -61,7 +61,7 @@ class Sized:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """The schedule that a stage asks for. `peak` is None where a cooldown takes over the rate that it finds."""
+    """The schedule of a stage. `peak` is None for a cooldown that continues from the current learning rate."""
 
     shape: str
     decay: Fraction
@@ -73,26 +73,24 @@ class Rates:
 
 
 def vocabulary_of(spec: StudySpec) -> int:
-    """Entries of the tokenizer that all cells share. Raises PlanRefused where only the file itself could tell."""
+    """Return the vocabulary size of the tokenizer that all cells share. Raises PlanRefused if the study file does not give it."""
     tokenizer = spec.data.tokenizer
     if isinstance(tokenizer, TokenizerFile) and tokenizer.vocabulary is None:
-        raise PlanRefused(
-            f"spec.data.tokenizer: how many entries {tokenizer.file} has is not known here; write `vocabulary:` beside `file:`"
-        )
+        raise PlanRefused(f"spec.data.tokenizer: the vocabulary size of {tokenizer.file} is unknown; write `vocabulary:` beside `file:`")
     assert tokenizer.vocabulary is not None
     return tokenizer.vocabulary
 
 
 def rung_of(spec: StudySpec, size: str) -> Rung:
-    """The shape called `size`: the study's own, or the ladder's."""
+    """Return the shape of `size`: the study's own, or the ladder's."""
     own = spec.models.get(size)
     if own is None:
         return LADDER[size]
     return Rung(own.width, own.layers, own.heads, own.feed_forward, own.tied, False, own.rope_theta, decimal(own.norm_eps))
 
 
-def sized(spec: StudySpec, recipe: Recipe, size: str) -> Sized:
-    """What `size` is inside `recipe`. Raises PlanRefused when a number cannot be settled."""
+def resolve_size(spec: StudySpec, recipe: Recipe, size: str) -> ResolvedSize:
+    """Resolve `size` inside `recipe`. Raises PlanRefused if a number cannot be resolved."""
     rung = rung_of(spec, size)
     shape = rung.shape(vocabulary_of(spec))
     training = spec.training_of(recipe)
@@ -101,7 +99,7 @@ def sized(spec: StudySpec, recipe: Recipe, size: str) -> Sized:
     law = TINY_BATCH if tiny else batch_sequences(shape.n, training.sequence_length)
     batch = law if given is None else given
     deviation = by_size(training.deviation, size)
-    return Sized(
+    return ResolvedSize(
         name=size,
         shape=shape,
         training=training,
@@ -114,8 +112,8 @@ def sized(spec: StudySpec, recipe: Recipe, size: str) -> Sized:
     )
 
 
-def rates(spec: StudySpec, stage: Stage, size: Sized) -> Rates:
-    """The schedule of `stage` at a size: the defaults of its kind, then the study's and the recipe's, then its own keys."""
+def rates(spec: StudySpec, stage: Stage, size: ResolvedSize) -> Rates:
+    """Return the schedule of `stage` at a size: the defaults of its kind, overridden by the study's, the recipe's and its own keys."""
     cooldown = stage.kind == StageKind.COOLDOWN
     own = stage.schedule or ScheduleSpec()
     asked = own if cooldown else own.over(size.training.schedule)
@@ -133,7 +131,7 @@ def rates(spec: StudySpec, stage: Stage, size: Sized) -> Rates:
     )
 
 
-def _peak(given: Decimal | None, cooldown: bool, spec: StudySpec, size: Sized) -> tuple[str | None, str]:
+def _peak(given: Decimal | None, cooldown: bool, spec: StudySpec, size: ResolvedSize) -> tuple[str | None, str]:
     if given is not None:
         return decimal(given), "study file"
     if cooldown:
@@ -150,7 +148,7 @@ def _origin(given: object, tiny: bool) -> str:
 
 
 def by_size(value: T | Mapping[str, T] | None, size: str) -> T | None:
-    """A setting given as one value or as a map by size."""
+    """Return a setting that is one value or a map by size."""
     return value.get(size) if isinstance(value, Mapping) else value
 
 

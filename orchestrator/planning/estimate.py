@@ -1,7 +1,7 @@
-"""What a plan costs: FLOPs, GPU-hours, money, and the longest path through it.
+"""Estimate the cost of a plan: FLOPs, GPU-hours, money, and the longest path through it.
 
-`plan` prints it, the controller admits by it. A price starts from FLOPs and a utilisation, and is corrected by what finished tasks of the
-same size measured. Pure: records come in as tables.
+`plan` prints it; the controller admits Workflows by it. A price is computed from FLOPs and a utilisation, and replaced by measurements
+of finished tasks of the same size. Pure: measurements are passed in.
 """
 
 from collections import Counter
@@ -22,16 +22,16 @@ CPU: Final = "cpu"
 # demo.yaml: 14.3 TFLOP by 2 workers of one thread in 298 s, on 2 cores of a shared test machine, November 2026
 CPU_WORKER_FLOPS: Final = 24e9
 
-# Chowdhery et al. 2022, arXiv:2204.02311, report 46 % for PaLM; what a well-tuned run of these sizes reaches on H100s
+# Chowdhery et al. 2022, arXiv:2204.02311, report 46 % for PaLM; typical for well-tuned runs of these sizes on H100s
 DEFAULT_MFU: Final = 0.45
 
 FORWARD_SHARE: Final = 1 / 3
-"""Of the FLOPs of a training token, the part that the forward pass takes."""
+"""Share of the forward pass in the FLOPs of a training token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """How tasks are priced. `measured`: GPU-seconds a token by size, where tasks of that size have finished."""
+    """How tasks are priced. `measured`: seconds per token by size on the priced processor, for sizes with finished tasks."""
 
     gpu: str
     mfu: float
@@ -39,11 +39,11 @@ class Price:
     measured: Mapping[str, float]
 
     def seconds(self, flops: float) -> float:
-        """GPU-seconds for so many FLOPs. Raises PlanRefused for a GPU that is not in the table."""
+        """Return the seconds of one processor for `flops`. Raises PlanRefused for an unknown GPU or an impossible utilisation."""
         if self.gpu not in (CPU, *PEAK_FLOPS):
-            raise PlanRefused(f"--gpu {self.gpu}: not a GPU that is known here ({', '.join((CPU, *PEAK_FLOPS))})")
+            raise PlanRefused(f"--gpu {self.gpu}: unknown GPU; known are ({', '.join((CPU, *PEAK_FLOPS))})")
         if not 0 < self.mfu <= 1:
-            raise PlanRefused(f"--mfu {self.mfu}: a utilisation is above 0 and at most 1, for example 0.45")
+            raise PlanRefused(f"--mfu {self.mfu}: must be above 0 and at most 1, for example 0.45")
         if self.gpu == CPU:
             return flops / CPU_WORKER_FLOPS
         return flops / (PEAK_FLOPS[self.gpu] * self.mfu)
@@ -51,7 +51,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one size, or of everything. `tokens` are those that are trained, each once however many cells share them."""
+    """Cost of one size, or of everything. `tokens`: trained tokens, counted once even if cells share them."""
 
     tasks: int
     tokens: int
@@ -77,7 +77,7 @@ NOTHING: Final = Cost(0, 0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What is left to do and what it costs. `unshared_tokens`: what the cells would train if each trained alone."""
+    """The remaining work and its cost. `unshared_tokens`: tokens that the cells would train without sharing."""
 
     by_size: Mapping[str, Cost]
     total: Cost
@@ -88,24 +88,24 @@ class Estimate:
 
 
 def default_processor(plan: Plan) -> str:
-    """Return what a plan is priced on unless it is said: the CPU for a plan of small shapes alone, else an H100."""
+    """Return the default processor to price: the CPU for a plan of small shapes only, else an H100."""
     return CPU if plan.shapes and all(shape.n < TINY_BELOW for shape in plan.shapes.values()) else "h100"
 
 
 def cost(plan: Plan, task: PlannedTask, price: Price) -> Cost:
-    """The cost of one task. `prepare` runs on CPUs and costs no GPU-seconds."""
+    """Return the cost of one task. Prepare tasks run on CPUs and cost no GPU-seconds."""
     return _cost_of(plan, _load(plan, task), price)
 
 
 def costs(plan: Plan, price: Price) -> dict[str, Cost]:
-    """The cost of every task, by digest: many cost the same."""
+    """Return the cost of every task by digest."""
     loads = {digest: _load(plan, task) for digest, task in plan.tasks.items()}
     known = {load: _cost_of(plan, load, price) for load in set(loads.values())}
     return {digest: known[load] for digest, load in loads.items()}
 
 
 class _Load(NamedTuple):
-    """What a task's cost depends on, which thousands of tasks have in common. `tokens`: trained, or only scored."""
+    """What the cost of a task depends on; thousands of tasks share one value. `tokens`: trained, or scored if not `trains`."""
 
     size: str
     tokens: int
@@ -118,7 +118,7 @@ def _load(plan: Plan, planned: PlannedTask) -> _Load:
     if isinstance(task, TrainTask):
         return _Load(planned.size, task.tokens - planned.from_tokens, task.trajectory.sequence_length, True)
     if isinstance(task, EvaluateTask):
-        # An upper bound: every scored document as long as a window; named benchmarks are priced like 2,000 of them
+        # upper bound: every scored document fills a window; a named benchmark is priced like 2,000 documents
         window = plan.window_of(planned)
         return _Load(planned.size, task.items.get("documents", 2000) * window, window, False)
     return _Load("", 0, 0, False)
@@ -135,7 +135,7 @@ def _cost_of(plan: Plan, load: _Load, price: Price) -> Cost:
 
 
 def estimate(plan: Plan, price: Price, done: Iterable[str] = ()) -> Estimate:
-    """The price of a plan, less the tasks in `done`. Raises PlanRefused for a GPU or a utilisation that cannot be."""
+    """Return the cost of a plan without the tasks in `done`. Raises PlanRefused for an unknown GPU or an impossible utilisation."""
     finished = set(done)
     loads = {digest: _load(plan, task) for digest, task in plan.tasks.items()}
     each = {load: _cost_of(plan, load, price) for load in set(loads.values())}
@@ -152,7 +152,7 @@ def estimate(plan: Plan, price: Price, done: Iterable[str] = ()) -> Estimate:
 
 
 def tokens_alone(plan: Plan, stage: CellStage) -> int:
-    """Tokens that a cell would train in this stage if it shared nothing: every trajectory to the furthest point it needs."""
+    """Return the tokens that a cell would train in this stage without sharing: each trajectory up to the furthest point needed."""
     furthest: dict[str, int] = {}
     for digest in stage.trains:
         planned = plan.tasks[digest]
@@ -162,7 +162,7 @@ def tokens_alone(plan: Plan, stage: CellStage) -> int:
 
 
 def _longest_path(plan: Plan, seconds: Mapping[str, float]) -> tuple[tuple[str, ...], float]:
-    """Digests of the tasks that no number of GPUs can run side by side, and their GPU-seconds on one GPU each."""
+    """Return the digests of the longest chain of dependent tasks, and its seconds with one processor per task."""
     ends: dict[str, float] = {}
     before: dict[str, str] = {}
     for digest, task in plan.tasks.items():

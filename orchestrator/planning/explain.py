@@ -1,6 +1,6 @@
-"""Why a cell is what it is: its tasks, what it shares with other cells, and which field keeps two cells apart.
+"""Explain a cell: its tasks, what it shares with other cells, and which field prevents two cells from sharing.
 
-`cli.explain` prints it; pure, from a plan alone.
+`cli.explain` prints it. Pure: reads a plan and nothing else.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ MISSING = "nothing"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A field of a trajectory that two cells do not agree on; each value as `task.json` has it."""
+    """A field of a trajectory in which two cells differ, with both values as in `task.json`."""
 
     stage: str
     field: str
@@ -26,7 +26,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class TaskLine:
-    """A task of a cell. `shared_with`: how many other cells it serves."""
+    """A task of a cell. `shared_with`: number of other cells that use it."""
 
     stage: str
     what: str
@@ -35,30 +35,30 @@ class TaskLine:
 
 
 def find_cell(plan: Plan, name: str) -> Cell:
-    """The cell called `name`. Raises PlanRefused that names the cells that come near."""
+    """Return the cell called `name`. Raises PlanRefused, which names similar cells."""
     for cell in plan.cells:
         if cell.name == name:
             return cell
     near = [cell.name for cell in plan.cells if cell.name.startswith(name.split("/")[0])] or [cell.name for cell in plan.cells]
     more = f" and {len(near) - 6} more" if len(near) > 6 else ""
-    raise PlanRefused(f"{name!r} is not a cell of {plan.study}. Cells are called, for example: {', '.join(near[:6])}{more}")
+    raise PlanRefused(f"{name!r} is not a cell of {plan.study}. Cells are, for example: {', '.join(near[:6])}{more}")
 
 
 def tasks_of(plan: Plan, cell: Cell) -> list[TaskLine]:
-    """The cell's tasks in the order of its stages."""
+    """Return the cell's tasks in the order of its stages."""
     serves: dict[str, int] = {}
     for other in plan.cells:
         for digest in set(other.tasks):
             serves[digest] = serves.get(digest, 0) + 1
     return [
-        TaskLine(stage.name, _told(plan.tasks[digest], stage), digest, serves[digest] - 1)
+        TaskLine(stage.name, _describe(plan.tasks[digest], stage), digest, serves[digest] - 1)
         for stage in cell.stages
         for digest in stage.tasks
     ]
 
 
 def nearest(plan: Plan, cell: Cell) -> Cell | None:
-    """The other cell that has most in common with this one: the same size, recipe, seeds and proportion, in that order."""
+    """Return the most similar other cell: the same size, recipe, seeds and code proportion, in that order of priority."""
 
     def likeness(other: Cell) -> tuple[bool, ...]:
         return (
@@ -73,7 +73,7 @@ def nearest(plan: Plan, cell: Cell) -> Cell | None:
 
 
 def differences(plan: Plan, here: Cell, there: Cell) -> list[Difference]:
-    """What keeps two cells from sharing, stage by stage, up to the first stage whose trajectories differ. Empty: they share all."""
+    """Return the differing fields of the first stage in which two cells have different trajectories; empty if they share everything."""
     found: list[Difference] = []
     for mine, theirs in zip(here.stages, there.stages, strict=False):
         for field, one, other in _unequal(_first_trajectory(plan, mine), _first_trajectory(plan, theirs)):
@@ -101,7 +101,7 @@ def _unequal(one: object, other: object, where: str = "") -> Iterator[tuple[str,
         yield where, str(one), str(other)
 
 
-def _told(planned: PlannedTask, stage: CellStage) -> str:
+def _describe(planned: PlannedTask, stage: CellStage) -> str:
     if not isinstance(planned.task, TrainTask):
         return "evaluate " + next(f"{e.suite} {e.source}".rstrip() for e in stage.evaluations if e.digest == planned.digest)
     trajectory = planned.task.trajectory

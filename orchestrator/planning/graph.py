@@ -1,4 +1,4 @@
-"""Draws a plan: cells as rows, tasks as boxes from left to right, shared tasks once, with lines to what they need.
+"""Draw a plan: tasks as boxes from left to right, shared tasks once, with lines to their dependencies.
 
 Called by `plan --graph FILE.svg`. Needs matplotlib, which is an extra.
 """
@@ -12,14 +12,13 @@ from orchestrator.contract.plan import Plan, PlannedTask
 from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.errors import MissingExtra, PlanRefused
 
-# Okabe & Ito 2008, colours that people of all kinds of sight tell apart
-MOST_TASKS: Final = 2000
+MAX_TASKS: Final = 2000
 
 
 def draw(plan: Plan, file: Path) -> None:
     """Write the graph of `plan` as SVG. Raises MissingExtra without matplotlib, PlanRefused above 2,000 tasks."""
-    if len(plan.tasks) > MOST_TASKS:
-        raise PlanRefused(f"--graph: {len(plan.tasks):,} tasks make no picture; narrow the grid to at most {MOST_TASKS:,}")
+    if len(plan.tasks) > MAX_TASKS:
+        raise PlanRefused(f"--graph: {len(plan.tasks):,} tasks are too many to draw; narrow the grid to at most {MAX_TASKS:,}")
     try:
         import matplotlib
     except ImportError:
@@ -48,7 +47,7 @@ def draw(plan: Plan, file: Path) -> None:
 
 
 def _columns(plan: Plan) -> dict[str, int]:
-    """How many tasks must come before each, along its longest way."""
+    """Return the length of the longest chain of dependencies before each task."""
     found: dict[str, int] = {}
 
     def column(digest: str) -> int:
@@ -62,7 +61,7 @@ def _columns(plan: Plan) -> dict[str, int]:
 
 
 def _places(plan: Plan, columns: dict[str, int]) -> dict[str, tuple[float, float]]:
-    """(column, row) of each task: rows in the order in which the cells ask for them."""
+    """Return (column, row) of each task, with rows in plan order."""
     rows: dict[int, int] = defaultdict(int)
     places = {}
     for digest, column in columns.items():

@@ -1,7 +1,7 @@
-"""How often each cell reads each source, over the whole chain of its stages.
+"""Count how often each cell reads each source, over all of its stages.
 
-`plan` warns and refuses by it before anything runs, `run` again once `prepare` has counted the tokens. A source that is read more than
-about four times stops to be worth its tokens (Muennighoff et al. 2023, arXiv:2305.16264).
+`plan` warns and rejects by it before anything runs, `run` again after `prepare` has counted the tokens. Repeating a source more than
+about four times adds little (Muennighoff et al. 2023, arXiv:2305.16264).
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from orchestrator.spec import Source
 
 @dataclass(frozen=True, slots=True)
 class SourceTokens:
-    """How many tokens a source has. `exact` once `prepare` has counted them; a declared or estimated number is marked `~`."""
+    """Number of tokens of a source. `exact`: counted by `prepare`; a declared or estimated number is printed with `~`."""
 
     tokens: int
     exact: bool
@@ -23,7 +23,7 @@ class SourceTokens:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the cell that reads a source most takes from it."""
+    """The cell that reads most of a source, and how many tokens it reads."""
 
     source: str
     cell: str
@@ -37,18 +37,18 @@ class Reading:
 
     @property
     def is_over(self) -> bool:
-        """Above what the source allows, whether the number is exact or not."""
+        """Whether the source is read more often than it allows, by an exact or estimated count."""
         return self.epochs is not None and self.epochs > self.allowed
 
-    def told(self) -> str:
-        """`2.3`, `~2.3` where the number of tokens is not counted yet, `?` where it is not even guessed."""
+    def epochs_text(self) -> str:
+        """Return the epochs as text: `2.30`, `~2.30` for an estimated number of tokens, `?` for an unknown one."""
         if self.epochs is None or self.of is None:
             return "?"
         return f"{'' if self.of.exact else '~'}{float(self.epochs):.2f}"
 
 
 def readings(plan: Plan, sources: Iterable[Source], known: Mapping[str, SourceTokens]) -> list[Reading]:
-    """For every source of the plan, the cell that reads it most. `known`: prepare digest -> tokens."""
+    """Return the cell that reads most of each source of the plan. `known`: prepare digest -> tokens."""
     allowed = {source.name: Fraction(source.max_repetition) for source in sources}
     most: dict[str, tuple[int, str]] = {}
     for cell in plan.cells:
@@ -63,7 +63,7 @@ def readings(plan: Plan, sources: Iterable[Source], known: Mapping[str, SourceTo
 
 
 def refuse_repetition(found: Iterable[Reading]) -> None:
-    """Raises PlanRefused that names every source which a cell reads more often than it allows, where its tokens are counted."""
+    """Raise PlanRefused, naming every source with counted tokens that a cell reads more often than allowed."""
     over = [reading for reading in found if reading.is_over and reading.of is not None and reading.of.exact]
     if over:
         raise PlanRefused("\n".join(_complaint(reading) for reading in over))
@@ -72,7 +72,7 @@ def refuse_repetition(found: Iterable[Reading]) -> None:
 def _complaint(reading: Reading) -> str:
     assert reading.of is not None
     return (
-        f"source {reading.source}: {reading.cell} reads {reading.tokens:,} tokens of its {reading.of.tokens:,}, that is {reading.told()}"
-        f" times; at most {float(reading.allowed):g} are allowed.\n    Give it more files, plan fewer tokens, or write"
-        f" `maxRepetition: {int(reading.epochs or 0) + 1}` at the source (above 4 repetition stops to pay: Muennighoff et al. 2023)"
+        f"source {reading.source}: {reading.cell} reads {reading.tokens:,} tokens of its {reading.of.tokens:,},"
+        f" that is {reading.epochs_text()} times; at most {float(reading.allowed):g} are allowed.\n    Give it more files, plan fewer tokens, or write"
+        f" `maxRepetition: {int(reading.epochs or 0) + 1}` at the source (repetition above 4 adds little: Muennighoff et al. 2023)"
     )

@@ -1,6 +1,6 @@
-"""A plan as `scaling-study plan` shows it: one document, printed as tables or as JSON.
+"""The summary that `scaling-study plan` shows: one document, printed as tables or as JSON.
 
-`cli.plan` fills it from a plan and its estimate. Numbers are computed here once; the tables only format them.
+`api.plan` builds it from a plan and its estimate. Numbers are computed here once; the tables only format them.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from orchestrator.contract.plan import CellStage, Plan
 from orchestrator.contract.sizes import flops_causal, flops_palm
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.planning.defaults import Sized, rates, sized
+from orchestrator.planning.defaults import ResolvedSize, rates, resolve_size
 from orchestrator.planning.estimate import CPU, Cost, Estimate, Price
 from orchestrator.planning.repetition import Reading
 from orchestrator.spec import Stage, StudySpec
@@ -18,7 +18,7 @@ from orchestrator.spec import Stage, StudySpec
 
 @dataclass(frozen=True, slots=True)
 class SizeRow:
-    """A size inside the recipes that train it alike. `n`: parameters without the input embedding."""
+    """A size in the recipes that train it with the same settings. `n`: parameters without the input embedding."""
 
     size: str
     body: int
@@ -38,7 +38,7 @@ class SizeRow:
 
 @dataclass(frozen=True, slots=True)
 class StageRow:
-    """A stage of a recipe over all its cells. Pairs are the least and the most."""
+    """A stage of a recipe over all its cells. Pairs are minimum and maximum."""
 
     recipe: str
     stage: str
@@ -52,7 +52,7 @@ class StageRow:
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """A source and the cell that reads it most. `epochs` is told as `2.10`, `~2.10` (not counted yet) or `?`."""
+    """A source and the cell that reads most of it. `epochs`: `2.10`, `~2.10` (estimated) or `?` (unknown)."""
 
     source: str
     group: str
@@ -90,8 +90,11 @@ class TaskRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
-    """All that `plan` tells. `saved_percent`: tokens that sharing saves, of those that the cells would train alone."""
+class PlanSummary:
+    """Everything that `plan` shows.
+
+    `saved_percent`: share of tokens that sharing saves. `rate_from`: origin of the CPU speed. `workers`: 0 if a GPU is priced.
+    """
 
     study: str
     cells: int
@@ -117,7 +120,7 @@ class Outline:
         return asdict(self)
 
 
-def outline(
+def summarize_plan(
     spec: StudySpec,
     plan: Plan,
     estimated: Estimate,
@@ -128,11 +131,11 @@ def outline(
     *,
     rate_from: str = "",
     workers: int = 0,
-) -> Outline:
-    """Everything that `plan` tells of a study."""
+) -> PlanSummary:
+    """Return the summary of a plan."""
     kinds = Counter(str(task.kind) for task in plan.tasks.values())
     trained = estimated.total.tokens + estimated.done.tokens
-    return Outline(
+    return PlanSummary(
         study=plan.study,
         cells=len(plan.cells),
         tasks=dict(kinds),
@@ -174,11 +177,11 @@ def _size_rows(spec: StudySpec) -> list[SizeRow]:
     rows: dict[SizeRow, None] = {}
     for recipe in spec.recipes:
         for name in recipe.sizes or spec.grid.sizes:
-            rows[_size_row(spec, sized(spec, recipe, name), recipe.stages)] = None
+            rows[_size_row(spec, resolve_size(spec, recipe, name), recipe.stages)] = None
     return sorted(rows, key=lambda row: (row.n, row.size))
 
 
-def _size_row(spec: StudySpec, size: Sized, stages: Sequence[Stage]) -> SizeRow:
+def _size_row(spec: StudySpec, size: ResolvedSize, stages: Sequence[Stage]) -> SizeRow:
     first = rates(spec, stages[0], size)
     shape = size.shape
     return SizeRow(
@@ -234,7 +237,7 @@ def _source_row(plan: Plan, reading: Reading) -> SourceRow:
         tokens=None if reading.of is None else reading.of.tokens,
         exact=reading.of is not None and reading.of.exact,
         read=reading.tokens,
-        epochs=reading.told(),
+        epochs=reading.epochs_text(),
         allowed=float(reading.allowed),
         cell=reading.cell,
     )
@@ -247,8 +250,8 @@ def _cost_row(size: str, cost: Cost, price: Price) -> CostRow:
 
 def _repetition_warnings(reads: Iterable[Reading]) -> list[str]:
     return [
-        f"source {reading.source} is read {reading.told()} times by {reading.cell}"
-        + (f", above the {float(reading.allowed):g} that it allows" if reading.is_over else "; every reading after the first teaches less")
+        f"source {reading.source} is read {reading.epochs_text()} times by {reading.cell}"
+        + (f", more than the {float(reading.allowed):g} allowed" if reading.is_over else "; repeated tokens add less")
         for reading in reads
         if reading.epochs is not None and reading.epochs > 1
     ]

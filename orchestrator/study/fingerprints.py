@@ -1,7 +1,7 @@
-"""What the files of a study are, where its file does not declare it.
+"""Compute the fingerprints that a study file does not declare.
 
-On one machine `study` looks at once. On a cluster a pod looks and leaves what it found in the store, and the controller, which reaches
-no corpus, plans when it is there.
+On one machine `study.opening` computes them at once. On a cluster a pod computes them and writes the result to the store; the controller,
+which cannot reach a corpus, plans as soon as the result exists.
 """
 
 import json
@@ -23,7 +23,7 @@ Texts: TypeAlias = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which paths must be looked at: `sources` by name, `tokenizer` "" for none."""
+    """The paths to fingerprint: `sources` by name; `tokenizer`: "" for none."""
 
     sources: Texts
     tokenizer: str = ""
@@ -44,14 +44,14 @@ class Found:
 
 
 def wanted(study: Study) -> Wanted:
-    """What the study's file does not declare. A declared fingerprint is believed here; `prepare` checks it."""
+    """Return the paths whose fingerprints are not declared. A declared fingerprint is accepted here; `prepare` checks it."""
     tokenizer = study.spec.data.tokenizer
     undeclared = {source.name: source.path for source in study.spec.data.sources if source.fingerprint is None}
     return Wanted(undeclared, tokenizer.file if isinstance(tokenizer, TokenizerFile) else "")
 
 
-def look_at(paths: Wanted, base: Path) -> Found:
-    """Read and hash the files. Relative paths start at `base`. What cannot be read is told in `unreachable`."""
+def fingerprint_paths(paths: Wanted, base: Path) -> Found:
+    """Hash the files. Relative paths start at `base`. Paths that cannot be read are listed in `unreachable`."""
     fingerprints, bytes_of, unreachable, tokenizer = {}, {}, {}, ""
     for name, path in paths.sources.items():
         try:
@@ -69,20 +69,20 @@ def look_at(paths: Wanted, base: Path) -> Found:
 
 
 def key_of(uid: str, paths: Wanted) -> str:
-    """Where a pod leaves what it found. A study that is applied anew (another uid) is looked at anew."""
+    """Return the key of the result. A study that is created again has another uid, so its files are hashed again."""
     return fingerprints_key(digest_of({"study": uid, "sources": dict(paths.sources), "tokenizer": paths.tokenizer}))
 
 
-def write_found(store: Store, key: str, found: Found) -> None:
-    """Keep it for the controller; a later look replaces an earlier one. Raises StoreUnavailable."""
+def write_result(store: Store, key: str, found: Found) -> None:
+    """Write the result for the controller; a later result replaces an earlier one. Raises StoreUnavailable."""
     store.objects.put(key, json.dumps(asdict(found), indent=1).encode())
 
 
-def read_found(store: Store, key: str) -> Found | None:
-    """What was found, None while nobody has looked. Raises Damaged, StoreUnavailable."""
+def read_result(store: Store, key: str) -> Found | None:
+    """Return the result, or None if there is none yet. Raises Damaged, StoreUnavailable."""
     try:
         return Found(**json.loads(store.objects.get(key)))
     except KeyMissing:
         return None
     except (ValueError, TypeError) as problem:
-        raise Damaged(f"{key} does not say what files were found; delete it, and they are looked at again") from problem
+        raise Damaged(f"{key} is not a valid result of fingerprinting; delete it, and the files are hashed again") from problem

@@ -1,6 +1,6 @@
-"""A study file and the store it names, made ready: read, fingerprint, plan, freeze.
+"""Open a study file and its store: read, fingerprint, plan, freeze.
 
-Every command that needs a plan begins here, so that `plan`, `run`, `status` and `report` speak of the same tasks.
+Every command that needs a plan starts here, so that `plan`, `run`, `status` and `report` refer to the same tasks.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ from orchestrator.spec import Study, TokenizerFile, read_study
 from orchestrator.store import Store, open_store, store_exists
 from orchestrator.store.plans import current, current_spec, freeze, planned_part
 from orchestrator.store.records import read_record
-from orchestrator.study.fingerprints import look_at, wanted
+from orchestrator.study.fingerprints import fingerprint_paths, wanted
 
-# A guess for byte-level BPE on English and code, used only until `prepare` has counted
+# estimate for byte-level BPE on English and code, used until `prepare` has counted the tokens
 BYTES_A_TOKEN: Final = 4
 
 
@@ -28,8 +28,8 @@ BYTES_A_TOKEN: Final = 4
 class Opened:
     """A study with its plan.
 
-    `is_frozen`: the plan is the store's. `bytes_of`: source name -> bytes of its files, where they were reached. `unreachable`: source
-    name, or `tokenizer`, -> why its content is not known; a plan with such sources cannot run.
+    `is_frozen`: the plan comes from the store. `bytes_of`: source name -> bytes of its files, for reachable sources. `unreachable`: source
+    name, or `tokenizer`, -> why its content is unknown; such a plan cannot run.
     """
 
     study: Study
@@ -41,12 +41,12 @@ class Opened:
 
 
 def preview_study(file: Path, store_url: str | None = None) -> Opened:
-    """The study in `file` and a new plan of it. The store is named and not asked. Raises InvalidStudy, PlanRefused.
+    """Return the study in `file` with a new plan, without reading the store. Raises InvalidStudy, PlanRefused.
 
-    A folder that is not there is not made: who only looks finds an empty store under its name.
+    A missing store folder is not created; an empty in-memory store takes its place.
     """
     study = read_study(file)
-    found = look_at(wanted(study), Path(study.path).resolve().parent)
+    found = fingerprint_paths(wanted(study), Path(study.path).resolve().parent)
     plan = plan_study(study, found.fingerprints, found.tokenizer)
     return Opened(study, _to_read(store_address(study, store_url)), plan, False, found.bytes_of, found.unreachable)
 
@@ -55,14 +55,14 @@ def _to_read(address: str) -> Store:
     return open_store(address) if store_exists(address) else replace(open_store("memory://"), url=address)
 
 
-def open_study(file: Path, store_url: str | None = None, *, replan: bool = False, only_looks: bool = False) -> Opened:
-    """The study in `file` and its plan: the frozen one if the store has it and the file asks for the same, else a new one.
+def open_study(file: Path, store_url: str | None = None, *, replan: bool = False, read_only: bool = False) -> Opened:
+    """Return the study in `file` and its plan: the frozen plan if the file still asks for it, else a new one.
 
-    Nothing is written; `keep` does that. `only_looks`: nor is the store's folder made. Raises InvalidStudy, PlanRefused (also when the
-    files of a source have changed under a frozen plan and `replan` is not given), StoreError.
+    Nothing is written; `keep` freezes the plan. `read_only`: nor is the store's folder created. Raises InvalidStudy, PlanRefused (also
+    if the files of a source changed since the plan was frozen and `replan` is false), StoreError.
     """
     fresh = preview_study(file, store_url)
-    study, store = fresh.study, fresh.store if only_looks else open_store(store_address(fresh.study, store_url))
+    study, store = fresh.study, fresh.store if read_only else open_store(store_address(fresh.study, store_url))
     newest = None if replan else current(store, study.name)
     if newest is not None:
         _refuse_changed_files(newest[1], fresh.plan)
@@ -71,30 +71,30 @@ def open_study(file: Path, store_url: str | None = None, *, replan: bool = False
 
 
 def frozen_plan(store: Store, study: Study) -> tuple[str, Plan] | None:
-    """Digest and plan that the study has in the store, unless it now asks for another: then, or without one, None. Raises StoreError."""
+    """Return digest and plan of the study in the store; None if there is none or the study now asks for another. Raises StoreError."""
     if planned_part(current_spec(store, study.name) or {}) != planned_part(study.document):
         return None
     return current(store, study.name)
 
 
 def keep(opened: Opened) -> str:
-    """Freeze the plan in the store; its digest. Raises PlanRefused for a plan that cannot run, StoreError."""
+    """Freeze the plan in the store and return its digest. Raises PlanRefused for a plan that cannot run, StoreError."""
     refuse_unknown(opened)
     return freeze(opened.store, opened.plan, dict(opened.study.document))[0]
 
 
 def refuse_unknown(opened: Opened) -> None:
-    """Raises PlanRefused for a plan that cannot run, since not all that it reads is known."""
+    """Raise PlanRefused if the content of a source or the tokenizer is unknown."""
     if not is_runnable(opened.plan):
         reasons = "\n    ".join(f"{name}: {why}" for name, why in opened.unreachable.items())
         raise PlanRefused(
-            f"this plan cannot run, since the content of some of what it reads is not known:\n    {reasons}\n"
+            f"this plan cannot run, because the content of these sources is unknown:\n    {reasons}\n"
             "    Make the files reachable from here, or write `fingerprint:` (64 hex digits) at the source"
         )
 
 
 def store_address(study: Study, given: str | None) -> str:
-    """Where the store is: as given on the command line, else as the file says, a folder relative to the file."""
+    """Return the address of the store: the given one, else the study file's; a relative folder starts at the file."""
     if given is not None:
         return given
     written = study.spec.store
@@ -102,7 +102,7 @@ def store_address(study: Study, given: str | None) -> str:
 
 
 def inputs(study: Study, plan: Plan) -> dict[str, list[str]]:
-    """Where the files of each fingerprint are, for placement. Relative paths start at the study file."""
+    """Return the paths of the files of each fingerprint, for placement. Relative paths start at the study file."""
     base = Path(study.path).resolve().parent
     found: dict[str, list[str]] = {}
     for source in plan.sources:
@@ -114,7 +114,7 @@ def inputs(study: Study, plan: Plan) -> dict[str, list[str]]:
 
 
 def known_tokens(opened: Opened, finished: set[str]) -> dict[str, SourceTokens]:
-    """Prepare digest -> how many tokens it has: counted where `prepare` is done, else declared, else guessed from bytes."""
+    """Return prepare digest -> tokens: counted by `prepare` if it is done, else declared, else estimated from bytes."""
     known: dict[str, SourceTokens] = {}
     declared = {source.name: source.tokens for source in opened.study.spec.data.sources}
     limits = {source.name: source.limit for source in opened.study.spec.data.sources}
@@ -129,12 +129,12 @@ def known_tokens(opened: Opened, finished: set[str]) -> dict[str, SourceTokens]:
 
 
 def _at_most(limit: int | None, guess: int) -> int:
-    """What a source's `limit` leaves of it; all of the limit where nobody knows how much there is."""
+    """Apply a source's `limit` to a number of tokens; 0 means unknown, and gives the limit."""
     return guess if limit is None else min(limit, guess or limit)
 
 
-def gpu_seconds_a_token(opened: Opened, finished: set[str]) -> dict[str, float]:
-    """GPU-seconds a token by size, from the latest finished train task of each size that ran on GPUs."""
+def gpu_seconds_per_token(opened: Opened, finished: set[str]) -> dict[str, float]:
+    """Return GPU-seconds per token by size, from the latest finished train task of each size that ran on GPUs."""
     latest = {
         planned.size: digest for digest, planned in opened.plan.tasks.items() if digest in finished and planned.kind == TaskKind.TRAIN
     }
@@ -149,19 +149,19 @@ def gpu_seconds_a_token(opened: Opened, finished: set[str]) -> dict[str, float]:
 
 
 def _refuse_changed_files(frozen: Plan, fresh: Plan) -> None:
-    """Also after an edit: cells that the edit does not touch would else be trained again without a word. Another path is another matter."""
+    """Also applies after an edit, since unchanged cells would be trained again silently. A source with a new path is not compared."""
     now = {(source.name, source.path): source.fingerprint for source in fresh.sources}
     before = {(source.name, source.path): source.fingerprint for source in frozen.sources}
     changed = [name for name, path in before if not _is_same(before[name, path], now.get((name, path), UNKNOWN))]
     if changed:
         raise PlanRefused(
             f"the files of {', '.join(changed)} have changed since {frozen.study} was planned, and its plan is frozen.\n"
-            "    Put the old files back, or make a new plan from the new ones with --replan; what is done stays in the store"
+            "    Restore the old files, or plan again from the new ones with --replan; completed tasks stay in the store"
         )
 
 
 def _is_same(before: str, now: str) -> bool:
-    """Whether a content is known to have stayed, or not known at all."""
+    """Return whether two fingerprints are equal, or at least one is unknown."""
     return UNKNOWN in (before[: len(UNKNOWN)], now[: len(UNKNOWN)]) or before == now
 
 

@@ -1,7 +1,7 @@
-"""Fingerprints of sources: what their files hold, whatever they are called and wherever they lie.
+"""Fingerprints of sources: hashes of what their files contain, independent of names and places.
 
-The planner calls `fingerprint` for every source that it can reach. Hashing a corpus takes minutes, so the hash of a file is kept with
-its size and version in an sqlite file; a file that changes gets another version and is hashed again.
+The planner calls `fingerprint` for every source that it can reach. Hashing a corpus takes minutes, so the hash of a file is cached with
+its size and version in an SQLite file; a file that changes has another version and is hashed again.
 """
 
 import os
@@ -17,9 +17,9 @@ from typing import Final
 from orchestrator.contract.files import fingerprint_of
 from orchestrator.store.corpora import CorpusFile, expand, hash_unchanged
 
-# A file written to twice within its clock's tick keeps its time; Linux ticks every 10 ms at most, FAT and some NFS servers every 2 s.
+# A file that is written twice within one tick of its clock keeps its time: 10 ms on Linux, 2 s on FAT and some NFS servers.
 _SETTLED_SECONDS: Final = 3.0
-# Reading is bound by disk or network, hashing by a core; more threads than this gain nothing on either.
+# Reading is limited by disk or network, hashing by one core per thread; more threads do not help.
 _THREADS: Final = 16
 
 _TABLE: Final = """
@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS hashes (name TEXT PRIMARY KEY, size INTEGER NOT NULL,
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """`bytes`: of the files as they lie there, compressed or not."""
+    """The content of a source. `bytes`: size of its files as stored, compressed or not."""
 
     fingerprint: str
     files: int
@@ -37,9 +37,9 @@ class SourceFacts:
 
 
 def fingerprint(path: str, base: Path, cache: Path | None = None) -> SourceFacts:
-    """What the source at `path` holds now. A relative path starts at `base`; `cache` is a folder, by default in the user's cache.
+    """Return the fingerprint of the source at `path`. A relative path starts at `base`; `cache`: folder, by default in the user's cache.
 
-    Raises KeyMissing when there is nothing to read, StoreUnavailable when it cannot be reached or changes meanwhile.
+    Raises KeyMissing if there is nothing to read, StoreUnavailable if the source is unreachable or changes while it is read.
     """
     files = expand(path, base)
     hashes = _hashes(files, cache or default_cache())
@@ -48,7 +48,7 @@ def fingerprint(path: str, base: Path, cache: Path | None = None) -> SourceFacts
 
 
 def default_cache() -> Path:
-    """The user's cache folder for this project (XDG Base Directory Specification)."""
+    """Return the user's cache folder for this project (XDG Base Directory Specification)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scaling-study"
 
 
@@ -68,7 +68,7 @@ def _hashes(files: list[CorpusFile], cache: Path) -> dict[str, str]:
 
 @contextmanager
 def _opened(cache: Path) -> Iterator[sqlite3.Connection]:
-    """The table of hashes; one in memory when the folder cannot be used, since a cache must never be the reason of a failure."""
+    """Open the table of hashes, in memory if the folder cannot be used: the cache must never cause a failure."""
     try:
         connection = _connected(cache)
     except (OSError, sqlite3.Error):
@@ -103,7 +103,7 @@ def _with_table(path: Path) -> sqlite3.Connection:
 def _known(table: sqlite3.Connection, files: Iterable[CorpusFile]) -> dict[str, str]:
     query = "SELECT sha256 FROM hashes WHERE name = ? AND size = ? AND version = ?"
     known = {}
-    with suppress(sqlite3.Error):  # damaged, or locked for half a minute: hash what is not known
+    with suppress(sqlite3.Error):  # damaged, or locked for 30 s: the files are hashed again
         for file in files:
             for (sha256,) in table.execute(query, (file.name, file.size, file.version)):
                 known[file.name] = str(sha256)

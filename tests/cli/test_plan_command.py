@@ -67,7 +67,7 @@ def test_plan_prints_grid_cost_and_warnings(study: Path) -> None:
         "kleine-studie: 4 cells, 19 tasks (3 prepare, 8 train, 8 evaluate), 0 done",
         "0.00601609 (tiny law)",
         "99,840",
-        "warning: source text is read ~1.99 times by scratch/0.03M/c0/s1; every reading after the first teaches less",
+        "warning: source text is read ~1.99 times by scratch/0.03M/c0/s1; repeated tokens add less",
         "longest path",
     ):
         assert expected in done.stdout
@@ -204,7 +204,7 @@ def test_text_of_a_record_is_not_parsed_as_markup(study: Path, capsys: pytest.Ca
 def test_explain_of_an_unknown_cell_names_existing_cells(study: Path) -> None:
     done = command("explain", study, "scratch/1B/s1")
     assert done.returncode == 1
-    assert "'scratch/1B/s1' is not a cell of kleine-studie. Cells are called, for example: scratch/0.03M/c0/s1" in done.stderr
+    assert "'scratch/1B/s1' is not a cell of kleine-studie. Cells are, for example: scratch/0.03M/c0/s1" in done.stderr
 
 
 def test_plan_imports_nothing_heavy(study: Path) -> None:

@@ -326,7 +326,7 @@ def test_a_container_that_has_not_started_is_not_an_error(simulated: SimulatedCl
 
 def test_an_unknown_cell_names_existing_cells(simulated: SimulatedCluster) -> None:
     training(simulated)
-    with pytest.raises(PlanRefused, match=r"'scratch/1B/s1' is not a cell of mine\. Cells are called, for example: scratch/0.03M/c0/s1"):
+    with pytest.raises(PlanRefused, match=r"'scratch/1B/s1' is not a cell of mine\. Cells are, for example: scratch/0.03M/c0/s1"):
         logs(simulated, "scratch/1B/s1")
 
 

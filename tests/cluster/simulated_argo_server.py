@@ -4,12 +4,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.reconcile.observed import LABEL_WORKFLOW
-
 from orchestrator.cluster.memory import InMemoryCluster
 from orchestrator.cluster.port import Document
 from orchestrator.contract.vocabulary import LABEL_DIGEST
 from orchestrator.errors import ClusterUnavailable, NotFound, Refused, ScalingStudyError
+from orchestrator.reconcile.observed import LABEL_WORKFLOW
 
 FINISHED = ("Succeeded", "Failed", "Error")
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from orchestrator.reconcile.observed import LABEL_WORKFLOW, parse_pod
 
 from orchestrator.cluster.argo_server import ArgoServerCluster, connect
 from orchestrator.cluster.argo_server.client import ArgoApi
@@ -30,6 +29,7 @@ from orchestrator.errors import (
     ScalingStudyError,
     TokenRefused,
 )
+from orchestrator.reconcile.observed import LABEL_WORKFLOW, parse_pod
 from tests.cluster.simulated_argo_server import SimulatedArgoServer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "workflows.yaml"

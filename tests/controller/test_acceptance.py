@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.errors import InvalidStudy
 from orchestrator.spec import read_object
-from orchestrator.study.fingerprints import Found, write_found
+from orchestrator.study.fingerprints import Found, write_result
 from tests.controller.scenarios import (
     at_work,
     created,
@@ -62,10 +62,10 @@ def test_files_without_a_fingerprint_are_read_by_a_pod_first() -> None:
     arguments = workflow["spec"]["templates"][0]["container"]["args"]
     key = next(argument.removeprefix("--key=") for argument in arguments if argument.startswith("--key="))
     assert "--source=web=s3://corpora/web" in arguments
-    write_found(simulated.store, key, Found(unreachable={"web": "nobody is there"}))
+    write_result(simulated.store, key, Found(unreachable={"web": "nobody is there"}))
     simulated.step(loop)
     assert simulated.condition("Planned")["reason"] == "SourceUnreachable"
-    write_found(simulated.store, key, Found({"web": "c" * 64}, {"web": 1}))
+    write_result(simulated.store, key, Found({"web": "c" * 64}, {"web": 1}))
     simulated.cluster.remove("workflows", workflow["metadata"]["name"])
     simulated.run_to_the_end(loop)
 

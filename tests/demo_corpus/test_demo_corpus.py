@@ -242,4 +242,4 @@ def test_the_command_says_what_is_there(tmp_path: Path, installation: tuple[Path
     result = CliRunner().invoke(build_app(), ["demo-corpus", str(tmp_path / "out")])
     assert result.exit_code == 0
     assert f"text: {corpus.text_documents:6} documents" in result.stdout
-    assert "was there, nothing written" in result.stdout
+    assert "already exists, nothing written" in result.stdout

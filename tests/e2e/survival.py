@@ -126,9 +126,9 @@ def run_reference(folder: Path, corpus: str) -> Reference:
 
 def _fingerprints(file: Path) -> dict[str, str]:
     from orchestrator.spec import read_study
-    from orchestrator.study.fingerprints import look_at, wanted
+    from orchestrator.study.fingerprints import fingerprint_paths, wanted
 
-    return dict(look_at(wanted(read_study(file)), file.parent).fingerprints)
+    return dict(fingerprint_paths(wanted(read_study(file)), file.parent).fingerprints)
 
 
 def results(store: Store, plan: Plan) -> dict[str, Document]:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from orchestrator.reconcile.observed import LABEL_WORKFLOW, TERMINAL
 
 from orchestrator.cluster.kubernetes_api import connect
 from orchestrator.contract.exits import ExitCode
 from orchestrator.contract.vocabulary import LABEL_QUEUE, TaskKind
 from orchestrator.errors import ClusterError
+from orchestrator.reconcile.observed import LABEL_WORKFLOW, TERMINAL
 from orchestrator.store import open_store
 from orchestrator.store.checkpoints import list_checkpoints
 from orchestrator.store.leases import history

@@ -234,7 +234,7 @@ def test_two_columns_of_one_file_are_two_sources() -> None:
 
 
 def test_one_content_is_not_text_and_code() -> None:
-    with pytest.raises(PlanRefused, match=r"web \(text\) and stack \(code\) hold the same files"):
+    with pytest.raises(PlanRefused, match=r"web \(text\) and stack \(code\) have the same files"):
         planned(prints={**PRINTS, "stack": PRINTS["web"]})
 
 
@@ -330,12 +330,12 @@ def test_the_additive_arm_asks_for_as_many_tokens_as_make_the_text() -> None:
 
 
 def test_tokens_of_less_than_a_batch_are_refused() -> None:
-    with pytest.raises(PlanRefused, match="511 tokens are less than one batch of 512"):
+    with pytest.raises(PlanRefused, match="511 tokens are less than a batch of 512"):
         planned(lambda d: stage(d, 0, 0).update(tokens=511))
 
 
 def test_a_stage_that_is_too_short_for_its_decay_is_refused_where_its_result_is_wanted() -> None:
-    with pytest.raises(PlanRefused, match="a decay of 10 % is none of its 4 steps, so its rate would never fall"):
+    with pytest.raises(PlanRefused, match="a decay of 10 % is less than one of its 4 steps, so the rate would never decay"):
         planned(lambda d: stage(d, 0, 0).update(tokens=4 * 512, schedule={"shape": "wsd", "warmup": 512}))
 
 

@@ -17,7 +17,7 @@ from orchestrator.monitor.progress import Snapshot
 from orchestrator.reconcile.observed import LABEL_WORKFLOW, parse_workflow
 from orchestrator.remote import Interrupts, RemoteOutcome, run_study, study_object
 from orchestrator.spec import read_object
-from orchestrator.study.fingerprints import Found, write_found
+from orchestrator.study.fingerprints import Found, write_result
 from tests.cluster.simulated_argo_server import SimulatedArgoServer
 from tests.controller.simulated_cluster import SPEC, SimulatedCluster
 
@@ -220,7 +220,7 @@ def test_interrupt_during_fingerprinting_stops_its_pod_and_the_next_run_repeats_
         for body in [body for body in place.simulated.workflows("") if body["metadata"]["name"].startswith("ss-files")]:
             key = next(word for word in body["spec"]["templates"][0]["container"]["args"] if word.startswith("--key="))
             found = Found({"web": "a" * 64, "stack": "b" * 64}, {"web": 1, "stack": 1})
-            write_found(place.simulated.store, key.removeprefix("--key="), found)
+            write_result(place.simulated.store, key.removeprefix("--key="), found)
             place.simulated.cluster.set_status("workflows", body["metadata"]["name"], {"phase": "Succeeded"})
         place.work()
 

@@ -148,7 +148,7 @@ def test_files_that_moved_unchanged_are_the_same_study(file: Path) -> None:
 def test_a_plan_with_unknown_content_is_not_frozen(file: Path) -> None:
     (file.parent / "code" / "a.py").unlink()
     opened = open_study(file)
-    with pytest.raises(PlanRefused, match="this plan cannot run, since the content of some of what it reads is not known"):
+    with pytest.raises(PlanRefused, match="this plan cannot run, because the content of these sources is unknown"):
         keep(opened)
     assert current(opened.store, "small") is None
 
