@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from orchestrator.monitor.study_view import StudyView
     from orchestrator.remote import RemoteOutcome
     from orchestrator.store import Store
-    from orchestrator.tracking import Beside
+    from orchestrator.tracking import MirrorProcess
 
 __all__ = [
     "ArgoServer",
@@ -239,7 +239,7 @@ def run(file: str | Path, options: RunOptions | None = None, *, say: Say = print
         result = _run_tasks(opened, options, say)
     finally:
         if mirror is not None:
-            mirror.last_look()
+            mirror.request_last_update()
     if result.was_stopped:
         say(f"Stopped. Completed tasks are kept; to resume: {resume}")
     written = None if result.was_stopped else _write_report(opened.store, opened.plan, options.out, say)
@@ -280,12 +280,12 @@ def run_remote(
     store = open_store(study.spec.store)
     # one request, so that missing credentials are reported now and not retried by the control loop
     done(store)
-    mirrors: list[Beside] = []
+    mirrors: list[MirrorProcess] = []
     try:
         end = _run_workflows(cluster, study, store, server, options, mirrors, say)
     finally:
         for mirror in mirrors:
-            mirror.last_look()
+            mirror.request_last_update()
     written = None
     if end.was_detached:
         say(f"Detached. Workflows that were not stopped continue in the cluster; to attach again: {resume}")
@@ -440,7 +440,13 @@ def _connect_argo_server(server: ArgoServer) -> "Cluster":
 
 
 def _run_workflows(
-    cluster: "Cluster", study: Study, store: "Store", server: ArgoServer, options: RemoteRunOptions, mirrors: "list[Beside]", say: Say
+    cluster: "Cluster",
+    study: Study,
+    store: "Store",
+    server: ArgoServer,
+    options: RemoteRunOptions,
+    mirrors: "list[MirrorProcess]",
+    say: Say,
 ) -> "RemoteOutcome":
     """Run the control loop until the study ends, with a live view or plain lines. Starts the mirror once there is a plan."""
     from orchestrator.monitor.progress import PlainLines, choose_view

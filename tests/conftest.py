@@ -80,10 +80,10 @@ def _stage(trains: tuple[str, ...]) -> CellStage:
 
 @dataclass(frozen=True)
 class FakeTrainer:
-    """Drives tests/local/fake_worker.py: what each attempt at a task does, and what was seen.
+    """Scripts the attempts of tests/local/fake_worker.py and reads what they did.
 
-    An attempt is a dictionary: `code` (how it ends), `message`, `die` (kill -9 oneself), `wait` (until SIGTERM comes, then 75),
-    `steps` (progress events), `forget` (digests whose done marker goes away first). After the last one given, 0.
+    An attempt is a dictionary: `code` (exit code), `message`, `die` (SIGKILL itself), `wait` (until SIGTERM, then exit with 75),
+    `steps` (progress events), `forget` (digests whose done markers are deleted first). Attempts after the last one end with 0.
     """
 
     folder: Path

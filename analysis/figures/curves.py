@@ -92,7 +92,7 @@ def _read(store: Store, piece: _Wanted) -> Curve:
     try:
         table = series(store, work_root(TaskKind.TRAIN, piece.work), piece.tokens)
     except Damaged:
-        # `verify` says so in its own words; a missing line is no reason to have no report
+        # `store verify` reports it; a missing curve must not prevent the report
         return ()
     rows = zip(table["tokens"].to_pylist(), table["name"].to_pylist(), table["value"].to_pylist(), strict=True)
     # a step that was skipped has a loss that is no number

@@ -39,7 +39,7 @@ class _PageStrip:
 
 @dataclass(frozen=True, slots=True)
 class _PageFigure:
-    """A figure as the template takes it: its panels are <svg> elements. `folded`: closed until somebody opens it."""
+    """A figure for the template, with panels as <svg> elements. `folded`: collapsed until the reader opens it."""
 
     name: str
     title: str

@@ -38,7 +38,7 @@ def mirror(
     from orchestrator.monitor.connect import existing_store
     from orchestrator.tracking import artifacts_folder, tracking_uri, ui_command
     from orchestrator.tracking.follow import follow as keep_up
-    from orchestrator.tracking.follow import mirror_once, told
+    from orchestrator.tracking.follow import mirror_once, summary_of
 
     name, address = locate_study(study, store)
     opened = existing_store(address, name)
@@ -51,7 +51,7 @@ def mirror(
             raise typer.Exit(exits.STOPPED) from None
     else:
         change = mirror_once(opened, name, target, artifacts)
-        print(told(change))
+        print(summary_of(change))
         is_complete = not change.problems
     print(f"MLflow: {ui_command(target)}")
     if not is_complete:
@@ -78,9 +78,9 @@ def locate_study(study: str, store: str | None) -> tuple[str, str]:
 
 def _interruptible_sleep(interval: float) -> Callable[[], bool]:
     """Return a sleep between updates. The first SIGTERM or Ctrl-C makes the next update the last; the second stops immediately."""
-    from orchestrator.tracking.follow import LastTries
+    from orchestrator.tracking.follow import LastAttempts
 
-    asked, tries = threading.Event(), LastTries("the stop request")
+    asked, tries = threading.Event(), LastAttempts("the stop request")
 
     def stop(number: int, _frame: FrameType | None) -> None:
         asked.set()

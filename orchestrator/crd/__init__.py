@@ -21,7 +21,7 @@ _HEADER: Final = "# Generated from the models of the study file by `python -m or
 
 
 def definition() -> dict[str, Any]:
-    """The CustomResourceDefinition as a plain object."""
+    """Return the CustomResourceDefinition as a plain object."""
     version = {
         "name": VERSION,
         "served": True,
@@ -58,12 +58,12 @@ def _schema() -> Schema:
 
 
 def written() -> str:
-    """The definition as the text of its file."""
+    """Return the definition as the text of its file."""
     return _HEADER + yaml.dump(definition(), Dumper=_Dumper, sort_keys=False, width=140, allow_unicode=True)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a value out wherever it stands, without anchors."""
+    """YAML dumper without anchors."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
         return True

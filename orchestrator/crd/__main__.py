@@ -1,4 +1,4 @@
-"""Writes manifests/base/crd.yaml, or the file that is named."""
+"""Write manifests/base/crd.yaml, or the named file."""
 
 import sys
 from pathlib import Path

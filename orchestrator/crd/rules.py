@@ -1,8 +1,8 @@
-"""What CEL can say about several fields of a study at once.
+"""CEL rules across several fields of a study.
 
-Each rule has a counterpart in `orchestrator.spec.checks`, which tells it better: with the place, what was given and what to write. The API
-server refuses an object at once by these; the controller tells the rest by the condition `Accepted`. Every list and text that a rule
-walks is bounded, or its estimated cost would be past the budget of the API server.
+Each rule has a counterpart in `orchestrator.spec.checks` with a better message: place, given value, correction. The API server rejects an
+object by these rules immediately; the controller reports the rest in the condition `Accepted`. Every list and text that a rule reads is
+bounded, since its estimated cost would otherwise exceed the budget of the API server.
 """
 
 from typing import Any, Final
@@ -16,7 +16,7 @@ _SAME_NAME: Final = "self.all(a, self.exists_one(b, b.name == a.name))"
 _FIRST_MAY_LACK: Final = "self[0].name == 'continue' || self[0].name == 'cooldown' || has(self[0].kind)"
 # On the object that holds the address: a refused value is shown in the answer
 _CREDENTIALS: Final = "!self.{0}.matches('^[A-Za-z0-9+.-]+:/+[^/]*@')"
-_SECRETS: Final = "credentials stand in an address; they come from the environment"
+_SECRETS: Final = "an address contains credentials; they come from the environment"
 _SOURCES_READ: Final = "(has(self.{0}) ? self.{0}.filter(n, self.{0}[n] != 0 && self.{0}[n] != '0').size() : 0)"
 _LADDER: Final = ", ".join(f"'{size}'" for size in LADDER)
 _IS_COOLDOWN: Final = "(has(self.kind) ? self.kind == 'cooldown' : self.name == 'cooldown')"
@@ -147,6 +147,6 @@ _SCHEDULES: Final = ("spec.training.schedule", "spec.recipes.*.training.schedule
 
 
 def rules() -> dict[Path, list[dict[str, Any]]]:
-    """The rules by path."""
+    """Return the rules by path."""
     every = {**_RULES, **dict.fromkeys(_SCHEDULES, (_DECAY,))}
     return {tuple(path.split(".")): [{"rule": rule, "message": message} for rule, message in found] for path, found in every.items()}

@@ -1,8 +1,7 @@
 """The models as a structural schema.
 
-What a structural schema cannot say is left to the controller: a value that may be written short or long (`tokens`, `seeds`, a setting
-for all sizes or by size) is taken as it is, names of the keys of a map are not looked at, and what rests on several fields is in `rules`
-where CEL can say it.
+What a structural schema cannot express is checked by the controller: values with a short and a long form (`tokens`, `seeds`, settings by
+size) and the keys of maps are not checked here. Rules across several fields are in `rules`, as far as CEL can express them.
 """
 
 from decimal import Decimal
@@ -20,7 +19,7 @@ LONGEST_NUMBER: Final = 48
 
 
 def schema_of(entry: Entry, rules: dict[Path, list[Schema]], path: Path = ()) -> Schema:
-    """The schema of an entry. `rules`: CEL rules by path, `"*"` for any entry of a list or map."""
+    """Return the schema of an entry. `rules`: CEL rules by path, `"*"` for any entry of a list or map."""
     schema = _plain(entry, rules, path)
     return {**schema, "x-kubernetes-validations": rules[path]} if path in rules else schema
 

@@ -1,4 +1,4 @@
-"""What the controller writes about a study, as a schema, and what `kubectl get` shows of it."""
+"""The schema of a study's status, and the printer columns of `kubectl get`."""
 
 from typing import Any, Final
 
@@ -7,7 +7,7 @@ from orchestrator.reconcile.task_states import MOST_CELL_LETTERS
 Schema = dict[str, Any]
 
 MOST_FAILED_CELLS: Final = 20
-"""Failed cells that are named in the status; the count has all of them."""
+"""Maximum number of failed cells that the status names; the count includes all."""
 
 
 def _text(description: str, longest: int = 1024) -> Schema:

@@ -1,7 +1,7 @@
-"""Runs a plan on this machine, in worker processes: `run_plan`.
+"""Run a plan on this machine in worker processes: `run_plan`.
 
-`schedule` decides what comes next (pure), `workers` are the processes, `run` joins the two. The command line's `run` calls it; on a
-cluster `reconcile` takes its place, with the same tasks, exit codes and records. Nothing here imports torch.
+`schedule` selects the next task (pure), `workers` manages the processes, `run` connects both. The `run` command calls it. On a cluster,
+`reconcile` does the same with the same tasks, exit codes and records. Nothing here imports torch.
 """
 
 from orchestrator.local.run import RunResult, run_plan

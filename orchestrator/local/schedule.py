@@ -1,6 +1,6 @@
-"""Decides which task of a plan a free worker takes next, and what the end of one means.
+"""Select the next task of a plan for an idle worker, and interpret exit codes.
 
-Pure: no clock, no process, no file. `run` tells it what ended and asks for the next task; times are seconds of any one clock.
+Pure: no clock, process or file access. `run` reports the end of each attempt and requests the next task. Times are seconds of one clock.
 """
 
 import difflib
@@ -17,20 +17,21 @@ from orchestrator.contract.tasks import TrainTask
 from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.errors import PlanRefused
 
-# Seconds before a failed task starts again: 1, 2, 4, ... up to this.
-LONGEST_BACKOFF: Final = 60.0
-# Seconds before a task whose lease somebody else holds is asked for again: 2, 4, ... up to this.
-LONGEST_WAIT_FOR_A_LEASE: Final = 30.0
-# The trainer counts the failures that it can write down (and answers 78). This is for those that it cannot: a full disk, a store away.
-ENDS_WITHOUT_A_WORD: Final = 10
-# Of a step beside its arithmetic, in parameters: four tiny shapes took 10, 17, 28 and 49 s for N = 60k, 139k, 321k and 734k on one core.
+# Maximum delay before a failed task is retried, in seconds: 1, 2, 4, ...
+MAX_BACKOFF: Final = 60.0
+# Maximum delay before a task whose lease another worker holds is retried, in seconds: 2, 4, ...
+MAX_LEASE_DELAY: Final = 30.0
+# The trainer counts the failures that it can record, and exits with 78 at its limit. This limit is for the others: a full disk, an
+# unreachable store.
+MAX_UNRECORDED_FAILURES: Final = 10
+# Fixed overhead of a step, in parameters: four tiny shapes took 10, 17, 28 and 49 s for N = 60k, 139k, 321k and 734k on one core.
 OVERHEAD_PARAMETERS: Final = 110_000
-# Tokens that an evaluation is taken to score: it only has to be small beside training.
+# Assumed tokens per evaluation; it only has to be small compared with training
 EVALUATED_TOKENS: Final = 50_000
 
 
 class State(Enum):
-    """Where a task of this run stands."""
+    """State of a task in this run."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -39,7 +40,7 @@ class State(Enum):
 
 
 class Outcome(Enum):
-    """What the end of an attempt means for its task."""
+    """Result of an attempt."""
 
     DONE = "done"
     AGAIN = "again"
@@ -50,16 +51,16 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """`delay`: seconds until the task may start again, for AGAIN and HELD."""
+    """Outcome of an attempt. `delay`: seconds until the task may start again, for AGAIN and HELD."""
 
     outcome: Outcome
     delay: float = 0.0
 
 
 def wanted_tasks(plan: Plan, only: Collection[str] = ()) -> set[str]:
-    """Digests of the tasks of the cells that `only` names (names or patterns like `*-470M-*`) and all they need; of all cells if empty.
+    """Return the digests of the selected cells' tasks and of all tasks they need.
 
-    Raises PlanRefused for a name that no cell has.
+    `only`: cell names or patterns such as `*-470M-*`; empty selects all cells. Raises PlanRefused if a pattern matches no cell.
     """
     if not only:
         return set(plan.tasks)
@@ -69,7 +70,7 @@ def wanted_tasks(plan: Plan, only: Collection[str] = ()) -> set[str]:
         chosen = [cell for cell in plan.cells if fnmatchcase(cell.name, pattern)]
         if not chosen:
             close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
-            raise PlanRefused(f"--only {pattern}: no cell of {plan.study} is called so. Some that are: {', '.join(close)}")
+            raise PlanRefused(f"--only {pattern}: no cell of {plan.study} matches. Similar names: {', '.join(close)}")
         for cell in chosen:
             for stage in cell.stages:
                 wanted.update(stage.trains)
@@ -78,7 +79,7 @@ def wanted_tasks(plan: Plan, only: Collection[str] = ()) -> set[str]:
 
 
 def cost(plan: Plan, planned: PlannedTask) -> float:
-    """How much work a task is, in token-parameters; 0 for prepare, whose size nobody knows yet. Orders tasks and scales the ETA."""
+    """Return the cost of a task in tokens x parameters; 0 for prepare, whose size is unknown. Orders tasks and scales the ETA."""
     if planned.kind is TaskKind.PREPARE:
         return 0.0
     shape = plan.shapes.get(planned.size)
@@ -89,7 +90,7 @@ def cost(plan: Plan, planned: PlannedTask) -> float:
 
 
 def in_order(plan: Plan, wanted: Collection[str], done: Collection[str]) -> Iterator[PlannedTask]:
-    """The tasks that are still to do, in the order in which one worker would do them: for `run --dry-run`."""
+    """Yield the open tasks in the order in which one worker would run them, for `run --dry-run`."""
     schedule = Schedule(plan, wanted, done)
     while (planned := schedule.next(0.0)) is not None:
         yield planned
@@ -97,7 +98,7 @@ def in_order(plan: Plan, wanted: Collection[str], done: Collection[str]) -> Iter
 
 
 class Schedule:
-    """The tasks that are wanted, and where each stands. Prepare first, then the task with the longest path behind it."""
+    """The selected tasks and their states. Prepare tasks come first, then the task with the longest remaining path."""
 
     def __init__(self, plan: Plan, wanted: Collection[str], done: Collection[str]) -> None:
         self.plan = plan
@@ -118,7 +119,7 @@ class Schedule:
             self._offer(digest)
 
     def next(self, now: float) -> PlannedTask | None:
-        """The task to start now, marked as running, or None. Never two at once with the same `work`."""
+        """Return the next task and mark it as running, or None. Two tasks with the same `work` never run at once."""
         self._wake(now)
         while self._ready:
             _, digest = heapq.heappop(self._ready)
@@ -134,7 +135,7 @@ class Schedule:
         return None
 
     def ended(self, digest: str, code: int, now: float) -> Ended:
-        """What an attempt's exit code means: moves the task on and says how."""
+        """Record the end of an attempt and return its outcome, determined by the exit code."""
         self._release(digest)
         meaning = meaning_of(code)
         if meaning.reaction is Reaction.NEXT:
@@ -144,22 +145,22 @@ class Schedule:
             return self._again(digest, Outcome.STOPPED, 0.0, now)
         if meaning.reaction is Reaction.WAIT:
             times = self._held[digest] = self._held.get(digest, 0) + 1
-            return self._again(digest, Outcome.HELD, min(2.0**times, LONGEST_WAIT_FOR_A_LEASE), now)
+            return self._again(digest, Outcome.HELD, min(2.0**times, MAX_LEASE_DELAY), now)
         failures = self.failures[digest] = self.failures.get(digest, 0) + 1
-        if meaning.reaction is Reaction.NEVER or failures >= ENDS_WITHOUT_A_WORD:
+        if meaning.reaction is Reaction.NEVER or failures >= MAX_UNRECORDED_FAILURES:
             self.state[digest] = State.FAILED
             return Ended(Outcome.FAILED)
-        return self._again(digest, Outcome.AGAIN, min(2.0 ** (failures - 1), LONGEST_BACKOFF), now)
+        return self._again(digest, Outcome.AGAIN, min(2.0 ** (failures - 1), MAX_BACKOFF), now)
 
     def started(self, digest: str, from_tokens: int) -> None:
-        """An attempt began. One that begins further than any before proves a new checkpoint: earlier failures no longer add up."""
+        """Record the start of an attempt. A start beyond all earlier ones proves a new checkpoint and resets the failure count."""
         self._held.pop(digest, None)
         if from_tokens > self._reached.get(digest, 0):
             self._reached[digest] = from_tokens
             self.failures.pop(digest, None)
 
     def recheck(self, digest: str, done: Collection[str]) -> list[str]:
-        """Tasks that `digest` needs, were done and are not any more (found damaged and moved aside): they are queued again."""
+        """Queue again and return the tasks needed by `digest` whose outputs were quarantined since they were done."""
         lost = [need for need in self.plan.tasks[digest].needs if self.state.get(need) is State.DONE and need not in done]
         for need in lost:
             self.state[need] = State.WAITING
@@ -167,11 +168,11 @@ class Schedule:
         return lost
 
     def due(self) -> float | None:
-        """When the next delayed task may start, or None when nothing is delayed."""
+        """Return the time at which the next delayed task may start, or None if no task is delayed."""
         return self._later[0][0] if self._later else None
 
     def is_over(self) -> bool:
-        """Nothing runs and nothing can start any more."""
+        """Return whether no task is running and none can start."""
         return not self._busy and not self._later and not any(self._is_startable(digest) for _, digest in self._ready)
 
     def count(self, state: State) -> int:
@@ -181,7 +182,7 @@ class Schedule:
         return [digest for digest, state in self.state.items() if state is State.FAILED]
 
     def held_back(self) -> set[str]:
-        """Tasks that cannot run because something that they need has failed."""
+        """Return the tasks that cannot run because a task they need has failed."""
         return _reach(self._dependents, self.failed(), lambda digest: self.state[digest] is State.WAITING)
 
     def _again(self, digest: str, outcome: Outcome, delay: float, now: float) -> Ended:
@@ -222,7 +223,7 @@ class Schedule:
 
 
 def held_back(plan: Plan, failed: Iterable[str], finished: Collection[str]) -> set[str]:
-    """Tasks of a plan that cannot run because something that they need has failed: what `Schedule.held_back` is inside a run."""
+    """Return the tasks of a plan that cannot run because a task they need has failed; see `Schedule.held_back`."""
     return _reach(_dependents(plan.tasks, plan.tasks), failed, lambda digest: digest not in finished)
 
 
@@ -257,7 +258,7 @@ def _dependents(tasks: Mapping[str, PlannedTask], wanted: Iterable[str]) -> dict
 
 
 def _longest_paths(plan: Plan, wanted: Collection[str], dependents: Mapping[str, list[str]]) -> dict[str, float]:
-    """Cost of the most expensive chain that begins with each task. Walks the graph from its ends; a task's needs come after it."""
+    """Return the cost of the most expensive chain that starts at each task. The graph is traversed from its last tasks."""
     paths: dict[str, float] = {}
     open_below = {digest: len(dependents.get(digest, ())) for digest in wanted}
     ends = [digest for digest, below in open_below.items() if not below]

@@ -1,8 +1,8 @@
-"""Worker processes: start one, hand it a task, hear its events, end it.
+"""Start worker processes, send them tasks, read their events, and stop them.
 
-A worker is `python -m trainer worker`; it stays for many tasks, because importing torch takes seconds. Each has a thread here that turns
-its lines into messages on one queue, so that `run` waits in one place. Its standard error goes to a log file, never to a pipe that could
-fill up. Workers live in sessions of their own: Ctrl-C in a terminal reaches the parent alone, which then stops them in order.
+A worker is `python -m trainer worker`. It runs many tasks, because importing torch takes seconds. A thread per worker puts its output
+lines as messages into one queue, so that `run` waits in one place. Standard error is written to a log file, since a pipe could fill up.
+Each worker has its own session: Ctrl-C in a terminal signals only the parent, which then stops the workers.
 """
 
 import os
@@ -23,30 +23,30 @@ from typing import IO, Final, TypeAlias
 from orchestrator.contract.events import Event, Placement, Request, read_event, to_line
 from orchestrator.errors import ContractError, PlanRefused, ScalingStudyError
 
-# Workers that die before they are ready, one after the other, before the run gives up: the installation is broken.
-DEATHS_AT_THE_START: Final = 3
-# Seconds that an idle worker gets to leave after its input has been closed.
-LEAVE: Final = 10.0
-# Lines of a dead worker's log that its message quotes.
+# Consecutive workers that exit before they are ready until the run fails: the installation is broken
+MAX_STARTUP_FAILURES: Final = 3
+# Seconds that workers have to exit after their input was closed
+EXIT_TIMEOUT: Final = 10.0
+# Lines at the end of the log that the message about a worker's exit quotes
 QUOTED_LINES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
-    """A worker's process has ended. `code`: as a shell counts, 137 for killed."""
+class Exited:
+    """The process of a worker has exited. `code`: as in a shell, 137 for SIGKILL."""
 
     code: int
 
 
 @dataclass(frozen=True, slots=True)
-class Stray:
-    """A line on a worker's stdout that is no event, for example a library's print."""
+class UnexpectedOutput:
+    """A line on a worker's stdout that is not an event, for example printed by a library."""
 
     text: str
 
 
-Message: TypeAlias = Event | Gone | Stray
-# A SimpleQueue, since a signal handler puts into it while the main thread may be inside get: Queue's lock would wait for itself.
+Message: TypeAlias = Event | Exited | UnexpectedOutput
+# SimpleQueue, because a signal handler puts into it while the main thread may be in `get`: the lock of Queue would deadlock.
 Inbox: TypeAlias = "queue.SimpleQueue[tuple[Worker | None, Message | None]]"
 
 
@@ -55,12 +55,12 @@ def trainer_command(store_url: str) -> list[str]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:
-    """GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; by the driver's list where that is not set."""
+    """Return the GPUs in CUDA_VISIBLE_DEVICES or, if it is unset, those listed by the driver."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [device.strip() for device in named.split(",") if device.strip()]
@@ -69,7 +69,7 @@ def visible_gpus() -> list[str]:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """What keeps a worker to its share: torch's threads as asked (they change sums), the tokenizer's by the machine (they do not)."""
+    """Return a worker's environment: `threads` for torch, where they affect sums; all cores for the tokenizer, where they do not."""
     share = str(threads)
     return {
         "OMP_NUM_THREADS": share,
@@ -85,7 +85,7 @@ def environment(threads: int) -> dict[str, str]:
 
 @dataclass(eq=False)
 class Worker:
-    """One process. `task` is the digest it works on, "" when it is idle; `is_ready` once it has imported what it needs."""
+    """A worker process. `task`: digest of the running task, "" if idle. `is_ready`: it has imported its modules."""
 
     number: int
     process: "subprocess.Popen[str]"
@@ -94,19 +94,19 @@ class Worker:
     task: str = ""
     is_ready: bool = False
 
-    def give(self, digest: str, placement: Placement) -> None:
-        """Hands a task over. A worker that has just died is found out by its Gone message, not here."""
+    def assign(self, digest: str, placement: Placement) -> None:
+        """Send a task to the worker. An exit of the worker is reported by its Exited message, not here."""
         self.task = digest
         self._write(to_line(Request(digest, placement)) + "\n")
 
     def ask_to_stop(self) -> None:
-        """Finish the step, write a checkpoint, leave: SIGTERM to one at work, the end of its input to an idle one."""
+        """Stop the worker: SIGTERM if it runs a task, so that it writes a checkpoint and exits; then close its input."""
         if self.task:
             self.process.send_signal(signal.SIGTERM)
-        self.dismiss()
+        self.close_input()
 
-    def dismiss(self) -> None:
-        """Leave after the task in hand."""
+    def close_input(self) -> None:
+        """Close the input of the worker. An idle worker exits; a running task is stopped as by SIGTERM."""
         try:
             if self.process.stdin:
                 self.process.stdin.close()
@@ -116,8 +116,8 @@ class Worker:
     def kill(self) -> None:
         self.process.kill()
 
-    def last_words(self) -> str:
-        """The end of its log, for a message about its death."""
+    def log_tail(self) -> str:
+        """Return the last lines of its log, for the message about its exit."""
         try:
             lines = self.log.read_text(errors="replace").strip().splitlines()
         except OSError:
@@ -135,7 +135,7 @@ class Worker:
 
 
 def start_worker(number: int, command: Sequence[str], extra: Mapping[str, str], log: Path, inbox: Inbox) -> Worker:
-    """A new process whose messages arrive in `inbox`, the last one being Gone."""
+    """Start a worker that sends its messages to `inbox`. The last message is Exited."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as stderr:
         process = subprocess.Popen(
@@ -156,30 +156,30 @@ def start_worker(number: int, command: Sequence[str], extra: Mapping[str, str], 
 
 
 def share_gpus(gpus: int, workers: int) -> list[tuple[str, ...]]:
-    """A device for each of `workers`, as many workers as there are devices if 0.
+    """Return one device for each of `workers`; for 0, one worker per visible device.
 
-    Raises PlanRefused when there are too few, or when a worker, which is one process, is to have more than one.
+    Raises PlanRefused if there are too few devices, or for more than one GPU per worker: a worker is one process.
     """
     if gpus > 1:
         raise PlanRefused(
-            f"a worker trains on one GPU, and {gpus} are asked for.\n    Write --gpus 1: the machine's other GPUs do other tasks at the "
-            "same time. One task over several is what a pod does: `python -m trainer DIGEST --store URL --gpus 8`"
+            f"a worker trains on one GPU, but {gpus} were requested.\n    Use --gpus 1: the other GPUs of the machine run "
+            "other tasks at the same time. To train one task on several GPUs, run `python -m trainer DIGEST --store URL --gpus 8`"
         )
     there = visible_gpus()
     shared = workers or len(there)
     if not shared or shared > len(there):
         raise PlanRefused(
-            f"{max(1, shared)} workers with a GPU each need {max(1, shared)}; this machine shows {len(there)}.\n"
-            "    Ask for fewer (--workers), or look at CUDA_VISIBLE_DEVICES"
+            f"{max(1, shared)} workers with one GPU each need {max(1, shared)} GPUs; {len(there)} are visible.\n"
+            "    Use fewer --workers, or check CUDA_VISIBLE_DEVICES"
         )
     return [(device,) for device in there[:shared]]
 
 
 @dataclass
-class Crew:
-    """The workers of one run: at most `limit`, started when there is a task for them, replaced when they die.
+class WorkerPool:
+    """The workers of one run: at most `limit`, started on demand and replaced when they exit.
 
-    `devices`: the GPUs of each worker that can be at work at once; empty when they use none.
+    `devices`: the GPUs of each concurrent worker; empty if they use none.
     """
 
     command: Sequence[str]
@@ -188,48 +188,48 @@ class Crew:
     limit: int
     devices: Sequence[tuple[str, ...]] = ()
     workers: list[Worker] = field(default_factory=list)
-    _hired: int = 0
-    _early_deaths: int = 0
+    _started: int = 0
+    _startup_failures: int = 0
 
     def idle(self) -> Worker | None:
         return next((worker for worker in self.workers if not worker.task), None)
 
     def has_room(self) -> bool:
-        """Whether one more task could be given to somebody."""
+        """Return whether one more task can be assigned."""
         return len(self.workers) < self.limit or self.idle() is not None
 
-    def hire(self, inbox: Inbox) -> Worker:
-        self._hired += 1
+    def start(self, inbox: Inbox) -> Worker:
+        self._started += 1
         taken = {worker.devices for worker in self.workers}
         devices = next((each for each in self.devices if each not in taken), ())
         extra = {**self.extra, "CUDA_VISIBLE_DEVICES": ",".join(devices)}
-        worker = start_worker(self._hired, self.command, extra, self.logs / f"worker-{self._hired}.log", inbox)
+        worker = start_worker(self._started, self.command, extra, self.logs / f"worker-{self._started}.log", inbox)
         worker.devices = devices
         self.workers.append(worker)
         return worker
 
     def note_ready(self, worker: Worker) -> None:
         worker.is_ready = True
-        self._early_deaths = 0
+        self._startup_failures = 0
 
-    def bury(self, worker: Worker, code: int, *, is_expected: bool) -> None:
-        """Its process is gone. Raises ScalingStudyError when one after the other dies before it is ready: the installation is broken."""
+    def reap(self, worker: Worker, code: int, *, is_expected: bool) -> None:
+        """Remove an exited worker. Raises ScalingStudyError after MAX_STARTUP_FAILURES consecutive exits before ready."""
         self.workers.remove(worker)
-        worker.dismiss()
+        worker.close_input()
         if worker.is_ready or is_expected:
             return
-        self._early_deaths += 1
-        if self._early_deaths >= DEATHS_AT_THE_START:
+        self._startup_failures += 1
+        if self._startup_failures >= MAX_STARTUP_FAILURES:
             raise ScalingStudyError(
-                f"{self._early_deaths} workers in a row died before they were ready (exit code {code}). The last one wrote to "
-                f"{worker.log}:\n{worker.last_words()}\nTry it by hand: {shlex.join(self.command)}"
+                f"{self._startup_failures} consecutive workers exited before they were ready (exit code {code}). Log of the last one, "
+                f"{worker.log}:\n{worker.log_tail()}\nRun the command by hand: {shlex.join(self.command)}"
             )
 
-    def leave(self) -> None:
-        """No process outlives the run: idle workers leave, one still at work (the run itself failed) writes a checkpoint first."""
+    def close(self) -> None:
+        """Stop all workers and wait for them. A running task, if the run itself failed, writes a checkpoint first."""
         for worker in self.workers:
             worker.ask_to_stop()
-        deadline = time.monotonic() + LEAVE
+        deadline = time.monotonic() + EXIT_TIMEOUT
         for worker in self.workers:
             try:
                 worker.process.wait(max(0.0, deadline - time.monotonic()))
@@ -244,14 +244,14 @@ def _listen(worker: Worker, stdout: IO[str], inbox: Inbox) -> None:
             try:
                 inbox.put((worker, read_event(line)))
             except ContractError:
-                inbox.put((worker, Stray(line.rstrip())))
+                inbox.put((worker, UnexpectedOutput(line.rstrip())))
     code = worker.process.wait()
-    inbox.put((worker, Gone(code if code >= 0 else 128 - code)))
+    inbox.put((worker, Exited(code if code >= 0 else 128 - code)))
 
 
 @dataclass
 class StopRequest:
-    """How often a person has asked to stop: once is politely, twice is at once. Wakes the run that waits on `inbox`."""
+    """Number of stop requests: the first stops the tasks with a checkpoint, the second kills them. Wakes the run through `inbox`."""
 
     times: int = 0
     inbox: Inbox = field(default_factory=queue.SimpleQueue)
@@ -262,7 +262,7 @@ class StopRequest:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM and a closed terminal count as asking, inside the block."""
+        """Count SIGINT, SIGTERM and SIGHUP as stop requests inside the block."""
 
         def handle(_number: int, _frame: FrameType | None) -> None:
             self.ask()

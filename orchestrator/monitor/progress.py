@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Final, Protocol, Self, TextIO
 
 from orchestrator.contract.events import Progress
 from orchestrator.contract.formatting import format_count, format_duration
@@ -166,7 +166,7 @@ class PlainLines:
         self._interval = interval
         self._next = 0.0
 
-    def __enter__(self) -> "PlainLines":
+    def __enter__(self) -> Self:
         self._next = self._clock() + self._interval
         return self
 

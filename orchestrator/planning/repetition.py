@@ -73,6 +73,7 @@ def _complaint(reading: Reading) -> str:
     assert reading.of is not None
     return (
         f"source {reading.source}: {reading.cell} reads {reading.tokens:,} tokens of its {reading.of.tokens:,},"
-        f" that is {reading.epochs_text()} times; at most {float(reading.allowed):g} are allowed.\n    Give it more files, plan fewer tokens, or write"
-        f" `maxRepetition: {int(reading.epochs or 0) + 1}` at the source (repetition above 4 adds little: Muennighoff et al. 2023)"
+        f" that is {reading.epochs_text()} times; at most {float(reading.allowed):g} are allowed.\n"
+        f"    Give it more files, plan fewer tokens, or write `maxRepetition: {int(reading.epochs or 0) + 1}` at the source"
+        " (repetition above 4 adds little: Muennighoff et al. 2023)"
     )

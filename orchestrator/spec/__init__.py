@@ -1,6 +1,6 @@
-"""Reads study files: text -> frozen models, with every mistake at once.
+"""Read study files: text -> frozen models, reporting all mistakes at once.
 
-Everybody who needs a study calls `read_study`; the planner and the rest know only the models.
+All callers use `read_study`; the planner and the rest know only the models.
 """
 
 from orchestrator.spec.data import Data, HeldOut, Source, TokenizerFile, TrainTokenizer

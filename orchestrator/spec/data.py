@@ -27,7 +27,7 @@ class TrainTokenizer(Part):
 
 
 class TokenizerFile(Part):
-    """A tokenizer that is there: a `tokenizer.json`."""
+    """An existing tokenizer: a `tokenizer.json`."""
 
     file: Address = Field(description="Path or address of a tokenizer.json; a path is relative to the study file.")
     vocabulary: Annotated[int, _VOCABULARY] | None = Field(None, description="Entries of the vocabulary; the file's unless given.")
@@ -71,7 +71,7 @@ class Source(Part):
 
 
 class HeldOut(Part):
-    """Documents kept out of every source and scored."""
+    """Documents held out of every source for evaluation."""
 
     one_in: Annotated[int, whole("200", 2, 10**6)] = Field(
         200, description="One document in so many is kept out, by a hash of its content."
@@ -80,7 +80,7 @@ class HeldOut(Part):
 
 
 class Data(Part):
-    """What is read, and how it becomes tokens."""
+    """Sources, and how they become tokens."""
 
     tokenizer: TokenizerGiven = Field(description="One for all cells: `{train: {...}}` or `{file: tokenizer.json}`.")
     sources: tuple[Source, ...] = Field(min_length=1, max_length=LARGEST_SOURCES, description="What mixtures are made of.")

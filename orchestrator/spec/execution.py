@@ -1,4 +1,4 @@
-"""What a study may cost, and where and how it runs: nothing here is part of an identity."""
+"""Budget and execution of a study: nothing here is part of an identity."""
 
 from decimal import Decimal
 from typing import Annotated, Literal, TypeAlias
@@ -18,13 +18,13 @@ Cores: TypeAlias = Annotated[Decimal, number("4", 0, "1024", above=True)]
 
 
 class Budget(Part):
-    """What the study may cost."""
+    """The maximum cost of the study."""
 
     gpu_hours: Annotated[Decimal, number("300000", 0, above=True)] | None = Field(None, description="No run is started that passes it.")
 
 
 class Toleration(Part):
-    """A taint that pods of the study may ignore, as Kubernetes has it."""
+    """A Kubernetes toleration for pods of the study."""
 
     key: Line | None = Field(None, description="Key of the taint; every key unless given.")
     operator: Operator = Field("Equal", description="How `value` is compared.")
@@ -33,21 +33,21 @@ class Toleration(Part):
 
 
 class Resources(Part):
-    """What a pod asks of its node besides GPUs."""
+    """Resource requests of a pod besides GPUs."""
 
     cpu: Cores | None = Field(None, description="Cores that are set aside for it; it may use more.")
     memory: Memory | None = Field(None, description="Memory that is set aside for it, and the most that it may use.")
 
 
 class ResourcesByKind(Part):
-    """What pods ask of their nodes, by what they do. A cluster that knows it starts no more pods than fit."""
+    """Resource requests of pods by kind of task, so that the scheduler starts only pods that fit."""
 
     prepare: Resources = Field(Resources(), description="Of pods that turn files into tokens.")
     train: Resources = Field(Resources(), description="Of pods that train.")
     evaluate: Resources = Field(Resources(), description="Of pods that score a model.")
 
     def of(self, kind: TaskKind) -> Resources:
-        """What a pod for such a task asks."""
+        """Return the resource requests of a pod for tasks of this kind."""
         return {TaskKind.PREPARE: self.prepare, TaskKind.TRAIN: self.train, TaskKind.EVALUATE: self.evaluate}[kind]
 
 

@@ -1,4 +1,4 @@
-"""The types of the fields of a study file, each with what people are told about it.
+"""The types of the fields of a study file, each with its error messages.
 
 The models are made of them. Every type carries what is allowed, an example of what to write, and pattern and bounds for the CRD.
 """
@@ -29,14 +29,14 @@ from orchestrator.spec.numbers import (
 
 
 class Part(BaseModel):
-    """A part of a study file: frozen, with camelCase names in the file, and no key that it does not know."""
+    """Base of the models: frozen, camelCase names in the file, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True, defer_build=True)
 
 
 @dataclass(frozen=True)
 class Text:
-    """A field's type: text that `pattern` must match from end to end. `tidy`: whether a near miss can be put right by cleaning it."""
+    """A field's type: text that matches `pattern` completely. `tidy`: whether a near miss can be corrected by cleaning it."""
 
     allowed: str
     example: str
@@ -48,7 +48,7 @@ class Text:
         return core_schema.no_info_plain_validator_function(self.validate)
 
     def validate(self, given: object) -> str:
-        """`given`, when it is such a text. Raises PydanticCustomError."""
+        """Return `given` if it matches. Raises PydanticCustomError."""
         if not isinstance(given, str) or not self._fits(given):
             self._refuse(given)
         return given
@@ -78,7 +78,7 @@ class Choice:
         return core_schema.no_info_plain_validator_function(self.validate)
 
     def validate(self, given: object) -> str:
-        """`given`, when it is one of the words. Raises PydanticCustomError."""
+        """Return `given` if it is one of the words. Raises PydanticCustomError."""
         if not isinstance(given, str) or given not in self.words:
             raise PydanticCustomError("choice", "{words}", {"words": [str(word) for word in self.words]})
         return self.words[self.words.index(given)]
@@ -86,7 +86,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Short:
-    """Stands beside a model that may also be written as one value, and says which. `only`: the keys that its long form may have."""
+    """Annotation of a model that may also be written as a single value. `only`: keys of its long form."""
 
     types: tuple[Quantity, ...]
     only: tuple[str, ...] = ()
@@ -94,20 +94,20 @@ class Short:
 
 @dataclass(frozen=True)
 class Under:
-    """Stands beside a model that is written under one key of its own: `{train: {...}}`."""
+    """Annotation of a model that is written under a key of its own: `{train: {...}}`."""
 
     key: str
 
 
 def whole(example: str, low: int, high: int) -> Quantity:
-    """The type of a whole number between `low` and `high`."""
+    """Return the type of an integer between `low` and `high`."""
     return Quantity(read_whole, f"a whole number from {low} to {high}", example, WHOLE_PATTERN, low, high)
 
 
 def number(example: str, low: int, high: str = "", *, above: bool = False) -> Quantity:
-    """The type of a decimal number of at most 6 digits: an integer, or a string such as "12.5" or "1e-6"."""
+    """Return the type of a decimal number with at most 6 digits: an integer, or a string such as "12.5" or "1e-6"."""
     bounds = f"{'above' if above else 'from'} {low}" + (f" {'up ' if above else ''}to {high}" if high else " on")
-    allowed = f"a number {bounds if high or not above else f'above {low}'} (a fraction stands in quotes, with at most 6 digits)"
+    allowed = f"a number {bounds if high or not above else f'above {low}'} (write a fraction in quotes, with at most 6 digits)"
     return Quantity(read_decimal, allowed, example, DECIMAL_PATTERN, Decimal(low), Decimal(high) if high else None, above)
 
 

@@ -1,4 +1,4 @@
-"""The grid of a study, and shapes of one's own."""
+"""The grid of a study, and custom shapes."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -36,7 +36,7 @@ class Grid(Part):
 
 
 class ModelShape(Part):
-    """A Llama-shaped decoder of one's own. The vocabulary is the tokenizer's."""
+    """A custom Llama-shaped decoder. The vocabulary is the tokenizer's."""
 
     width: Annotated[int, whole("768", 2, 2**16)] = Field(description="Width of the residual stream (d).")
     layers: Annotated[int, whole("12", 1, 1000)] = Field(description="Number of layers (L).")

@@ -1,4 +1,4 @@
-"""A mistake in a study file, and the words for it: where it is, what was given, what is allowed, what to write instead."""
+"""Mistakes in a study file and their messages: place, given value, allowed values, and the correction."""
 
 import difflib
 import re
@@ -13,7 +13,7 @@ LONGEST_SHOWN: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One mistake. `line` is 0 where there are no lines (an object from a cluster). `wrong` says what is given and what is allowed."""
+    """One mistake. `line` is 0 for an object from a cluster. `wrong`: the given value and the allowed ones."""
 
     file: str
     line: int
@@ -28,7 +28,7 @@ class Mistake:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A mistake before it has a file and a line.
+    """A mistake without file and line.
 
     `reads`: what else the finding rests on, `"*"` for any entry; where one of these is broken itself, the finding is dropped. `voids`: so
     much that what rests on this one's path is not worth telling either.
@@ -44,7 +44,7 @@ class Finding:
         return Mistake(file, line, written_path(self.path), self.wrong, self.write)
 
     def under(self, parent: Path) -> "Finding":
-        """The same finding, its paths seen from further out."""
+        """Return the finding with its paths prefixed."""
         return replace(self, path=(*parent, *self.path), reads=tuple((*parent, *path) for path in self.reads))
 
 
@@ -62,7 +62,7 @@ def written_path(path: Path) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: short, and on one line."""
+    """Return a value for a message: short, on one line."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -79,13 +79,13 @@ def shown(value: object) -> str:
 
 
 def listed(words: Iterable[object], most: int = 12) -> str:
-    """`a, b, c`; in a long list the middle is left out."""
+    """Return `a, b, c`, without the middle of a long list."""
     every = [str(word) for word in words]
     return ", ".join(every if len(every) <= most else [*every[: most - 2], "...", every[-1]])
 
 
 def nearest(given: object, known: Iterable[str]) -> str:
-    """The one of `known` that `given` was probably meant to be, or ""."""
+    """Return the entry of `known` that is most similar to `given`, or ""."""
     by_look = {_look(word): word for word in known}
     look = _look(str(given)[:LONGEST_SHOWN])
     if look in by_look:
@@ -95,7 +95,7 @@ def nearest(given: object, known: Iterable[str]) -> str:
 
 
 def did_you_mean(given: object, known: Iterable[str], otherwise: str) -> str:
-    """`Did you mean "x"?`, or what to do where nothing is near."""
+    """Return `Did you mean "x"?`, or `otherwise` if nothing is similar."""
     word = nearest(given, known)
     return f'Did you mean "{word}"?' if word else otherwise
 

@@ -1,7 +1,7 @@
-"""The models as a tree that can be walked by the path in a file.
+"""The models as a tree that is indexed by paths in a file.
 
-`orchestrator.spec.recovery` looks up in it what belongs at a path (to say what is missing, to suggest a key, to put something sound in
-place of what is broken), and `orchestrator.crd` writes it down as a schema.
+`orchestrator.spec.recovery` looks up what is valid at a path (to name what is missing, to suggest a key, to replace a broken value), and
+`orchestrator.crd` writes it as a schema.
 """
 
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Anything:
-    """Not ours."""
+    """A value that is left to Kubernetes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Mapped:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A key of an object. `needed`: nothing stands in for it."""
+    """A key of an object. `needed`: it has no default."""
 
     entry: "Entry"
     needed: bool
@@ -66,7 +66,7 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class Either:
-    """More than one way to write it."""
+    """A value with several forms."""
 
     ways: "tuple[Entry, ...]"
 
@@ -76,13 +76,13 @@ Entry: TypeAlias = Leaf | Anything | Listed | Mapped | Fields | Either
 
 @cache
 def study_object() -> Fields:
-    """The tree of a whole study file."""
+    """Return the tree of a whole study file."""
     return fields_of(StudyObject)
 
 
 @cache
 def fields_of(model: type[BaseModel]) -> Fields:
-    """The tree of one model."""
+    """Return the tree of one model."""
     hints = get_type_hints(model, include_extras=True)
     fields = {}
     for name, info in model.model_fields.items():
@@ -136,7 +136,7 @@ def _first_line(model: type[BaseModel]) -> str:
 
 
 def entries_at(path: Path, within: Entry | None = None) -> tuple[Entry, ...]:
-    """What may stand at `path`: no entry where nothing may, more than one where there are ways to choose from."""
+    """Return the values that are allowed at `path`: none if the path is invalid, several if there are alternative forms."""
     entries: tuple[Entry, ...] = _ways(study_object() if within is None else within)
     for part in path:
         inner = [child for entry in entries if (child := _child(entry, part)) is not None]
@@ -158,7 +158,7 @@ def _child(entry: Entry, part: str | int) -> Entry | None:
 
 
 def field_at(path: Path) -> Field | None:
-    """The field that the path ends in, or None where its last part is no key of a known object."""
+    """Return the field at the end of the path, or None if its last part is not a key of a known object."""
     for entry in entries_at(path[:-1]):
         if isinstance(entry, Fields) and path[-1] in entry.fields:
             return entry.fields[str(path[-1])]
@@ -166,12 +166,12 @@ def field_at(path: Path) -> Field | None:
 
 
 def keys_at(path: Path) -> tuple[str, ...]:
-    """The keys that the mapping at `path` may have; none where they are free."""
+    """Return the allowed keys of the mapping at `path`; empty if all keys are allowed."""
     return tuple(sorted(key for entry in entries_at(path) if isinstance(entry, Fields) for key in entry.fields))
 
 
 def sound(entry: Entry) -> object:
-    """Something small that is right here."""
+    """Return a small valid value."""
     if isinstance(entry, Leaf):
         kind = entry.types[0]
         return kind.example.strip('"') if isinstance(kind, (Quantity, Text, Choice)) else False
@@ -185,7 +185,7 @@ def sound(entry: Entry) -> object:
 
 
 def example(entry: Entry) -> str:
-    """How it is written in a file, for a message."""
+    """Return how it is written in a file, for a message."""
     if isinstance(entry, Leaf):
         kind = entry.types[0]
         return kind.example if isinstance(kind, (Quantity, Text, Choice)) else "true"
@@ -205,7 +205,7 @@ def _example_of_object(entry: Fields) -> str:
 
 
 def homes(key: str) -> list[Path]:
-    """The objects of the tree that know this key, outermost first."""
+    """Return the objects of the tree that have this key, outermost first."""
     return sorted(_homes().get(key, []), key=len)
 
 

@@ -1,7 +1,7 @@
-"""A study as frozen models: what `read_study` returns and the planner, the price and the CRD are made from.
+"""A study as frozen models: `read_study` returns them; planner, estimate and CRD are built on them.
 
 Field names are Python's here and camelCase in the file. The models hold what the file says; defaults that depend on the size of a model
-(batch, rates, warm-up) stay None and are the planner's to settle. A percentage is a Decimal of percent: `10%` is Decimal(10).
+(batch, rates, warm-up) stay None until the planner resolves them. A percentage is a Decimal of percent: `10%` is Decimal(10).
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ _METRIC: Final = Text(
 
 
 class EvaluationSpec(Part):
-    """What is scored, and after which stages."""
+    """Suites, and the stages after which they are scored."""
 
     after: tuple[Label, ...] = Field((), max_length=64, description="Names of stages.")
     suites: tuple[Annotated[str, Choice(SUITES)], ...] = Field((), max_length=64, description="Names of suites.")
@@ -40,7 +40,7 @@ class Arm(Part):
 
 
 class Contrast(Part):
-    """A difference between two arms that is named before the runs."""
+    """A difference between two arms, named before the runs."""
 
     name: Label = Field(description="What the report calls it.")
     metric: Annotated[str, _METRIC] = Field(description="A suite of `evaluation`, or one source or benchmark of it: `bpb/web`.")
@@ -49,27 +49,27 @@ class Contrast(Part):
 
 
 class StudySpec(Part):
-    """All that a study file says under `spec`."""
+    """The `spec` of a study file."""
 
     store: Address = Field(description="Data, checkpoints and records: s3://, gs://, az://, or a folder relative to the study file.")
     grid: Grid = Field(description="Sizes x code proportions x seeds.")
     models: dict[SizeName, ModelShape] = Field({}, max_length=64, description="Shapes of one's own, by name.")
-    data: Data = Field(description="What is read, and how it becomes tokens.")
-    training: Training = Field(description="How every stage is trained unless a recipe or the stage says otherwise.")
+    data: Data = Field(description="Sources, and how they become tokens.")
+    training: Training = Field(description="Training settings of every stage unless a recipe or the stage overrides them.")
     recipes: tuple[Recipe, ...] = Field(min_length=1, max_length=64, description="What the models go through.")
-    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="What is scored, and after which stages.")
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="Suites, and the stages after which they are scored.")
     contrasts: tuple[Contrast, ...] = Field((), max_length=256, description="Differences that are named before the runs.")
-    budget: Budget = Field(default_factory=Budget, description="What the study may cost.")
+    budget: Budget = Field(default_factory=Budget, description="The maximum cost of the study.")
     execution: Execution = Field(default_factory=Execution, description="Where and how it runs; never part of an identity.")
     paused: StrictBool = Field(False, description="Stops politely: running tasks write a checkpoint.")
 
     def training_of(self, recipe: Recipe) -> Training:
-        """The training of a recipe: the study's, with what the recipe says otherwise."""
+        """Return the training settings of a recipe: the study's, overridden by the recipe's."""
         return self.training.overridden(recipe.training)
 
 
 class Metadata(Part):
-    """What Kubernetes keeps about the object; we read its name and leave the rest to Kubernetes."""
+    """Kubernetes metadata; only the name is read."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -88,7 +88,7 @@ class StudyObject(Part):
 
 @dataclass(frozen=True)
 class Study:
-    """A study as it was read. `path`: of the file, relative paths start in its folder. `document`: what stood under `spec`."""
+    """A study that was read. `path`: of the file; relative paths start in its folder. `document`: the `spec` as given."""
 
     name: str
     spec: StudySpec

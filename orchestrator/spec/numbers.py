@@ -1,4 +1,4 @@
-"""Reads the numbers that people write in a study file: `470M`, `200B`, `20x`, `10%`, `"12.5"`, `1MiB`.
+"""Read the numbers of a study file: `470M`, `200B`, `20x`, `10%`, `"12.5"`, `1MiB`.
 
 The models use `Quantity` as the type of their fields; `orchestrator.crd` takes pattern and bounds from it. A number in the file is an
 integer or a string; nothing here makes a float.
@@ -39,10 +39,10 @@ _UNIT: Final = re.compile("[A-Za-z]*$")
 
 @dataclass(frozen=True)
 class Quantity:
-    """A field's type: how its text becomes a number, what people are told is allowed, and what the CRD says of it.
+    """A field's type: how text becomes a number, the allowed values in messages, and the CRD's pattern.
 
-    `low` and `high` are inclusive unless `above`, which excludes `low`. `plain`: an unquoted integer is allowed too. `example` is as it
-    stands in a file.
+    `low` and `high` are inclusive unless `above`, which excludes `low`. `plain`: an unquoted integer is allowed too. `example` is as
+    written in a file.
     """
 
     read: Callable[[str], Exact]
@@ -58,7 +58,7 @@ class Quantity:
         return core_schema.no_info_plain_validator_function(self.validate)
 
     def validate(self, given: object) -> Exact:
-        """The number that `given` stands for. Raises PydanticCustomError, whose context has what is allowed and what to write."""
+        """Return the number. Raises PydanticCustomError with the allowed values and a correction in its context."""
         if isinstance(given, Decimal):
             return given if self._is_within(given) else self._refuse(given)
         if isinstance(given, bool) or not isinstance(given, (str, int)) or (isinstance(given, int) and not self.plain):
@@ -81,7 +81,7 @@ class Quantity:
         raise PydanticCustomError("value", "{allowed}", context)
 
     def _meant(self, given: object) -> str:
-        """What `given` was probably meant to be, "" where nobody can tell."""
+        """Return a likely correction of `given`, "" if there is none."""
         if isinstance(given, bool) or not isinstance(given, (str, int, float)):
             return ""
         for text in _spellings(str(given)):
@@ -167,5 +167,5 @@ def _expect(text: str, pattern: str) -> None:
 
 
 def written(number: Decimal) -> str:
-    """A decimal as people write it: `12.5`, `100`, `0.00001`."""
+    """Return a decimal in plain notation: `12.5`, `100`, `0.00001`."""
     return f"{number.normalize():f}"

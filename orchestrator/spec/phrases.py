@@ -1,4 +1,4 @@
-"""What people are told about a value that does not fit its field: pydantic's errors in our words."""
+"""Messages for values that do not fit their fields, in place of pydantic's."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from orchestrator.spec.model_tree import Leaf, Listed, Mapped, entries_at, examp
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """One of pydantic's errors, with its path in the file and what stands there. `given` is the key itself where the key is wrong."""
+    """A pydantic error with its path in the file and the value there. `given` is the key itself if the key is wrong."""
 
     kind: str
     path: Path
@@ -21,7 +21,7 @@ class Misfit:
 
     @property
     def known_keys(self) -> tuple[str, ...]:
-        """For a key that does not belong: the keys that do."""
+        """Return the allowed keys, for an unknown key."""
         return (self.context["beside"],) if self.kind == "beside" else keys_at(self.path[:-1])
 
     @property
@@ -30,7 +30,7 @@ class Misfit:
 
 
 def finding_of(misfit: Misfit) -> Finding:
-    """The misfit in our words."""
+    """Return the message for a misfit."""
     wrong, write = _SAID.get(misfit.kind, _unforeseen)(misfit)
     return Finding(misfit.path, wrong, write)
 

@@ -1,4 +1,4 @@
-"""File -> study, or every mistake at once.
+"""Read a file into a study, or report all mistakes at once.
 
 The command line calls `read_study`, the controller `read_object`. One way through: bytes, tree with lines, models, checks across fields.
 """
@@ -18,7 +18,7 @@ from orchestrator.spec.yaml_text import LARGEST_FILE, NotYaml, read_document
 
 
 def read_study(path: File | str) -> Study:
-    """The study in the file at `path`. Raises InvalidStudy, also when the file cannot be read."""
+    """Return the study in the file at `path`. Raises InvalidStudy, also if the file cannot be read."""
     try:
         with File(path).open("rb") as file:
             body = file.read(LARGEST_FILE + 1)
@@ -29,7 +29,7 @@ def read_study(path: File | str) -> Study:
 
 
 def read_bytes(body: bytes, path: str) -> Study:
-    """The study in the bytes of a file. `path` stands in messages, and is where relative paths start. Raises InvalidStudy."""
+    """Return the study in the bytes of a file. `path`: for messages, and the start of relative paths. Raises InvalidStudy."""
     try:
         document, mistakes = read_document(body, path)
     except NotYaml as problem:
@@ -43,7 +43,7 @@ def read_bytes(body: bytes, path: str) -> Study:
 
 
 def read_object(given: Mapping[str, Any]) -> Study:
-    """The study in an object of a cluster. Raises InvalidStudy, whose mistakes have no file and no line."""
+    """Return the study in an object of a cluster. Raises InvalidStudy, without file and line."""
     reading = _read(given, ())
     return _study(reading, [finding.placed("", 0) for finding in reading.findings], "", given)
 
@@ -56,7 +56,7 @@ def _read(values: object, broken: Iterable[Where]) -> Reading:
 
 
 def _check(reading: Reading, findings: list[Finding]) -> None:
-    """Keep the findings that rest on nothing broken, and on no earlier finding that voids what rests on it."""
+    """Drop findings that depend on something broken, or on a value that an earlier finding rejects."""
     void = {finding.path for finding in findings if finding.voids}
     for finding in findings:
         if not rests_on((finding.path, *finding.reads), reading.broken) and not rests_on(finding.reads, void):

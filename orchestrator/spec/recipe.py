@@ -1,4 +1,4 @@
-"""Recipes: what a model goes through, stage by stage."""
+"""Recipes: the stages of training."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -20,14 +20,14 @@ _MULTIPLE: Final = Quantity(read_multiple, _LENGTH, "20x", MULTIPLE_PATTERN, Dec
 
 
 class Tokens(Part):
-    """How long a stage is; exactly one of the three is set."""
+    """Length of a stage; exactly one of the three is set."""
 
     amount: Annotated[int, _AMOUNT] | None = Field(None, description="So many tokens: `200B`.")
     per_parameter: Annotated[Decimal, _MULTIPLE] | None = Field(None, description="So many times N of the size: `20x`.")
     text: TokenCount | None = Field(None, description="As many in all as make the text so many: `{text: 200B}`.")
 
     def asked(self, n: int, code_percent: Decimal | int) -> int:
-        """Tokens in all for a model of `n` parameters at `code_percent`, rounded down. Raises ValueError for text at 100 % code."""
+        """Return the total tokens for `n` parameters at `code_percent`, rounded down. Raises ValueError for text at 100 % code."""
         if self.amount is not None:
             return self.amount
         if self.per_parameter is not None:
@@ -58,7 +58,7 @@ def _grid_or_percent(given: object) -> str:
     return "<percent>" if isinstance(given, (int, Decimal)) or (isinstance(given, str) and given[:1].isdigit()) else "<grid>"
 
 
-_GRID: Final = Text("grid, or a number from 0 to 100 (a fraction stands in quotes)", "grid", "grid", 4, tidy=True)
+_GRID: Final = Text("grid, or a number from 0 to 100 (write a fraction in quotes)", "grid", "grid", 4, tidy=True)
 
 CodePercentGiven: TypeAlias = Annotated[
     Annotated[Literal["grid"], _GRID, Tag("<grid>")] | Annotated[CodePercent, Tag("<percent>")], Discriminator(_grid_or_percent)
@@ -92,7 +92,7 @@ class Stage(Part):
 
 
 class Recipe(Part):
-    """An ordered list of stages that a model goes through, and the part of the grid that goes through it."""
+    """An ordered list of stages, and the part of the grid that uses it."""
 
     name: Label = Field(description="What contrasts and reports call it; no part of any identity.")
     sizes: tuple[SizeName, ...] | None = Field(None, min_length=1, max_length=64, description="Only these sizes of the grid.")
@@ -114,7 +114,7 @@ class Recipe(Part):
 
     @property
     def follows_grid(self) -> bool:
-        """Whether there is a cell for every proportion of the grid."""
+        """Whether the recipe has a cell for every code proportion of the grid."""
         return any(stage.mixture.code_percent == "grid" for stage in self.stages)
 
 

@@ -1,8 +1,7 @@
-"""Reads a document into models, and goes on behind a mistake.
+"""Read a document into models, and continue after a mistake.
 
-A broken part must not hide the mistakes of the others. So what is broken is told, something sound is put in its place, its path is
-remembered, and the document is read again; the checks across fields then see whole models, and what they find about a remembered path
-is dropped.
+A broken part must not hide the mistakes of the others. So a broken part is reported and replaced by a valid value, its path is recorded,
+and the document is read again. The checks across fields then see complete models, and their findings about recorded paths are dropped.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,13 +16,13 @@ from orchestrator.spec.model_tree import entries_at, field_at, sound
 from orchestrator.spec.models import StudyObject
 from orchestrator.spec.phrases import Misfit, finding_of
 
-# Every round mends what the last one found; more than a few mean that mending does not help
+# every round corrects what the last one found; more rounds do not help
 ROUNDS: Final = 12
 
 
 @dataclass
 class Reading:
-    """What has come out of a document. `study` is None where mending did not help."""
+    """The result of reading a document. `study` is None if recovery failed."""
 
     study: StudyObject | None = None
     findings: list[Finding] = field(default_factory=list)
@@ -31,12 +30,12 @@ class Reading:
     renamed: dict[Path, str] = field(default_factory=dict)
 
     def as_given(self, path: Path) -> Path:
-        """The path as the file spells it, where a misspelled key was read as the one that was meant."""
+        """Return the path as in the file, if a misspelled key was read as the intended one."""
         return tuple(self.renamed.get(path[: index + 1], part) for index, part in enumerate(path))
 
 
 def rests_on(reads: Iterable[Path], broken: Iterable[Path]) -> bool:
-    """Whether a path that is read, `"*"` for any entry, leads through or into a broken one."""
+    """Return whether a path (`"*"`: any entry) leads through or into a broken one."""
     broken = list(broken)
     return any(all(a in (b, "*") for a, b in zip(path, other, strict=False)) for path in reads for other in broken)
 
@@ -46,7 +45,7 @@ MARKS: Final = ("<one>", "<by size>", "<grid>", "<percent>", "<file>", "[key]")
 
 
 def read_models(document: object, broken: Iterable[Path]) -> Reading:
-    """The models of a document. `broken`: paths whose mistakes have been told already."""
+    """Return the models of a document. `broken`: paths whose mistakes are already reported."""
     reading = Reading(broken=set(broken))
     values = _copied(document)
     mended: set[Path] = set()
@@ -67,7 +66,7 @@ def _copied(document: object) -> Any:  # noqa: ANN401  (whatever YAML or JSON ho
 
 
 def _misfits(errors: list[ErrorDetails], values: object) -> list[Misfit]:
-    """The errors by path, the first one of each."""
+    """Return the first error of each path."""
     found: dict[Path, Misfit] = {}
     for error in errors:
         context = error.get("ctx", {})
@@ -85,7 +84,7 @@ def _misfits(errors: list[ErrorDetails], values: object) -> list[Misfit]:
 
 
 def _path(loc: tuple[str | int, ...], values: object) -> Path:
-    """A place in the models as a path in the file: without the tags of unions, and not past a value that is written short."""
+    """Return the path in the file of a location in the models: without union tags, ending at a value in short form."""
     path: list[str | int] = []
     for part in loc:
         if not isinstance(values, (Mapping, list)):
@@ -99,7 +98,7 @@ def _path(loc: tuple[str | int, ...], values: object) -> Path:
 
 
 def value_at(values: object, path: Path) -> object:
-    """What stands at a path, or None."""
+    """Return the value at a path, or None."""
     for part in path:
         if isinstance(values, Mapping):
             values = values.get(part)
@@ -127,7 +126,7 @@ def _round(values: Any, misfits: list[Misfit], reading: Reading, mended: set[Pat
 
 
 def _renames(values: object, misfits: list[Misfit]) -> dict[Path, str]:
-    """Keys that are surely misspelled: path -> the key that was meant and is not there yet."""
+    """Return the keys that are certainly misspelled: path -> the intended key, which is missing."""
     renames: dict[Path, str] = {}
     for misfit in misfits:
         holder = value_at(values, misfit.path[:-1])
@@ -150,7 +149,7 @@ def _rename_or_drop(holder: dict[str | int, Any], path: Path, meant: str | None,
 
 
 def _mend(values: Any, path: Path, reading: Reading, mended: set[Path]) -> Any:  # noqa: ANN401
-    """`values` with something sound at `path`; further out where that has been tried."""
+    """Return `values` with a valid value at `path`, or at a parent if that was tried before."""
     while path and path in mended:
         path = path[:-1]
     mended.add(path)

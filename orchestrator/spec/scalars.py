@@ -1,14 +1,14 @@
-"""What a plain scalar of YAML stands for, and why some stand for nothing here.
+"""The value of a plain YAML scalar, and which scalars are rejected.
 
-`orchestrator.spec.yaml_text` asks for every scalar without quotes. kubectl reads YAML with a parser that mixes 1.1 and 1.2, Python's
-reads 1.1: what two readers would read differently is refused, so that one file is one study.
+`orchestrator.spec.yaml_text` calls it for every unquoted scalar. kubectl reads YAML with a parser that mixes 1.1 and 1.2, Python's
+reads 1.1: scalars that the two read differently are rejected, so that a file has one meaning.
 """
 
 import re
 from typing import Final, TypeAlias
 
 Wrong: TypeAlias = tuple[str, str]
-"""What is wrong with it, and what to write instead."""
+"""The problem and its correction."""
 
 NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 BOOLEANS: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -31,7 +31,7 @@ _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt \t].*)?")
 
 
 def plain_scalar(text: str) -> tuple[object, Wrong | None]:
-    """The value of a scalar without quotes, and what is wrong with it."""
+    """Return the value of an unquoted scalar, and its problem if any."""
     if text in NULLS:
         return None, None
     if text in BOOLEANS:

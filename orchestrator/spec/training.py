@@ -1,4 +1,4 @@
-"""How a study trains, where it says more than the ladder: optimiser, schedule, batch, precision."""
+"""Training settings that override the ladder's: optimizer, schedule, batch, precision."""
 
 from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeAlias
@@ -16,7 +16,7 @@ _BELOW_ONE = "0.999999"
 
 
 class OptimizerSpec(Part):
-    """AdamW, where it shall differ from the ladder."""
+    """AdamW settings that override the ladder's."""
 
     beta1: Annotated[Decimal, number('"0.9"', 0, _BELOW_ONE)] | None = Field(None, description="Decay of the first moment.")
     beta2: Annotated[Decimal, number('"0.95"', 0, _BELOW_ONE)] | None = Field(None, description="Decay of the second moment.")
@@ -28,12 +28,12 @@ class OptimizerSpec(Part):
     z_loss: Annotated[Decimal, number('"1e-5"', 0, "1")] | None = Field(None, description="Weight of the z-loss.")
 
     def over(self, base: "OptimizerSpec") -> "OptimizerSpec":
-        """This one, with what it leaves open taken from `base`."""
+        """Return these settings, with unset ones taken from `base`."""
         return base.model_copy(update=_given(self))
 
 
 class ScheduleSpec(Part):
-    """The learning rate over tokens, where it shall differ from the kind's and the ladder's."""
+    """Learning-rate schedule settings that override those of the kind and the ladder."""
 
     shape: ScheduleShape | None = Field(None, description="wsd: flat, then a linear leaf; cosine and linear: down over the whole stage.")
     decay: Decay | None = Field(None, description="wsd: the part of the stage over which the leaf falls; 10% unless given.")
@@ -42,29 +42,29 @@ class ScheduleSpec(Part):
     final: Rate | None = Field(None, description="The rate at the end; 0 unless given.")
 
     def over(self, base: "ScheduleSpec") -> "ScheduleSpec":
-        """This one, with what it leaves open taken from `base`, key by key."""
+        """Return these settings, with unset keys taken from `base`."""
         return base.model_copy(update=_given(self))
 
 
 class PartialTraining(Part):
-    """What a recipe may say otherwise than the study."""
+    """Training settings that a recipe can override."""
 
     sequence_length: SequenceLength | None = Field(None, description="Tokens a sequence (T).")
     precision: Precision | None = Field(None, description="Of the forward and backward pass; never substituted.")
     batch: BySize[Sequences] | None = Field(None, description="Sequences a step, one or by size; by the ladder's law unless given.")
     deviation: BySize[Deviation] | None = Field(None, description="Standard deviation of the initial weights, one or by size.")
-    optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec, description="AdamW, where it shall differ from the ladder.")
+    optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec, description="AdamW settings that override the ladder's.")
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec, description="Learning rate, where it shall differ from the ladder.")
 
 
 class Training(PartialTraining):
-    """How every stage is trained unless a recipe or the stage says otherwise."""
+    """Training settings of every stage unless a recipe or the stage overrides them."""
 
     sequence_length: SequenceLength = Field(description="Tokens a sequence (T).")
     precision: Precision = Field(description="Of the forward and backward pass; never substituted: bf16 on a CPU runs as bf16.")
 
     def overridden(self, part: PartialTraining | None) -> "Training":
-        """This training with what a recipe says otherwise, key by key."""
+        """Return these settings, overridden key by key by the recipe's."""
         if part is None:
             return self
         merged = {"optimizer": part.optimizer.over(self.optimizer), "schedule": part.schedule.over(self.schedule)}

@@ -1,4 +1,4 @@
-"""Bytes of a study file -> a tree of values that know their lines.
+"""Parse the bytes of a study file into a tree of values with line numbers.
 
 `orchestrator.spec.reading` calls it. It reads the events of PyYAML itself instead of using its constructors, which hide duplicate keys,
 read YAML 1.1, follow cycles and nest without a limit.
@@ -22,17 +22,17 @@ DEEPEST: Final = 24
 
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
-"""What ends a line in YAML (1.1, which libyaml reads)."""
+"""Line terminators of YAML 1.1, which libyaml reads."""
 _CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
 class Unreadable:
-    """Stands for a value that could not be read; the mistake has been reported."""
+    """Placeholder for a value that could not be read; the mistake is already reported."""
 
 
 @dataclass(slots=True)
 class Node:
-    """A value with its line. `entries` of a mapping: key, line of the key, value. `wrong` is told where the value stands."""
+    """A value with its line. `entries` of a mapping: key, line of the key, value. `wrong`: a mistake to report at the value."""
 
     line: int
     value: object = None
@@ -50,7 +50,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a file holds: plain values, the findings on the way there, and the tree that knows the lines."""
+    """The content of a file: plain values, findings, and the tree with line numbers."""
 
     root: Node
     values: object
@@ -58,7 +58,7 @@ class Document:
     broken: frozenset[Path]
 
     def line(self, path: Path) -> int:
-        """The line of what stands at `path`, or of the last thing on the way there."""
+        """Return the line of the value at `path`, or of its nearest existing parent."""
         node, line = self.root, self.root.line
         for part in path:
             if isinstance(part, str) and node.entries is not None:
@@ -74,7 +74,7 @@ class Document:
 
 
 class NotYaml(Exception):
-    """The file cannot be read any further. Holds its one mistake."""
+    """The file cannot be parsed further. Contains the one mistake."""
 
     def __init__(self, mistake: Mistake) -> None:
         self.mistake = mistake
@@ -82,7 +82,7 @@ class NotYaml(Exception):
 
 
 def read_document(body: bytes, file: str) -> tuple[Document, list[Mistake]]:
-    """The first document of the file, and the mistakes of the file as a whole. Raises NotYaml where nothing can be read."""
+    """Return the first document of the file, with the mistakes of the whole file. Raises NotYaml if nothing can be read."""
     text = decode(body, file)
     root, second = _compose(text, file)
     if root is None:
@@ -100,7 +100,7 @@ def read_document(body: bytes, file: str) -> tuple[Document, list[Mistake]]:
 
 
 def decode(body: bytes, file: str) -> str:
-    """The text of the file. Raises NotYaml for what is no UTF-8, too large, or holds control characters."""
+    """Return the text of the file. Raises NotYaml if it is not UTF-8, too large, or contains control characters."""
     if len(body) > LARGEST_FILE:
         raise NotYaml(Mistake(file, 0, "", f"the file has {len(body)} bytes; at most {LARGEST_FILE} are read.", "Is it a study file?"))
     if body.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -114,7 +114,7 @@ def decode(body: bytes, file: str) -> str:
     control = _CONTROL.search(text)
     if control is not None:
         line = text.count("\n", 0, control.start()) + 1
-        raise NotYaml(Mistake(file, line, "", f"the character {control[0]!r} cannot stand in YAML.", "Take it away."))
+        raise NotYaml(Mistake(file, line, "", f"the character {control[0]!r} is not allowed in YAML.", "Take it away."))
     return text
 
 
@@ -126,7 +126,7 @@ def _not_utf8(body: bytes, at: int, file: str) -> Mistake:
 
 
 def _compose(text: str, file: str) -> tuple[Node | None, int]:
-    """The tree of the first document, and the line where a second one begins (0 if there is none)."""
+    """Return the tree of the first document, and the line where a second one begins (0 if there is none)."""
     lines = _Lines(text)
     composer = _Composer(file, lines)
     try:
@@ -140,7 +140,7 @@ def _compose(text: str, file: str) -> tuple[Node | None, int]:
 
 
 class _Lines:
-    """Numbers of lines, from 1, as editors count them: YAML takes three letters of Unicode for ends of lines too, which they do not."""
+    """Line numbers from 1 as editors count them: YAML also ends lines at three Unicode characters, editors do not."""
 
     def __init__(self, text: str) -> None:
         self._extra = [number for number, found in enumerate(_BREAK.finditer(text)) if found[0] not in ("\n", "\r", "\r\n")]
@@ -151,7 +151,7 @@ class _Lines:
 
 
 class _Composer:
-    """Builds a tree from events, without recursion."""
+    """Build a tree from events, without recursion."""
 
     def __init__(self, file: str, lines: _Lines) -> None:
         self.file = file
@@ -276,7 +276,7 @@ def _plain(node: Node, path: Path, findings: list[tuple[int, Finding]], broken: 
 # What libyaml and PyYAML say -> what to do about it
 _ADVICE: Final = (
     ("tab", "Indent with spaces: YAML allows no tabs there."),
-    ("mapping values are not allowed", "Check the indentation; a text with a colon and a space in it stands in quotes."),
+    ("mapping values are not allowed", "Check the indentation; write a text that contains a colon and a space in quotes."),
     ("cannot start any token", "Put the text in quotes."),
     ("expected ',' or", "Close the bracket or brace, or put the comma that is missing."),
     ("end of stream", "Close the quote."),

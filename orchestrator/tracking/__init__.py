@@ -1,12 +1,12 @@
-"""Keeps MLflow a mirror of the store: the only package with `mlflow`, and the only writer there.
+"""Mirror the store to MLflow: the only package that imports `mlflow`, and the only writer there.
 
-`view` says what a task's run is to look like (pure), `mirror` makes it so, `beside` runs the mirror as a process of its own beside a local
-run. The command line calls `beside` and `mirror`; trainers and planner know nothing of MLflow. What is lost there can be made again.
-Importing this package does not import mlflow (1.8 s): `mirror` does.
+`view` computes what a task's MLflow run should contain (pure), `mirror` writes it, `mirror_process` runs the mirror in its own process
+during a local run. Trainer and planner do not know MLflow; a lost mirror can be rebuilt. Importing this package does not import mlflow,
+which takes 1.8 s.
 """
 
 from orchestrator.tracking.mirror_process import (
-    Beside,
+    MirrorProcess,
     artifacts_folder,
     default_uri,
     local_folder,
@@ -16,4 +16,4 @@ from orchestrator.tracking.mirror_process import (
     ui_command,
 )
 
-__all__ = ["Beside", "artifacts_folder", "default_uri", "local_folder", "masked", "repair_command", "tracking_uri", "ui_command"]
+__all__ = ["MirrorProcess", "artifacts_folder", "default_uri", "local_folder", "masked", "repair_command", "tracking_uri", "ui_command"]

@@ -1,6 +1,6 @@
-"""`python -m orchestrator.tracking`: the mirror's process beside a local run, started by `beside.Beside`. Leaves when its input closes.
+"""`python -m orchestrator.tracking`: mirror a local run until stdin closes. Started by `mirror_process.MirrorProcess`.
 
-MLflow's address comes in the environment.
+MLflow's address is read from the environment.
 """
 
 import argparse
@@ -12,10 +12,10 @@ from typing import Final
 
 from orchestrator.errors import ScalingStudyError
 from orchestrator.store import open_store
-from orchestrator.tracking.follow import LastTries, follow
+from orchestrator.tracking.follow import LastAttempts, follow
 from orchestrator.tracking.mirror_process import NICE, URI_VARIABLE, artifacts_folder
 
-# Seconds between two looks: live enough for a curve, and a small part of one core.
+# seconds between two updates: live curves at a small share of one core
 INTERVAL: Final = 5.0
 
 
@@ -37,14 +37,14 @@ def main() -> int:
 
 
 class _Pipe:
-    """Our input: the run at its other end says nothing, and is over when it closes."""
+    """The process's stdin, which closes when the run ends."""
 
     def __init__(self) -> None:
         self._is_closed = False
-        self._tries = LastTries("the run's end")
+        self._tries = LastAttempts("the run's end")
 
     def wait(self) -> bool:
-        """Sleeps until the next look; whether the run is over. Raises TrackingUnavailable when last looks fail for too long."""
+        """Sleep until the next update; return whether the run has ended. Raises TrackingUnavailable if last updates keep failing."""
         if not self._is_closed and select.select([0], [], [], INTERVAL)[0] and not os.read(0, 1):
             self._is_closed = True
         return self._is_closed and self._tries.another()

@@ -1,7 +1,7 @@
-"""Keeps a mirror up to date until there is nothing more to do.
+"""Keep a mirror up to date until there is nothing more to do.
 
-A server that is away is asked again later, for ever; the store has everything meanwhile. The command line and the process beside a run
-share this loop; they differ in when it ends.
+An unreachable server is retried without limit; the store keeps all data meanwhile. The command line and the mirror's process of a run share
+this loop; they differ in when it ends.
 """
 
 import fcntl
@@ -16,17 +16,16 @@ from orchestrator.errors import KeyMissing, StoreUnavailable, TrackingUnavailabl
 from orchestrator.store import Store
 from orchestrator.store.addresses import study_prefix
 from orchestrator.store.plans import current
-from orchestrator.tracking.mirror import Mirror, Pass
+from orchestrator.tracking.mirror import Mirror, MirrorUpdate
 
 _SQLITE: Final = "sqlite:///"
-# Seconds after the wish to end: between two tries of a last look that fails, and until it is given up. One that is slow may take longer:
-# how long anybody waits for it is their own affair.
+# Seconds after a stop request: pause between two attempts of a failing last update, and limit of all attempts.
 PAUSE: Final = 0.5
 GIVE_UP: Final = 5.0
 
 
-class LastTries:
-    """The tries of a last look. `what`: since when, for people, such as "the run's end"."""
+class LastAttempts:
+    """Limits the attempts of a last update. `what`: the event that started them, such as "the run's end"."""
 
     def __init__(self, what: str, sleep: Callable[[float], None] = time.sleep, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._what = what
@@ -35,7 +34,7 @@ class LastTries:
         self._since: float | None = None
 
     def another(self) -> bool:
-        """True, as whoever waits for a look says that it is the last; after a pause unless it is the first. Raises TrackingUnavailable."""
+        """Return True, after a pause unless it is the first call. Raises TrackingUnavailable after `GIVE_UP` seconds."""
         if self._since is None:
             self._since = self._monotonic()
             return True
@@ -47,9 +46,9 @@ class LastTries:
 
 @contextmanager
 def sole_writer(uri: str) -> Iterator[None]:
-    """While it lasts nobody else mirrors into this sqlite file: two would both begin runs that neither sees of the other.
+    """Hold the lock on a local SQLite file: two mirrors at once would create every run twice.
 
-    Raises TrackingUnavailable while another does. A server's own database is the server's affair.
+    Raises TrackingUnavailable if another process holds it. Does nothing for a server.
     """
     if not uri.startswith(_SQLITE):
         yield
@@ -71,8 +70,8 @@ def sole_writer(uri: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def mirror_once(store: Store, study: str, uri: str, artifacts: Path | None) -> Pass:
-    """Makes or repairs the whole mirror of the study's newest version. Raises TrackingUnavailable, KeyMissing, MissingExtra."""
+def mirror_once(store: Store, study: str, uri: str, artifacts: Path | None) -> MirrorUpdate:
+    """Create or repair the mirror of the study's newest version. Raises TrackingUnavailable, KeyMissing, MissingExtra."""
     with sole_writer(uri):
         return _open(store, study, uri, artifacts).bring_up_to_date()
 
@@ -80,11 +79,10 @@ def mirror_once(store: Store, study: str, uri: str, artifacts: Path | None) -> P
 def follow(
     store: Store, study: str, uri: str, artifacts: Path | None, wait: Callable[[], bool], say: Callable[[str], None], *, until_done: bool
 ) -> bool:  # fmt: skip
-    """Looks again and again; whether the last look was whole.
+    """Update the mirror repeatedly, and return whether the last update was complete.
 
-    `wait` sleeps until the next look and says whether it is to be the last one; while MLflow is away, a last look is repeated, until `wait`
-    raises TrackingUnavailable (`LastTries`).
-    `until_done`: end by oneself when every task of the plan is done and mirrored.
+    `wait` sleeps until the next update and returns whether that is the last one; a failing last update is repeated until `wait` raises
+    TrackingUnavailable (`LastAttempts`). `until_done`: return as soon as every task of the plan is done and mirrored.
     """
     with ExitStack() as lock:
         return _follow(store, study, uri, artifacts, wait, say, until_done, lock)
@@ -107,24 +105,24 @@ def _follow(
         except (TrackingUnavailable, StoreUnavailable) as problem:
             mirror = None
             if last and not is_ours:
-                say(f"{problem}; asked to stop, so this is left to whoever mirrors")
+                say(f"{problem}; stopping, since the other process mirrors")
                 return False
-            say(f"{problem}; asking again")
+            say(f"{problem}; retrying")
             try:
                 last = wait() or last
             except TrackingUnavailable as end:
                 raise TrackingUnavailable(f"{problem}; {end}") from problem
             continue
         if change.changed or change.problems:
-            say(told(change))
+            say(summary_of(change))
         if last or (until_done and not change.open):
             return not change.problems
         last = wait()
 
 
-def told(change: Pass) -> str:
-    """A look in one line, and a line for every problem."""
-    parts = [f"{change.runs} runs begun", f"{change.points} points", f"{change.sealed} finished", f"{change.open} tasks open"]
+def summary_of(change: MirrorUpdate) -> str:
+    """Return an update in one line, followed by a line for each problem."""
+    parts = [f"{change.runs} runs created", f"{change.points} points", f"{change.sealed} finished", f"{change.open} tasks open"]
     if change.replaced:
         parts.append(f"{change.replaced} replaced")
     return "\n".join([", ".join(parts), *change.problems])
@@ -133,5 +131,5 @@ def told(change: Pass) -> str:
 def _open(store: Store, study: str, uri: str, artifacts: Path | None) -> Mirror:
     found = current(store, study)
     if found is None:
-        raise KeyMissing(f"{store.url} has no study called {study}; `scaling-study run` puts it there")
+        raise KeyMissing(f"{store.url} has no study called {study}; `scaling-study run` creates it")
     return Mirror(store, found[1], uri, artifacts)

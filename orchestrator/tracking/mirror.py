@@ -1,8 +1,8 @@
-"""Brings MLflow up to date with the store: an experiment a study, a run a task. One writer; doing it twice changes nothing.
+"""Update MLflow from the store: one experiment per study, one run per task. Idempotent; there must be one writer.
 
-`scaling-study tracking mirror` and the process beside a local run call it. A run remembers in its tags how much of its curve is there and
-a hash of that; what no longer agrees (an attempt was taken up again further back, say) is replaced whole, since MLflow cannot take points
-back. A finished run is sealed and not looked at again.
+Called by `scaling-study tracking mirror` and the mirror's process of a local run. A run stores in its tags how many points of its curve are
+logged, and a hash of them. A run that no longer agrees (for example after a task resumed from an earlier checkpoint) is replaced, since
+MLflow cannot delete points. A finished run is sealed and not read again.
 """
 
 import os
@@ -25,15 +25,15 @@ from orchestrator.tracking.view import Point, View, curve, finished, millisecond
 
 T = TypeVar("T")
 
-# Of our own tags: how many points are there, a hash of them, and the seal of a finished run.
+# our own tags: number of logged points, a hash of them, and the seal of a finished run
 POINTS: Final = "mirror.points"
 HASH: Final = "mirror.hash"
 SEAL: Final = "mirror.seal"
-# MLflow takes 1,000 metrics, 100 parameters and 100 tags a call: mlflow.utils.validation
+# limits of a call: 1,000 metrics, 100 parameters, 100 tags (mlflow.utils.validation)
 BATCH: Final = 1_000
 SMALL_BATCH: Final = 100
 PAGE: Final = 1_000
-# A server that does not answer must not hold the mirror for MLflow's default of 120 s times 8 tries.
+# without these an unresponsive server blocks the mirror for MLflow's default of 8 attempts of 120 s
 QUIET_ENVIRONMENT: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -45,8 +45,8 @@ QUIET_ENVIRONMENT: Final = {
 
 
 @dataclass
-class Pass:
-    """What one look at the store changed. `open`: tasks of the plan without a sealed run. `problems`: what could not be mirrored."""
+class MirrorUpdate:
+    """What one update changed. `open`: tasks of the plan without a sealed run. `problems`: what could not be mirrored."""
 
     runs: int = 0
     replaced: int = 0
@@ -74,10 +74,10 @@ class _Run:
 
 
 class Mirror:
-    """One study's experiment. Raises TrackingUnavailable from every method when MLflow cannot be reached, MissingExtra without it."""
+    """The MLflow experiment of one study. Methods raise TrackingUnavailable, or MissingExtra without mlflow."""
 
     def __init__(self, store: Store, plan: Plan, uri: str, artifacts: Path | None = None) -> None:
-        """`artifacts`: folder that a new experiment names for artifacts, None for the server's default. Nothing is put there."""
+        """`artifacts`: artifact location of a new experiment, None for the server's default. Nothing is written there."""
         self.store = store
         self.plan = plan
         self._client, self._mlflow = _client(uri)
@@ -88,9 +88,9 @@ class Mirror:
         self._seen: dict[str, object] = {}
         self._sealed: dict[str, str] = {}
 
-    def bring_up_to_date(self) -> Pass:
-        """One look at the whole plan. What is done gets its final run, what is at work its curve so far."""
-        change = Pass()
+    def bring_up_to_date(self) -> MirrorUpdate:
+        """Update the whole plan: finished tasks get their final run, running tasks the curve so far."""
+        change = MirrorUpdate()
         marks = {stat.key.rpartition("/")[2]: stat.modified.isoformat() for stat in self.store.objects.list(DONE)}
         for digest, planned in self.plan.tasks.items():
             try:
@@ -103,8 +103,8 @@ class Mirror:
             change.open += digest not in self._sealed
         return change
 
-    def _finish(self, planned: PlannedTask, mark: str, change: Pass) -> None:
-        """The run of a task that is done, unless its seal says that it is there already."""
+    def _finish(self, planned: PlannedTask, mark: str, change: MirrorUpdate) -> None:
+        """Write the run of a finished task, unless its seal is current."""
         if self._sealed.get(planned.digest) == mark:
             return
         parameters = parameters_of(self.plan, planned)
@@ -119,12 +119,12 @@ class Mirror:
             self._write(view, change)
         self._sealed[planned.digest] = mark
 
-    def _follow(self, planned: PlannedTask, change: Pass) -> None:
-        """The run of a task at work, if anything has changed since the last look."""
+    def _follow(self, planned: PlannedTask, change: MirrorUpdate) -> None:
+        """Write the run of a running task, if its files changed since the last update."""
         self._sealed.pop(planned.digest, None)
         root = work_root(planned.kind, planned.work)
-        look = frozenset((stat.key, stat.etag, stat.size) for stat in self.store.objects.list(root))
-        if not look or self._seen.get(planned.digest) == look:
+        files = frozenset((stat.key, stat.etag, stat.size) for stat in self.store.objects.list(root))
+        if not files or self._seen.get(planned.digest) == files:
             return
         leases = self._leases(planned)
         mine = [lease for lease in leases if lease.digest == planned.digest]
@@ -137,7 +137,7 @@ class Mirror:
         parameters = parameters_of(self.plan, planned)
         started = milliseconds(leases[0].start)
         self._write(View(planned.digest, planned.label, started, None, _status(mine[-1]), tags, parameters, points), change)
-        self._seen[planned.digest] = look
+        self._seen[planned.digest] = files
 
     def _leases(self, planned: PlannedTask) -> list[LeaseBody]:
         return history(self.store, work_root(planned.kind, planned.work))
@@ -150,8 +150,8 @@ class Mirror:
         columns = (table.column(name).to_pylist() for name in ("step", "tokens", "name", "value"))
         return list(curve(planned, zip(*columns, strict=True)))
 
-    def _write(self, view: View, change: Pass) -> None:
-        """Makes the run like `view`: adds what is missing; begins anew when what is there cannot be kept."""
+    def _write(self, view: View, change: MirrorUpdate) -> None:
+        """Make the run equal to `view`: append what is missing, or replace a run that does not agree."""
         run = self._runs.get(view.digest)
         if run is not None and not _agrees(run, view):
             self._drop(run)
@@ -164,14 +164,14 @@ class Mirror:
         seal = {SEAL: view.seal} if view.seal else {}
         self._set_tags(run, {**view.tags, **seal})
         if (run.status, run.name, run.end) != (view.status, view.name, view.ended_ms):
-            self._ask(lambda: self._settle(run, view))
+            self._ask(lambda: self._set_status(run, view))
         change.sealed += bool(view.seal)
 
     def _drop(self, run: _Run) -> None:
         self._ask(lambda: self._client.delete_run(run.run_id))
 
     def _create(self, view: View) -> _Run:
-        """A new run with its parameters. The hash comes last: a run without one was cut short here, and is replaced."""
+        """Create a run with its parameters. The hash is written last: a run without it is incomplete and gets replaced."""
         entities = self._mlflow.entities
         created = self._client.create_run(self._experiment, start_time=view.started_ms, tags=view.tags, run_name=view.name)
         for parameters in _chunks(sorted(view.parameters.items()), SMALL_BATCH):
@@ -180,8 +180,8 @@ class Mirror:
         self._client.log_batch(created.info.run_id, tags=[entities.RunTag(*tag) for tag in ours.items()])
         return _Run(created.info.run_id, {**view.tags, **ours}, "RUNNING", view.name, None)
 
-    def _add_points(self, run: _Run, view: View, change: Pass) -> None:
-        """Points after those that are there, each batch with the tags that say so."""
+    def _add_points(self, run: _Run, view: View, change: MirrorUpdate) -> None:
+        """Append the missing points, each batch together with the tags that count them."""
         entities = self._mlflow.entities
         for chunk in _chunks(list(enumerate(view.points))[run.points :], BATCH - 2):
             there = chunk[-1][0] + 1
@@ -202,7 +202,7 @@ class Mirror:
             del run.tags[gone]
         run.tags.update(new)
 
-    def _settle(self, run: _Run, view: View) -> None:
+    def _set_status(self, run: _Run, view: View) -> None:
         if view.ended_ms is not None:
             self._client.set_terminated(run.run_id, view.status, view.ended_ms)
         if view.ended_ms is None or run.name != view.name:
@@ -220,7 +220,7 @@ class Mirror:
         return known
 
     def _read_runs(self) -> dict[str, _Run]:
-        """Runs by their digest. Of two for one digest (a reply was lost, or two mirrors ran at once) the first stays."""
+        """Return the runs by digest. Of duplicates (a lost reply, or two mirrors at once) the first is kept."""
         runs: dict[str, _Run] = {}
         page = None
         while True:
@@ -237,15 +237,17 @@ class Mirror:
                 return runs
 
     def _ask(self, request: Callable[[], T]) -> T:
-        """Sends a request to MLflow. Everything that it raises means one thing to us: not now."""
+        """Send a request to MLflow. Any exception is raised as TrackingUnavailable."""
         try:
             return request()
         except Exception as problem:
-            raise TrackingUnavailable(masked(f"MLflow at {self._uri} did not do what it was asked: {_first_line(problem)}")) from problem
+            raise TrackingUnavailable(
+                masked(f"MLflow at {self._uri} is unreachable, timed out or rejected the request: {_first_line(problem)}")
+            ) from problem
 
 
 def _agrees(run: _Run, view: View) -> bool:
-    """Whether all that is in MLflow for good is what the view says: then the rest can be added."""
+    """Return whether the logged points agree with the view, so that the rest can be appended."""
     return run.points <= len(view.points) and run.tags.get(HASH) == view.fingerprint(run.points)
 
 
@@ -274,6 +276,6 @@ def _client(uri: str) -> tuple[Any, Any]:
 
 
 def _first_line(problem: Exception) -> str:
-    """What people can read of it: MLflow's go on with SQL or HTML."""
-    told = str(problem).strip().splitlines()
-    return told[0][:300] if told else type(problem).__name__
+    """Return the first line of a message: MLflow's continue with SQL or HTML."""
+    lines = str(problem).strip().splitlines()
+    return lines[0][:300] if lines else type(problem).__name__

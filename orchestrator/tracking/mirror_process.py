@@ -1,7 +1,7 @@
-"""Where the mirror of a study is, and the process that keeps it beside a local run.
+"""The address of a study's mirror, and the process that mirrors a local run.
 
-A process of its own, so that a slow server, mlflow's import and its database cost the run nothing. Its input is the run's pipe: when that
-closes, because the run has ended in whatever way, it takes one last look and leaves.
+A separate process, so that a slow server, mlflow's import and its database do not delay the run. Its stdin is a pipe from the run: when the
+pipe closes, however the run ended, the process mirrors once more and exits.
 """
 
 import os
@@ -14,75 +14,79 @@ from typing import Final
 
 from orchestrator.store import Store
 
-# Lower than the workers, whose cores it shares.
+# lower priority than the workers, which share the cores
 NICE: Final = 10
 URI_VARIABLE: Final = "MLFLOW_TRACKING_URI"
-"""MLflow's own. The mirror's process gets its address there too: anybody on the machine can read a command line."""
+"""MLflow's own variable. The mirror's process gets the address there, since other users can read command lines."""
 
 _PASSWORD: Final = re.compile(r"(://[^/@:\s]*):[^/\s]*@")
 
 
 def local_folder(store: Store, study: str) -> Path:
-    """Where a local run keeps what is no part of the store: the store's own folder, or `<study>.local` here when it is a bucket."""
+    """Return the folder for logs and reports of a local run: the store's folder, or ./`<study>.local` if the store is a bucket."""
     inside = store.objects.local_path("mlflow.db")
     return inside.parent if inside is not None else Path.cwd() / f"{study}.local"
 
 
 def default_uri(store: Store, study: str) -> str:
-    """The sqlite file of a local run; MLflow has no store of plain files any more."""
+    """Return the address of the SQLite file of a local run (MLflow 3 has no plain-file store)."""
     return f"sqlite:///{local_folder(store, study) / 'mlflow.db'}"
 
 
 def tracking_uri(store: Store, study: str, given: str = "") -> str:
-    """Where to mirror to: what was asked for, else MLFLOW_TRACKING_URI, else the local default."""
+    """Return the address to mirror to: the given one, else MLFLOW_TRACKING_URI, else the local default."""
     return given or os.environ.get(URI_VARIABLE, "") or default_uri(store, study)
 
 
 def masked(text: str) -> str:
-    """`text` for people: `***` instead of the password of every address in it, `http://user:password@host`."""
+    """Replace the password of every address (`http://user:password@host`) in `text` by `***`."""
     return _PASSWORD.sub(r"\1:***@", text)
 
 
 def artifacts_folder(store: Store, study: str, uri: str) -> Path | None:
-    """For an experiment in our own sqlite file; a server has a place of its own."""
+    """Return the artifact folder for an experiment in the local SQLite file, None for a server."""
     return local_folder(store, study).absolute() / "mlartifacts" if uri == default_uri(store, study) else None
 
 
 def ui_command(uri: str) -> str:
-    """The line that shows the mirror, or the server's address; without its password."""
+    """Return the command that shows the mirror, or the server's address, without passwords."""
     if uri.startswith(("http://", "https://")):
         return masked(uri)
     return f"mlflow ui --backend-store-uri {shlex.quote(masked(uri))}"
 
 
 def repair_command(store: Store, study: str, uri: str) -> str:
-    """The line that brings the mirror up to date from the store; without its password."""
-    told = "" if uri == default_uri(store, study) else f" --uri {shlex.quote(masked(uri))}"
-    return f"scaling-study tracking mirror {shlex.quote(study)} --store {shlex.quote(store.url)}{told}"
+    """Return the command that updates the mirror from the store, without passwords."""
+    option = "" if uri == default_uri(store, study) else f" --uri {shlex.quote(masked(uri))}"
+    return f"scaling-study tracking mirror {shlex.quote(study)} --store {shlex.quote(store.url)}{option}"
 
 
-class Beside:
-    """The mirror's process. Nothing here raises when MLflow does not work: that is told at the end."""
+def command_of(store: Store, study: str) -> list[str]:
+    """Return the command line of the mirror's process. The address is not in it, since it may hold a password."""
+    return [sys.executable, "-m", "orchestrator.tracking", "--store", store.url, "--study", study]
+
+
+class MirrorProcess:
+    """The process that mirrors a local run. Never raises for MLflow errors; `finish` and `last_message` report them."""
 
     def __init__(self, store: Store, study: str, uri: str, log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         self.uri = uri
-        command = [sys.executable, "-m", "orchestrator.tracking", "--store", store.url, "--study", study]
         environment = {**os.environ, URI_VARIABLE: uri}
         with log.open("w") as out:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True, env=environment
+                command_of(store, study), stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True, env=environment
             )
 
-    def last_look(self) -> None:
-        """The run is over: one more look, and it leaves. Does not wait."""
+    def request_last_update(self) -> None:
+        """Ask the process to mirror once more and exit. Does not wait."""
         if self._process.stdin:
             self._process.stdin.close()
 
     def finish(self, seconds: float) -> bool:
-        """Waits for the last look, for at most so long. Whether the mirror is whole."""
-        self.last_look()
+        """Wait for the last update for at most `seconds`, and return whether the mirror is complete."""
+        self.request_last_update()
         try:
             return self._process.wait(seconds) == 0
         except subprocess.TimeoutExpired:
@@ -90,8 +94,8 @@ class Beside:
             self._process.wait()
             return False
 
-    def last_words(self) -> str:
-        """The last line of its log that is for people: on a full disk a log may end in the middle of a traceback, or be empty."""
+    def last_message(self) -> str:
+        """Return the last message of the log without passwords. On a full disk a log can end inside a traceback, or be empty."""
         lines = masked(self.log.read_text(errors="replace")).splitlines()
-        told = [line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))]
-        return told[-1] if told else f"it left no word in {self.log}; the disk may be full"
+        messages = [line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))]
+        return messages[-1] if messages else f"no message in {self.log}; the disk may be full"

@@ -1,6 +1,6 @@
-"""What the MLflow run of a task looks like: tags, parameters and points, from plan, metrics and record alone.
+"""Compute the MLflow run of a task: tags, parameters and points, from plan, metrics and record alone.
 
-Pure, so that a mirror made while a study trains and one rebuilt afterwards are the same. `mirror` writes what this says.
+Pure, so that a mirror written during training equals one that is rebuilt afterwards. `mirror` writes the result.
 """
 
 import hashlib
@@ -13,22 +13,23 @@ from typing import Final
 
 from orchestrator.contract.identity import digest_of
 from orchestrator.contract.plan import Cell, Plan, PlannedTask
-from orchestrator.contract.record import Record
+from orchestrator.contract.record import Attempt, Record
 from orchestrator.contract.tasks import EvaluateTask, TrainTask
 from orchestrator.contract.vocabulary import TAGS, TaskKind
 
-# Points of one curve in MLflow, about: a row costs its database 0.1-0.3 ms (measured on sqlite). The store keeps every step.
+# approximate points of one curve in MLflow: a row costs its database 0.1-0.3 ms (measured on SQLite); the store keeps every step
 CURVE_POINTS: Final = 250
-# MLflow 3 refuses longer ones: mlflow.utils.validation MAX_TAG_VAL_LENGTH (8,000), MAX_PARAM_VAL_LENGTH (6,000)
+# MLflow 3 rejects longer values: mlflow.utils.validation MAX_TAG_VAL_LENGTH (8,000), MAX_PARAM_VAL_LENGTH (6,000)
 LONGEST_TAG: Final = 8_000
 LONGEST_PARAMETER: Final = 6_000
-# Tag of a cell whose recipe fixes every proportion itself.
+PACKAGE: Final = "scaling-study"
+# tag of a cell whose recipe fixes the code proportions
 NO_CODE_PERCENT: Final = "fixed"
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A value of a metric at `tokens`, which is MLflow's step. Its time is the run's start: the store keeps no time of a step."""
+    """A value of a metric at `tokens`, which is MLflow's step. Its time is the run's start, since steps have no time in the store."""
 
     name: str
     tokens: int
@@ -37,7 +38,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A run as it should be now. `points` only grow at their end while the task goes on; `seal` is set when nothing more will come."""
+    """A run as it should be now. `points` only grow at their end while the task runs; `seal` is set once the run is final."""
 
     digest: str
     name: str
@@ -50,14 +51,14 @@ class View:
     seal: str = ""
 
     def fingerprint(self, count: int) -> str:
-        """Of what cannot be taken back in MLflow once it is there: parameters, start, and the first `count` points."""
-        told = [[point.name, point.tokens, repr(point.value)] for point in self.points[:count]]
-        body = json.dumps([self.started_ms, sorted(self.parameters.items()), told])
+        """Return a hash of what MLflow cannot delete: parameters, start, and the first `count` points."""
+        logged = [[point.name, point.tokens, repr(point.value)] for point in self.points[:count]]
+        body = json.dumps([self.started_ms, sorted(self.parameters.items()), logged])
         return hashlib.sha256(body.encode()).hexdigest()
 
 
 def tags_of(plan: Plan) -> dict[str, dict[str, str]]:
-    """Tags of every task's run; where a task serves several cells, lists joined by commas in the plan's order."""
+    """Return the tags of every task's run. Values of a task that several cells share are joined by commas in plan order."""
     served: dict[str, dict[str, dict[str, None]]] = {digest: {} for digest in plan.tasks}
     for cell in plan.cells:
         for stage in cell.stages:
@@ -79,7 +80,7 @@ def tags_of(plan: Plan) -> dict[str, dict[str, str]]:
 
 
 def parameters_of(plan: Plan, planned: PlannedTask) -> dict[str, str]:
-    """The task's identity as flat names, sources by their names, and the size in parameters."""
+    """Return the task's identity with flat names and source names instead of digests, and the number of parameters."""
     names = {source.digest: source.name for source in plan.sources}
     flat = dict(_flat("", planned.task.identity(), names))
     shape = plan.shapes.get(planned.size)
@@ -88,7 +89,7 @@ def parameters_of(plan: Plan, planned: PlannedTask) -> dict[str, str]:
 
 
 def curve(planned: PlannedTask, rows: Iterable[tuple[int, int, str, float]]) -> Iterator[Point]:
-    """The points of (step, tokens, name, value) that the mirror shows: every so manieth step of this task, and its last."""
+    """Yield the points to mirror from rows of (step, tokens, name, value): every n-th step of this task, and its last."""
     if not isinstance(planned.task, TrainTask):
         return
     per_step = planned.task.trajectory.tokens_per_step
@@ -99,7 +100,7 @@ def curve(planned: PlannedTask, rows: Iterable[tuple[int, int, str, float]]) -> 
 
 
 def results(planned: PlannedTask, record: Record) -> list[Point]:
-    """The numbers of a record. A train task's stand beside its curves as `result/loss`, others under their own names."""
+    """Return the numbers of a record; those of a train task are prefixed as `result/loss`, beside its curves."""
     tokens = planned.task.tokens if isinstance(planned.task, (TrainTask, EvaluateTask)) else 0
     prefix = "result/" if planned.kind is TaskKind.TRAIN else ""
     numbers = {name: value for name, value in sorted(record.results.items()) if not isinstance(value, str)}
@@ -115,24 +116,36 @@ def finished(
     started_ms: int,
     mark: str,
 ) -> View:
-    """The run of a task that is done. `mark`: changes when the record is replaced by another."""
+    """Return the run of a finished task. `mark`: changes if the record is replaced."""
     words = {f"result.{name}": _clip(value, LONGEST_TAG) for name, value in record.results.items() if isinstance(value, str)}
     ended = max((milliseconds(attempt.end) for attempt in record.attempts), default=started_ms)
     attempts = ",".join(str(attempt.number) for attempt in record.attempts)
-    whole = {**tags, "attempt": attempts, **words}
+    commits = _each(_commit(attempt) for attempt in record.attempts)
+    versions = _each(attempt.versions.get(PACKAGE, "") for attempt in record.attempts)
+    origin = {"commit": commits, "version": versions}
+    whole = {**tags, "attempt": attempts, **{name: text for name, text in origin.items() if text}, **words}
     return View(
         planned.digest, planned.label, started_ms, ended, "FINISHED", whole, parameters, (*points, *results(planned, record)),
         seal_of(tags, parameters, mark),
     )  # fmt: skip
 
 
+def _commit(attempt: Attempt) -> str:
+    return f"{attempt.commit[:12]}{'-dirty' if attempt.dirty else ''}" if attempt.commit else ""
+
+
+def _each(values: Iterable[str]) -> str:
+    """Join the values by commas, in order, each once."""
+    return ",".join(dict.fromkeys(value for value in values if value))
+
+
 def seal_of(tags: Mapping[str, str], parameters: Mapping[str, str], mark: str) -> str:
-    """What a finished run's seal says when plan and record are still those that it was made from."""
+    """Return the seal of a finished run, which changes with its plan or record."""
     return digest_of([dict(tags), dict(parameters), mark, CURVE_POINTS])
 
 
 def milliseconds(moment: str | datetime) -> int:
-    """Since 1970."""
+    """Return milliseconds since 1970."""
     when = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
     return round(when.timestamp() * 1000)
 

@@ -16,11 +16,11 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import pytest
 import torch
-from trainer.checkpoints.state import Position, State, Use, config
+from trainer.checkpoints.state import ExportSettings, Position, State, config
 from trainer.context import Context
 from trainer.data.sources import Mixture
 from trainer.model.transformer import initialised, to_llama
-from trainer.training.journal import Curve
+from trainer.training.metrics_recorder import MetricsRecorder
 from trainer.training.optimizer import adamw
 from trainer.training.step import step
 
@@ -81,7 +81,7 @@ class TrainingLoop:
         store, model = in_memory_store(), initialised(start)
         lease = leases.acquire(store, f"trajectories/{digest_of(self.trajectory.identity())}", "0" * 64, leases.Holder())
         task = TrainTask(self.trajectory, 10**12)
-        self.curve = Curve(Context(store, "0" * 64, task, lease, Placement(), cache), task.tokens)
+        self.curve = MetricsRecorder(Context(store, "0" * 64, task, lease, Placement(), cache), task.tokens)
         self.windows, self.state = windows, State(model, adamw(model, ADAMW), Position())
 
     def block(self) -> Seconds:
@@ -117,7 +117,7 @@ class TransformersTrainer:
 def llama_config(shape: Shape) -> Any:
     from transformers import LlamaConfig
 
-    return LlamaConfig(**json.loads(config(shape, Use(LENGTH, end_of_text=0))))
+    return LlamaConfig(**json.loads(config(shape, ExportSettings(LENGTH, end_of_text=0))))
 
 
 def clock() -> Any:

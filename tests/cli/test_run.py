@@ -111,7 +111,7 @@ def test_a_dry_run_lists_the_tasks_in_order_and_writes_nothing(study: Path) -> N
 def test_an_unknown_cell_is_rejected(study: Path) -> None:
     said = scaling_study("run", str(study), "--only", "scratch/0.03M/c5/s1", folder=study.parent)
     assert said.returncode == 1
-    assert "no cell of smallest is called so. Some that are: scratch/0.03M/c50/s1" in said.stderr
+    assert "no cell of smallest matches. Similar names: scratch/0.03M/c50/s1" in said.stderr
 
 
 def test_a_paused_study_does_not_run(study: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_paused_study_does_not_run(study: Path) -> None:
     [
         (STUDY + "  paused: true\n", [], "spec.paused is true"),
         (STUDY.replace("path: corpus/code", "path: nowhere"), [], "python: nowhere: no such file or folder"),
-        (STUDY, ["--only", "nothing/*"], "no cell of smallest is called so"),
+        (STUDY, ["--only", "nothing/*"], "no cell of smallest matches"),
         (STUDY, ["--gpus", "64"], "64"),
     ],
 )

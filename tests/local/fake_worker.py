@@ -1,4 +1,4 @@
-"""A worker that trains nothing: obeys a script in the store's folder, speaks the protocol, writes done markers. See FakeTrainer."""
+"""A worker without training: follows a script in the store's folder, sends events and writes done markers. See FakeTrainer."""
 
 import json
 import os
@@ -14,11 +14,11 @@ FOLDER = Path(sys.argv[1])
 stopped = False
 
 
-def say(event: Event) -> None:
+def send(event: Event) -> None:
     print(to_line(event), flush=True)
 
 
-def note(what: str, digest: str) -> None:
+def record(what: str, digest: str) -> None:
     with (FOLDER / "seen.jsonl").open("a") as log:
         log.write(json.dumps([what, digest, os.getpid()]) + "\n")
 
@@ -35,41 +35,41 @@ def attempts_before(digest: str) -> int:
     return before
 
 
-def work(digest: str) -> int:
+def run_task(digest: str) -> int:
     script = json.loads((FOLDER / "script.json").read_text()).get(digest, [])
     before = attempts_before(digest)
-    does = script[before] if before < len(script) else {}
+    action = script[before] if before < len(script) else {}
     if not (FOLDER / "tasks" / digest / "task.json").exists():
-        raise SystemExit(f"task.json of {digest} was not there when its attempt began")
-    note("start", digest)
-    say(Start(digest, before + 1, does.get("from_tokens", 0)))
-    for step in range(does.get("steps", 0)):
-        say(Progress(digest, 128 * (step + 1), 512, "tokens", 3.0))
-    for lost in does.get("forget", ()):
+        raise SystemExit(f"task.json of {digest} is missing at the start of its attempt")
+    record("start", digest)
+    send(Start(digest, before + 1, action.get("from_tokens", 0)))
+    for step in range(action.get("steps", 0)):
+        send(Progress(digest, 128 * (step + 1), 512, "tokens", 3.0))
+    for lost in action.get("forget", ()):
         (FOLDER / "done" / lost).unlink()
-    if does.get("noise"):
-        print(does["noise"], flush=True)
-    if does.get("die"):
+    if action.get("noise"):
+        print(action["noise"], flush=True)
+    if action.get("die"):
         print("about to die", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
-    while does.get("wait") and not stopped:
+    while action.get("wait") and not stopped:
         time.sleep(0.02)
-    while does.get("deaf"):
+    while action.get("deaf"):
         time.sleep(0.02)
-    code = 75 if stopped else does.get("code", 0)
+    code = 75 if stopped else action.get("code", 0)
     if code == 0:
         (FOLDER / "done").mkdir(exist_ok=True)
         (FOLDER / "done" / digest).touch()
-    note("end", digest)
-    say(End(digest, code, does.get("message", "")))
+    record("end", digest)
+    send(End(digest, code, action.get("message", "")))
     return int(code)
 
 
 def main() -> None:
     signal.signal(signal.SIGTERM, stop)
-    say(Ready())
+    send(Ready())
     for line in sys.stdin:
-        if work(read_request(line).run) == 75:
+        if run_task(read_request(line).run) == 75:
             return
 
 

@@ -14,9 +14,9 @@ from orchestrator.contract.exits import ExitCode
 from orchestrator.contract.plan import Plan
 from orchestrator.errors import PlanRefused, ScalingStudyError
 from orchestrator.local import RunResult, StopRequest, in_order, run_plan, wanted_tasks
-from orchestrator.local.schedule import ENDS_WITHOUT_A_WORD, LONGEST_BACKOFF, Outcome, Schedule, State
-from orchestrator.local.workers import DEATHS_AT_THE_START, share_gpus
-from orchestrator.monitor.progress import PlainLines, Snapshot
+from orchestrator.local.schedule import MAX_BACKOFF, MAX_UNRECORDED_FAILURES, Outcome, Schedule, State
+from orchestrator.local.workers import MAX_STARTUP_FAILURES, share_gpus
+from orchestrator.monitor.progress import PLAIN_INTERVAL, PlainLines, Snapshot
 from orchestrator.store import open_store
 
 CHAIN: dict[str, list[str]] = {"p": [], "a": ["p"], "b": ["a"], "c": ["b"]}
@@ -37,7 +37,7 @@ def run(fake_trainer: Any, plan: Plan, workers: int = 2, **more: Any) -> tuple[R
     return run_plan(store, plan, Placement(study="small"), workers=workers, **more), out.getvalue()
 
 
-# --- what comes next: the schedule ---------------------------------------------------------------------------------------------
+# --- schedule ----------------------- ---------------------------------------------------------------------------------------------
 
 
 def test_prepare_comes_first_then_the_longest_remaining_path(small_plan: Any) -> None:
@@ -73,12 +73,12 @@ def test_two_tasks_with_the_same_work_never_run_at_once(small_plan: Any) -> None
         (69, Outcome.HELD, State.WAITING, [2, 4, 8, 16, 30, 30]),
         (75, Outcome.STOPPED, State.WAITING, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
         (78, Outcome.FAILED, State.FAILED, [0]),
-        (1, Outcome.AGAIN, State.WAITING, [1, 2, 4, 8, 16, 32, LONGEST_BACKOFF]),
+        (1, Outcome.AGAIN, State.WAITING, [1, 2, 4, 8, 16, 32, MAX_BACKOFF]),
         (137, Outcome.AGAIN, State.WAITING, [1, 2, 4]),
         (143, Outcome.AGAIN, State.WAITING, [1, 2, 4]),
     ],
 )
-def test_what_an_exit_code_means(small_plan: Any, code: int, outcome: Outcome, state: State, delays: list[float]) -> None:
+def test_exit_code_determines_outcome(small_plan: Any, code: int, outcome: Outcome, state: State, delays: list[float]) -> None:
     plan = small_plan({"a": []})
     schedule = Schedule(plan, plan.tasks, ())
     now = 100.0
@@ -87,24 +87,24 @@ def test_what_an_exit_code_means(small_plan: Any, code: int, outcome: Outcome, s
         assert planned is not None
         ended = schedule.ended(planned.digest, code, now)
         assert (ended.outcome, ended.delay, schedule.state[planned.digest]) == (outcome, delay, state)
-        assert delay == 0 or schedule.next(now + delay - 0.01) is None, "not before its time"
+        assert delay == 0 or schedule.next(now + delay - 0.01) is None, "the task is retried before its delay has passed"
         now += delay
 
 
-def test_ends_that_nobody_counts_do_not_go_on_for_ever_unless_checkpoints_get_further(small_plan: Any) -> None:
+def test_unrecorded_failures_are_limited_unless_checkpoints_advance(small_plan: Any) -> None:
     plan = small_plan({"a": []})
     task = digest(plan, "a")
 
     def outcomes(reached: Sequence[int]) -> list[Outcome]:
         schedule, now, seen = Schedule(plan, plan.tasks, ()), 0.0, []
         for tokens in reached:
-            now += LONGEST_BACKOFF
+            now += MAX_BACKOFF
             assert schedule.next(now) is not None
             schedule.started(task, tokens)
             seen.append(schedule.ended(task, 137, now).outcome)
         return seen
 
-    assert outcomes([0] * ENDS_WITHOUT_A_WORD) == [Outcome.AGAIN] * (ENDS_WITHOUT_A_WORD - 1) + [Outcome.FAILED]
+    assert outcomes([0] * MAX_UNRECORDED_FAILURES) == [Outcome.AGAIN] * (MAX_UNRECORDED_FAILURES - 1) + [Outcome.FAILED]
     assert set(outcomes(range(128, 128 * 30, 128))) == {Outcome.AGAIN}
 
 
@@ -118,7 +118,7 @@ def test_a_failed_task_holds_back_only_what_depends_on_it(small_plan: Any) -> No
     assert sorted(labels(plan, sorted(schedule.held_back()))) == ["a2", "a3"]
 
 
-def test_only_takes_the_cells_named_and_what_they_need(small_plan: Any) -> None:
+def test_only_selects_the_named_cells_and_the_tasks_they_need(small_plan: Any) -> None:
     cells = {"r-60M-c0-s1": ["b"], "r-60M-c50-s1": ["c"], "r-150M-c0-s1": ["d"]}
     plan = small_plan({"p": [], "a": ["p"], "b": ["a"], "c": ["a"], "d": ["p"]}, cells=cells)
     for only, expected in [
@@ -128,7 +128,7 @@ def test_only_takes_the_cells_named_and_what_they_need(small_plan: Any) -> None:
         (["r-150M-c0-s1", "r-60M-c50-s1"], "pacd"),
     ]:
         assert set(labels(plan, sorted(wanted_tasks(plan, only)))) == set(expected)
-    with pytest.raises(PlanRefused, match=r"--only r-60M-c5-s1: no cell of small is called so\. Some that are: r-60M-c50-s1"):
+    with pytest.raises(PlanRefused, match=r"--only r-60M-c5-s1: no cell of small matches\. Similar names: r-60M-c50-s1"):
         wanted_tasks(plan, ["r-60M-c5-s1"])
 
 
@@ -138,7 +138,7 @@ graphs = st.integers(1, 9).flatmap(
 
 
 @given(graphs, st.data())
-def test_whatever_fails_every_task_ends_done_failed_or_held_back(small_plan: Any, needs: tuple[set[int], ...], data: st.DataObject) -> None:
+def test_every_task_ends_done_failed_or_held_back(small_plan: Any, needs: tuple[set[int], ...], data: st.DataObject) -> None:
     plan = small_plan({f"t{number}": [f"t{need}" for need in of_it] for number, of_it in enumerate(needs)})
     schedule, now = Schedule(plan, plan.tasks, ()), 0.0
     running: list[str] = []
@@ -149,7 +149,7 @@ def test_whatever_fails_every_task_ends_done_failed_or_held_back(small_plan: Any
             running.append(planned.digest)
         if not running:
             due = schedule.due()
-            assert due is not None, "not over, nothing runs, nothing is delayed: stuck"
+            assert due is not None, "the schedule is stuck: not over, but no task is running or delayed"
             now = due
             continue
         ended = running.pop(data.draw(st.integers(0, len(running) - 1)))
@@ -164,34 +164,34 @@ def test_whatever_fails_every_task_ends_done_failed_or_held_back(small_plan: Any
     assert all(set(plan.tasks[each].needs) & (failed | held_back) for each in held_back)
 
 
-# --- processes: a run with a worker that trains nothing ------------------------------------------------------------------------
+# --- runs with a fake worker --------------------------- ------------------------------------------------------------------------
 
 
-def test_a_run_does_every_task_once_after_what_it_needs(small_plan: Any, fake_trainer: Any) -> None:
+def test_each_task_runs_once_after_the_tasks_it_needs(small_plan: Any, fake_trainer: Any) -> None:
     plan = small_plan({"p": [], "a": ["p"], "b": ["p"], "c": ["a", "b"]})
-    result, told = run(fake_trainer, plan)
+    result, output = run(fake_trainer, plan)
     assert result.is_complete
     assert result.done == set(plan.tasks)
     started = labels(plan, fake_trainer.started())
     assert sorted(started) == ["a", "b", "c", "p"]
     assert (started[0], started[-1]) == ("p", "c")
-    assert told.count("done ") == 4
+    assert output.count("done ") == 4
 
 
-def test_workers_stay_for_many_tasks_and_no_more_start_than_are_useful(small_plan: Any, fake_trainer: Any) -> None:
+def test_workers_are_reused_and_started_on_demand(small_plan: Any, fake_trainer: Any) -> None:
     result, _ = run(fake_trainer, small_plan(CHAIN), workers=5)
     assert result.is_complete
-    assert len({pid for _, _, pid in fake_trainer.seen()}) == 1, "a chain keeps one worker busy"
+    assert len({pid for _, _, pid in fake_trainer.seen()}) == 1, "a chain needs only one worker"
 
 
 def test_run_again_skips_what_is_done(small_plan: Any, fake_trainer: Any) -> None:
     plan = small_plan(CHAIN)
     fake_trainer.script({digest(plan, "b"): [{"code": 78, "message": "bad hash"}]})
-    first, told = run(fake_trainer, plan)
+    first, output = run(fake_trainer, plan)
     assert (labels(plan, list(first.failed)), labels(plan, list(first.held_back))) == (["b"], ["c"])
     assert first.failed[digest(plan, "b")] == "bad hash"
     assert not first.is_complete
-    assert "bad hash" in told
+    assert "permanently: bad hash" in output
     second, _ = run(fake_trainer, plan)
     assert second.is_complete
     assert (second.skipped, labels(plan, fake_trainer.started()[3:])) == (2, ["b", "c"])
@@ -200,16 +200,16 @@ def test_run_again_skips_what_is_done(small_plan: Any, fake_trainer: Any) -> Non
 def test_a_worker_that_dies_is_replaced_and_its_task_runs_again(small_plan: Any, fake_trainer: Any) -> None:
     plan = small_plan(CHAIN)
     fake_trainer.script({digest(plan, "a"): [{"die": True}]})
-    result, told = run(fake_trainer, plan)
+    result, output = run(fake_trainer, plan)
     assert result.is_complete
     assert labels(plan, fake_trainer.started()) == ["p", "a", "a", "b", "c"]
     assert len({pid for _, _, pid in fake_trainer.seen()}) == 2
-    assert "its worker died with exit code 137" in told
-    assert "about to die" in told, "the end of its log is quoted"
+    assert "its worker died with exit code 137" in output
+    assert "about to die" in output, "the end of its log is quoted"
 
 
 @pytest.mark.parametrize("code", [1, 69, 75])
-def test_codes_that_ask_for_another_attempt_get_one(small_plan: Any, fake_trainer: Any, code: int) -> None:
+def test_retryable_exit_codes_are_retried(small_plan: Any, fake_trainer: Any, code: int) -> None:
     plan = small_plan({"a": []})
     fake_trainer.script({digest(plan, "a"): [{"code": code, "message": "worker 9 holds the lease"}]})
     result, _ = run(fake_trainer, plan)
@@ -217,16 +217,16 @@ def test_codes_that_ask_for_another_attempt_get_one(small_plan: Any, fake_traine
     assert len(fake_trainer.started()) == 2
 
 
-def test_an_input_found_damaged_is_made_again_before_its_reader_goes_on(small_plan: Any, fake_trainer: Any) -> None:
+def test_quarantined_input_is_produced_again_before_its_reader_is_retried(small_plan: Any, fake_trainer: Any) -> None:
     plan = small_plan({"p": [], "a": ["p"]})
     fake_trainer.script({digest(plan, "a"): [{"forget": [digest(plan, "p")], "code": 1, "message": "shard 3 is damaged"}]})
-    result, told = run(fake_trainer, plan)
+    result, output = run(fake_trainer, plan)
     assert result.is_complete
     assert labels(plan, fake_trainer.started()) == ["p", "a", "p", "a"]
-    assert "is no longer in the store and is made again" in told
+    assert "is no longer in the store and is run again" in output
 
 
-def test_what_is_refused_once_prepared_ends_the_run_in_order(small_plan: Any, fake_trainer: Any) -> None:
+def test_exception_of_prepared_ends_the_run(small_plan: Any, fake_trainer: Any) -> None:
     plan = small_plan({"p": [], "a": ["p"]})
 
     def refuse() -> None:
@@ -238,7 +238,7 @@ def test_what_is_refused_once_prepared_ends_the_run_in_order(small_plan: Any, fa
 
 
 class StopsWhenRunning(PlainLines):
-    """Asks to stop as soon as `tasks` tasks are seen at work, `times` times."""
+    """Requests a stop `times` times once `tasks` tasks are running."""
 
     def __init__(self, stop: StopRequest, tasks: int, times: int) -> None:
         super().__init__(io.StringIO(), interval=3600)
@@ -249,18 +249,53 @@ class StopsWhenRunning(PlainLines):
             self.stop.ask()
 
 
-def test_asked_once_workers_checkpoint_and_the_run_can_go_on(small_plan: Any, fake_trainer: Any) -> None:
+def test_first_stop_request_checkpoints_and_the_run_can_be_resumed(small_plan: Any, fake_trainer: Any) -> None:
     plan = small_plan({"a": [], "b": [], "c": ["a", "b"]})
     fake_trainer.script({digest(plan, name): [{"steps": 1, "wait": True}] for name in "ab"})
     stop = StopRequest()
     result, _ = run(fake_trainer, plan, stop=stop, listener=StopsWhenRunning(stop, tasks=2, times=1))
     assert (result.was_stopped, result.done, result.failed) == (True, frozenset(), {})
-    assert [what for what, _, _ in fake_trainer.seen()] == ["start", "start", "end", "end"], "both ended in order, nothing new began"
+    assert [what for what, _, _ in fake_trainer.seen()] == ["start", "start", "end", "end"], "both ended, no other task started"
     again, _ = run(fake_trainer, plan)
     assert again.is_complete
 
 
-def test_asked_twice_workers_are_killed(small_plan: Any, fake_trainer: Any) -> None:
+class SlowClock(PlainLines):
+    """Plain lines whose clock advances by half an interval per snapshot. Requests a stop after `lines` summaries."""
+
+    def __init__(self, stop: StopRequest, lines: int) -> None:
+        self.out, self.now = io.StringIO(), 0.0
+        super().__init__(self.out, clock=self.clock)
+        self.stop, self.lines = stop, lines
+
+    def clock(self) -> float:
+        return self.now
+
+    def summaries(self) -> list[str]:
+        return [line for line in self.out.getvalue().splitlines() if "tasks done" in line]
+
+    def show(self, snapshot: Snapshot) -> None:
+        if snapshot.running and snapshot.running[0].total and not self.stop.times:
+            self.now += PLAIN_INTERVAL / 2
+            super().show(snapshot)
+            if len(self.summaries()) == self.lines:
+                self.stop.ask()
+
+
+def test_plain_output_has_a_summary_per_interval_while_no_task_ends(small_plan: Any, fake_trainer: Any) -> None:
+    plan = small_plan({"a": []})
+    fake_trainer.script({digest(plan, "a"): [{"steps": 2, "wait": True}]})
+    stop = StopRequest()
+    with SlowClock(stop, lines=2) as view:
+        result, _ = run(fake_trainer, plan, stop=stop, listener=view, clock=view.clock)
+    assert result.was_stopped
+    assert len(view.summaries()) == 2
+    assert all(line.startswith("0/1 tasks done, 1 running") for line in view.summaries())
+    assert view.now == 2 * PLAIN_INTERVAL, "one summary per interval"
+    assert "left" in view.summaries()[-1], "the ETA is shown once progress was measured"
+
+
+def test_second_stop_request_kills_the_workers(small_plan: Any, fake_trainer: Any) -> None:
     plan = small_plan({"a": []})
     fake_trainer.script({digest(plan, "a"): [{"steps": 1, "deaf": True}]})
     stop = StopRequest()
@@ -269,19 +304,19 @@ def test_asked_twice_workers_are_killed(small_plan: Any, fake_trainer: Any) -> N
     assert [what for what, _, _ in fake_trainer.seen()] == ["start"]
 
 
-def test_workers_that_cannot_start_end_the_run_with_their_own_words(small_plan: Any, fake_trainer: Any) -> None:
+def test_run_fails_with_the_log_of_workers_that_cannot_start(small_plan: Any, fake_trainer: Any) -> None:
     broken = ["python3", "-c", "raise SystemExit('no module named trainer')"]
     with pytest.raises(ScalingStudyError, match="no module named trainer") as problem:
         run(fake_trainer, small_plan(CHAIN), command=broken)
-    assert f"{DEATHS_AT_THE_START} workers in a row" in str(problem.value)
+    assert f"{MAX_STARTUP_FAILURES} consecutive workers" in str(problem.value)
 
 
-def test_a_library_that_prints_does_not_confuse_the_protocol(small_plan: Any, fake_trainer: Any) -> None:
+def test_unexpected_output_of_a_worker_is_shown(small_plan: Any, fake_trainer: Any) -> None:
     plan = small_plan({"a": []})
     fake_trainer.script({digest(plan, "a"): [{"noise": "downloading weights"}]})
-    result, told = run(fake_trainer, plan)
+    result, output = run(fake_trainer, plan)
     assert result.is_complete
-    assert "worker 1: downloading weights" in told
+    assert "worker 1: downloading weights" in output
 
 
 def test_no_thread_or_process_outlives_a_run(small_plan: Any, fake_trainer: Any) -> None:
@@ -293,7 +328,7 @@ def test_no_thread_or_process_outlives_a_run(small_plan: Any, fake_trainer: Any)
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("worker-")]
 
 
-def test_placement_and_environment_keep_a_worker_to_its_share(small_plan: Any, fake_trainer: Any, tmp_path: Path) -> None:
+def test_worker_environment_limits_threads(small_plan: Any, fake_trainer: Any, tmp_path: Path) -> None:
     plan = small_plan({"a": []})
     wrapper = tmp_path / "worker.sh"
     wrapper.write_text(f"#!/bin/sh\nenv > {tmp_path}/env\nexec {' '.join(fake_trainer.command)}\n")
@@ -304,16 +339,16 @@ def test_placement_and_environment_keep_a_worker_to_its_share(small_plan: Any, f
     assert json.loads(given["RAYON_NUM_THREADS"]) >= 1
 
 
-def test_each_worker_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_worker_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,GPU-5ac")
     assert share_gpus(1, 0) == [("0",), ("2",), ("GPU-5ac",)]
     assert share_gpus(1, 2) == [("0",), ("2",)]
-    with pytest.raises(PlanRefused, match="4 workers with a GPU each need 4; this machine shows 3"):
+    with pytest.raises(PlanRefused, match="4 workers with one GPU each need 4 GPUs; 3 are visible"):
         share_gpus(1, 4)
-    with pytest.raises(PlanRefused, match="Write --gpus 1"):
+    with pytest.raises(PlanRefused, match="Use --gpus 1"):
         share_gpus(2, 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(PlanRefused, match="this machine shows 0"):
+    with pytest.raises(PlanRefused, match="0 are visible"):
         share_gpus(1, 0)
 
 

@@ -176,7 +176,7 @@ def test_anchors_stand_for_what_they_name() -> None:
         (GOOD.replace("own", "für").encode("latin-1"), "study.yaml:7: the byte 0xFC in column 25 is not UTF-8 (it is 'ü' in Latin-1)."),
         (b"\xef\xbb\xbf" + GOOD.encode(), "study.yaml:1: the file begins with a byte-order mark."),
         (GOOD.encode("utf-16"), "study.yaml:1: the file is UTF-16; a study file is UTF-8."),
-        (GOOD.encode() + b"\x00", "study.yaml:54: the character '\\x00' cannot stand in YAML."),
+        (GOOD.encode() + b"\x00", "study.yaml:54: the character '\\x00' is not allowed in YAML."),
         (b"#" * 2**20 + b"\n", "study.yaml: the file has 1048577 bytes; at most 1048576 are read."),
         (b"a: " + b"[" * 100 + b"]" * 100, "study.yaml:1: this nests deeper than 24 levels."),
         (b"[" * 100_000, "study.yaml:1: this nests deeper than 24 levels."),

@@ -23,11 +23,12 @@ from orchestrator.store.memory import in_memory_store
 from orchestrator.store.metrics import append
 from orchestrator.store.plans import freeze
 from orchestrator.store.records import publish_record
-from orchestrator.tracking import Beside, masked, repair_command, tracking_uri, ui_command
-from orchestrator.tracking.cluster import Keeper
-from orchestrator.tracking.follow import LastTries, follow, mirror_once, sole_writer
+from orchestrator.tracking import MirrorProcess, masked, repair_command, tracking_uri, ui_command
+from orchestrator.tracking.cluster import NamespaceMirror
+from orchestrator.tracking.follow import LastAttempts, follow, mirror_once, sole_writer
 from orchestrator.tracking.mirror import Mirror
-from orchestrator.tracking.view import CURVE_POINTS, curve, parameters_of, tags_of
+from orchestrator.tracking.mirror_process import command_of
+from orchestrator.tracking.view import CURVE_POINTS, curve, finished, parameters_of, tags_of
 from tests.analysis.synthetic_study import MadeUpRecipe, MadeUpStage, MadeUpStudy
 from tests.controller.simulated_cluster import SimulatedCluster
 
@@ -147,7 +148,7 @@ def test_a_finished_study_has_a_run_a_task_with_tags_parameters_and_curves(uri: 
     assert there[evaluation.digest]["tags"]["suite"] == "bpb"
 
 
-def test_a_second_look_changes_nothing(uri: str) -> None:
+def test_a_second_update_changes_nothing(uri: str) -> None:
     store = in_memory_store()
     finish_all(store)
     Mirror(store, PLAN, uri).bring_up_to_date()
@@ -213,7 +214,7 @@ def test_a_task_that_is_refused_is_failed_and_says_why(uri: str) -> None:
     assert (run["times"][0], run["tags"]["last_end"]) == ("FAILED", "shard 3 has another hash")
 
 
-def test_a_run_that_was_cut_short_is_mended(uri: str) -> None:
+def test_an_incomplete_run_is_replaced(uri: str) -> None:
     """What a mirror that is killed between two calls leaves: a run without its hash, or with fewer points than it could have."""
     import mlflow
 
@@ -271,6 +272,19 @@ def test_a_task_that_serves_several_cells_names_them_all() -> None:
     assert (task["seed"], task["cells"]) == ("1,1/7", f"{cell.name},twin")
 
 
+def test_a_finished_run_names_each_commit_and_version_once() -> None:
+    planned = train_task()
+    record = SMALL.records(PLAN)[planned.digest]
+    known, unknown = record.attempts[0], record.attempts[0].model_copy(update={"commit": ""})
+    changed = known.model_copy(update={"dirty": True, "versions": {"scaling-study": "0.1.0"}})
+    view = finished(planned, {}, {}, record.model_copy(update={"attempts": [known, unknown, changed, known]}), [], 0, "mark")
+    assert view.tags["commit"] == "0123456789ab,0123456789ab-dirty"
+    assert view.tags["version"] == "0.1.0"
+    assert {"commit", "version"}.isdisjoint(
+        finished(planned, {}, {}, record.model_copy(update={"attempts": [unknown]}), [], 0, "mark").tags
+    )
+
+
 def test_a_recipe_that_fixes_its_proportions_is_tagged_so() -> None:
     tags = tags_of(PLAN)
     assert {tags[digest]["code_percent"] for digest in PLAN.tasks if "balanced" in tags[digest].get("recipe", "")} == {"fixed"}
@@ -314,7 +328,7 @@ def finished_store(tmp_path: Path) -> Store:
     return store
 
 
-def test_a_server_that_is_away_is_asked_again_and_then_nothing_is_missing(finished_store: Store, uri: str, tmp_path: Path) -> None:
+def test_an_unreachable_server_is_retried_and_then_nothing_is_missing(finished_store: Store, uri: str, tmp_path: Path) -> None:
     """The database's folder is not there at the first look."""
     away, said = tmp_path / "away", list[str]()
     away.write_text("a file where the folder should be")
@@ -328,7 +342,7 @@ def test_a_server_that_is_away_is_asked_again_and_then_nothing_is_missing(finish
 
     blocked = f"sqlite:///{away}/mlflow.db"
     assert follow(finished_store, "made-up", blocked, None, wait, said.append, until_done=True)
-    assert any("asking again" in line for line in said)
+    assert any("retrying" in line for line in said)
     assert set(contents(blocked)) == set(PLAN.tasks)
 
 
@@ -340,19 +354,19 @@ def test_two_mirrors_never_write_one_sqlite_file_at_once(finished_store: Store, 
         """A server's database is its own affair."""
 
 
-def test_nothing_listening_is_told_as_unavailable() -> None:
+def test_an_unreachable_server_raises_tracking_unavailable() -> None:
     with pytest.raises(TrackingUnavailable, match=r"MLflow at http://127\.0\.0\.1:9"):
         Mirror(in_memory_store(), PLAN, NOWHERE)
 
 
-def test_the_process_beside_a_run_takes_a_last_look_when_the_run_ends(finished_store: Store, uri: str, tmp_path: Path) -> None:
-    beside = Beside(finished_store, "made-up", uri, tmp_path / "tracking.log")
+def test_the_mirror_process_updates_once_more_when_the_run_ends(finished_store: Store, uri: str, tmp_path: Path) -> None:
+    beside = MirrorProcess(finished_store, "made-up", uri, tmp_path / "tracking.log")
     assert beside.finish(seconds=60), beside.log.read_text()
     assert set(contents(uri)) == set(PLAN.tasks)
 
 
 def test_a_run_waits_for_its_mirror_only_so_long(finished_store: Store, tmp_path: Path) -> None:
-    beside = Beside(finished_store, "made-up", NOWHERE, tmp_path / "tracking.log")
+    beside = MirrorProcess(finished_store, "made-up", NOWHERE, tmp_path / "tracking.log")
     assert not beside.finish(seconds=0.1)
 
 
@@ -379,12 +393,12 @@ def test_the_mirror_of_a_namespace_opens_no_store_of_a_refused_study() -> None:
         opened.append(url)
         raise StoreUnavailable("no credentials")
 
-    keeper = Keeper(simulated.cluster, NOWHERE, said.append, open_named)
-    keeper.look()
-    keeper.look()
+    mirrors = NamespaceMirror(simulated.cluster, NOWHERE, said.append, open_named)
+    mirrors.update()
+    mirrors.update()
     assert set(opened) == {"memory://simulated"}
-    assert said[0] == "mine: no credentials; asking again"
-    assert said[1].startswith("refused: not mirrored, since it is not accepted (ImageMissing: ")
+    assert said[0] == "mine: no credentials; retrying"
+    assert said[1].startswith("refused: not mirrored, because it is not accepted (ImageMissing: ")
     assert len(said) == 2, "each thing once"
 
 
@@ -401,7 +415,7 @@ def test_a_password_in_an_address_is_not_shown(uri: str, shown: str) -> None:
     assert masked(uri) == shown
 
 
-def test_no_word_about_a_mirror_holds_its_password(finished_store: Store) -> None:
+def test_no_message_about_a_mirror_contains_its_password(finished_store: Store) -> None:
     uri = "http://me:secret@127.0.0.1:9"
     with pytest.raises(TrackingUnavailable, match=r"http://me:\*\*\*@127") as told:
         Mirror(in_memory_store(), PLAN, uri)
@@ -413,30 +427,30 @@ def test_no_word_about_a_mirror_holds_its_password(finished_store: Store) -> Non
     ("log", "told"),
     [
         (
-            "the disk is full; asking again\nTraceback (most recent call last):\n  File 'a.py', line 3, in fol",
-            "the disk is full; asking again",
+            "the disk is full; retrying\nTraceback (most recent call last):\n  File 'a.py', line 3, in fol",
+            "the disk is full; retrying",
         ),
         ("Traceback (most recent call last):\n  File 'a.py'\nOSError: [Errno 28] No space left", "OSError: [Errno 28] No space left"),
-        ("", "it left no word in "),
+        ("", "no message in "),
     ],
 )
-def test_last_words_are_for_people_however_the_log_was_cut(finished_store: Store, tmp_path: Path, log: str, told: str) -> None:
-    beside = Beside(finished_store, "made-up", NOWHERE, tmp_path / "tracking.log")
+def test_the_last_message_is_readable_however_the_log_ends(finished_store: Store, tmp_path: Path, log: str, told: str) -> None:
+    beside = MirrorProcess(finished_store, "made-up", NOWHERE, tmp_path / "tracking.log")
     beside.finish(0)
     beside.log.write_text(log)
-    assert beside.last_words().startswith(told)
+    assert beside.last_message().startswith(told)
 
 
-def test_a_last_look_is_tried_a_while_and_then_given_up_with_its_reason(finished_store: Store) -> None:
+def test_a_last_update_is_retried_and_then_given_up_with_its_reason(finished_store: Store) -> None:
     pauses, said = list[float](), list[str]()
-    tries = LastTries("the stop request", pauses.append, lambda: sum(pauses))
-    with pytest.raises(TrackingUnavailable, match=r"MLflow at http://127.* did not .*; given up 5 s after the stop request"):
+    tries = LastAttempts("the stop request", pauses.append, lambda: sum(pauses))
+    with pytest.raises(TrackingUnavailable, match=r"MLflow at http://127.* is unreachable, .*; given up 5 s after the stop request"):
         follow(finished_store, "made-up", NOWHERE, None, tries.another, said.append, until_done=True)
     assert len(said) == len(pauses) + 1 == 12
 
 
 @pytest.mark.parametrize(("times", "code"), [(1, 1), (2, 75)])
-def test_ctrl_c_ends_a_mirror_whose_server_is_away(finished_store: Store, times: int, code: int) -> None:
+def test_ctrl_c_ends_a_mirror_whose_server_is_unreachable(finished_store: Store, times: int, code: int) -> None:
     line = [sys.executable, "-m", "orchestrator.cli", "tracking", "mirror", "made-up", "--store", finished_store.url]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     mirror = subprocess.Popen(
@@ -444,7 +458,7 @@ def test_ctrl_c_ends_a_mirror_whose_server_is_away(finished_store: Store, times:
     )
     assert mirror.stdout is not None
     told = mirror.stdout.readline()
-    assert told.endswith("asking again\n")
+    assert told.endswith("retrying\n")
     for _ in range(times):
         mirror.send_signal(signal.SIGINT)
         time.sleep(0.2)
@@ -454,13 +468,11 @@ def test_ctrl_c_ends_a_mirror_whose_server_is_away(finished_store: Store, times:
     assert (len(rest.splitlines()) < 20, "Traceback" in rest) == (True, False), "it pauses between two tries"
 
 
-def test_the_process_beside_a_run_has_no_password_on_its_command_line(finished_store: Store, tmp_path: Path) -> None:
-    beside = Beside(finished_store, "made-up", "http://me:secret@127.0.0.1:9", tmp_path / "tracking.log")
-    try:
-        line = Path(f"/proc/{beside._process.pid}/cmdline").read_bytes()
-        assert (b"made-up" in line, b"secret" in line) == (True, False)
-    finally:
-        beside.finish(0)
+def test_the_command_line_of_the_mirror_process_has_no_address(finished_store: Store, tmp_path: Path) -> None:
+    assert command_of(finished_store, "made-up")[1:] == ["-m", "orchestrator.tracking", "--store", finished_store.url, "--study", "made-up"]
+    mirror = MirrorProcess(finished_store, "made-up", "http://me:secret@127.0.0.1:9", tmp_path / "tracking.log")
+    assert not mirror.finish(60)
+    assert ("me:***@" in mirror.last_message(), "secret" in mirror.last_message()) == (True, False), mirror.last_message()
 
 
 @pytest.mark.long
@@ -480,7 +492,7 @@ def test_a_real_server_that_comes_back_has_everything(finished_store: Store, tmp
 
     try:
         assert follow(finished_store, "made-up", server_uri, None, wait, said.append, until_done=True)
-        assert any("asking again" in line for line in said)
+        assert any("retrying" in line for line in said)
         assert set(contents(server_uri)) == set(PLAN.tasks)
         assert not Mirror(finished_store, PLAN, server_uri).bring_up_to_date().changed
     finally:

@@ -1,4 +1,4 @@
-"""An attempt: what each way to end means, who may work, what is counted, what the record says."""
+"""Attempts: exit codes, leases, failure counts and the contents of the record."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from trainer.attempt import provenance as lineage
+from trainer.attempt import provenance
 from trainer.attempt.perform import follow_task, run_task
 from trainer.context import Context, Outcome, Stopped
 
@@ -83,7 +83,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("problem", "code"), ENDS, ids=lambda value: type(value).__name__)
-def test_each_way_to_end_has_its_exit_code_and_gives_the_lease_back(
+def test_every_outcome_has_an_exit_code_and_releases_the_lease(
     store: Store, placement: Placement, problem: Exception, code: ExitCode
 ) -> None:
     given, events = attempt(store, placement, failing_with(problem))
@@ -99,9 +99,7 @@ def test_each_way_to_end_has_its_exit_code_and_gives_the_lease_back(
 
 
 @pytest.mark.parametrize(("problem", "code"), ENDS, ids=lambda value: type(value).__name__)
-def test_a_failure_leaves_its_reason_and_other_ends_leave_none(
-    store: Store, placement: Placement, problem: Exception, code: ExitCode
-) -> None:
+def test_only_failures_write_failure_json(store: Store, placement: Placement, problem: Exception, code: ExitCode) -> None:
     attempt(store, placement, failing_with(problem))
 
     reason = failure(store, 1)
@@ -113,7 +111,7 @@ def test_a_failure_leaves_its_reason_and_other_ends_leave_none(
         assert "in work" in reason["details"]["traceback"]
 
 
-def test_a_finished_task_has_a_record_with_its_lineage(store: Store, placement: Placement) -> None:
+def test_record_of_a_finished_task_has_its_provenance(store: Store, placement: Placement) -> None:
     attempt(store, placement, failing_with(ZeroDivisionError("first")))
     code, events = attempt(store, placement)
 
@@ -143,8 +141,8 @@ def test_a_task_with_a_record_is_not_worked_on_again(store: Store, placement: Pl
     assert len(history(store)) == 1
 
 
-def test_whoever_waited_for_the_lease_sees_that_the_task_is_done(placement: Placement) -> None:
-    """The record comes between the first look and the lease."""
+def test_task_finished_while_waiting_for_the_lease_is_not_repeated(placement: Placement) -> None:
+    """The record is published between the first check and the acquisition of the lease."""
 
     class FinishedMeanwhile(InMemoryObjects):
         looked = False
@@ -163,7 +161,7 @@ def test_whoever_waited_for_the_lease_sees_that_the_task_is_done(placement: Plac
     assert attempt(later, placement, failing_with(AssertionError("worked again")))[0] == ExitCode.DONE
 
 
-def test_a_damaged_record_is_moved_aside_and_made_again(store: Store, placement: Placement) -> None:
+def test_damaged_record_is_quarantined_and_made_again(store: Store, placement: Placement) -> None:
     attempt(store, placement)
     whole = store.objects.get(addresses.record_key(DIGEST))
     store.objects.put(addresses.record_key(DIGEST), whole[: len(whole) // 2])
@@ -184,14 +182,14 @@ def test_the_third_failure_in_one_run_is_the_last(store: Store, placement: Place
     assert attempt(store, placement)[0] == ExitCode.REFUSED, "not even a good attempt is made in this run"
 
 
-def test_a_new_run_number_begins_to_count_anew(store: Store, placement: Placement) -> None:
+def test_new_run_number_resets_the_failure_count(store: Store, placement: Placement) -> None:
     for _ in range(3):
         attempt(store, placement, failing_with(ZeroDivisionError("again")))
 
     assert attempt(store, Placement(cache=placement.cache, run_number=2))[0] == ExitCode.DONE
 
 
-def test_stops_and_held_leases_are_no_failures(store: Store, placement: Placement) -> None:
+def test_stops_and_held_leases_do_not_count_as_failures(store: Store, placement: Placement) -> None:
     for _ in range(5):
         attempt(store, placement, failing_with(Stopped("asked")))
         attempt(store, placement, failing_with(LeaseLost("overtaken")))
@@ -199,7 +197,7 @@ def test_stops_and_held_leases_are_no_failures(store: Store, placement: Placemen
     assert attempt(store, placement)[0] == ExitCode.DONE
 
 
-def test_attempts_that_are_killed_again_and_again_come_to_an_end(store: Store, placement: Placement) -> None:
+def test_repeatedly_killed_attempts_reach_the_failure_limit(store: Store, placement: Placement) -> None:
     root = addresses.work_root("prepare", DIGEST)
     for _ in range(3 * leases.SILENT_ENDS):
         leases.acquire(store, root, DIGEST, leases.Holder(study="small")).end("killed", 137)
@@ -211,7 +209,7 @@ def test_attempts_that_are_killed_again_and_again_come_to_an_end(store: Store, p
     assert "retry" in events[-1].message
 
 
-def test_of_two_attempts_at_once_one_works_and_the_other_is_told_so(store: Store, placement: Placement) -> None:
+def test_second_concurrent_attempt_exits_as_held(store: Store, placement: Placement) -> None:
     inner: list[ExitCode] = []
 
     def work(context: Context) -> Outcome:
@@ -239,7 +237,7 @@ def test_a_stop_before_the_start_takes_no_lease(store: Store, placement: Placeme
     assert history(store) == []
 
 
-def test_events_come_in_order_and_the_start_says_where_the_task_was_taken_up(store: Store, placement: Placement) -> None:
+def test_events_are_ordered_and_start_has_the_resumed_position(store: Store, placement: Placement) -> None:
     def work(context: Context) -> Outcome:
         context.lease.start_from(64)
         context.progress(96, 128, "tokens", 3.5)
@@ -254,7 +252,7 @@ def test_events_come_in_order_and_the_start_says_where_the_task_was_taken_up(sto
     ]
 
 
-def test_a_store_that_fails_at_the_end_does_not_undo_what_is_done(placement: Placement) -> None:
+def test_store_failure_at_the_end_keeps_the_record(placement: Placement) -> None:
     faults: list[Fault] = []
     store = in_memory_store(faults)
     records.create_task(store, TASK)
@@ -266,7 +264,7 @@ def test_a_store_that_fails_at_the_end_does_not_undo_what_is_done(placement: Pla
     assert attempt(store, placement, work)[0] == ExitCode.DONE
 
 
-def test_a_store_that_cannot_be_written_is_a_failure_with_its_own_words(placement: Placement) -> None:
+def test_unwritable_store_is_reported_with_its_message(placement: Placement) -> None:
     store = in_memory_store([Fault("put", "*attempts*", "before", times=100, message="no space left on device")])
     records.create_task(store, TASK)
 
@@ -278,7 +276,7 @@ def test_a_store_that_cannot_be_written_is_a_failure_with_its_own_words(placemen
 
 
 @pytest.mark.parametrize("problem", [StoreUnavailable("no answer"), Damaged("a shard has changed"), ZeroDivisionError("by zero")], ids=str)
-def test_a_failure_while_the_store_is_away_keeps_its_own_words(placement: Placement, problem: Exception) -> None:
+def test_failure_during_a_store_outage_keeps_its_message(placement: Placement, problem: Exception) -> None:
     faults: list[Fault] = []
     store = in_memory_store(faults)
     records.create_task(store, TASK)
@@ -295,7 +293,7 @@ def test_a_failure_while_the_store_is_away_keeps_its_own_words(placement: Placem
     assert "away" not in events[-1].message
 
 
-def test_a_failure_that_cannot_be_counted_gives_the_lease_back(placement: Placement) -> None:
+def test_uncountable_failure_releases_the_lease(placement: Placement) -> None:
     faults: list[Fault] = []
     store = in_memory_store(faults)
     records.create_task(store, TASK)
@@ -326,11 +324,11 @@ def test_a_task_of_other_numerics_is_refused(store: Store, placement: Placement)
     ("body", "code"),
     [
         (None, ExitCode.FAILED),
-        (b"{}", ExitCode.FAILED),  # not what the digest promised: whoever plans writes it again
+        (b"{}", ExitCode.FAILED),  # not what the digest promised: planning writes it again
     ],
     ids=["missing", "damaged"],
 )
-def test_a_task_that_cannot_be_read_is_not_worked_on(store: Store, placement: Placement, body: bytes | None, code: ExitCode) -> None:
+def test_unreadable_task_is_not_performed(store: Store, placement: Placement, body: bytes | None, code: ExitCode) -> None:
     digest = "ab" * 32
     if body is not None:
         store.objects.put(addresses.task_key(digest), body)
@@ -369,7 +367,7 @@ def damage(store: Store, key: str) -> None:
     store.objects.put(key, bytes(body))
 
 
-def test_what_is_damaged_of_another_task_is_moved_aside_so_that_it_is_done_again(store: Store, placement: Placement) -> None:
+def test_damaged_inputs_are_quarantined(store: Store, placement: Placement) -> None:
     attempt(store, placement)
     made = records.read_record(store, DIGEST)
     assert made is not None
@@ -390,7 +388,7 @@ def test_what_is_damaged_of_another_task_is_moved_aside_so_that_it_is_done_again
     assert attempt(store, placement)[0] == ExitCode.DONE, "and it is"
 
 
-def test_what_is_whole_of_another_task_stays(store: Store, placement: Placement) -> None:
+def test_intact_inputs_are_kept(store: Store, placement: Placement) -> None:
     attempt(store, placement)
     needing = records.create_task(store, TrainTask(TRAJECTORY, 64))
 
@@ -399,7 +397,7 @@ def test_what_is_whole_of_another_task_stays(store: Store, placement: Placement)
     assert DIGEST in records.done(store)
 
 
-def test_horizons_of_one_trajectory_share_a_place_and_a_lease(store: Store, placement: Placement) -> None:
+def test_horizons_of_one_trajectory_share_prefix_and_lease(store: Store, placement: Placement) -> None:
     shorter, longer = (records.create_task(store, TrainTask(TRAJECTORY, tokens)) for tokens in (64, 128))
     inner: list[ExitCode] = []
 
@@ -415,16 +413,14 @@ def test_horizons_of_one_trajectory_share_a_place_and_a_lease(store: Store, plac
     assert [one.number for one in record.attempts] == [1, 2]
 
 
-def test_a_rank_that_does_not_speak_leaves_its_traceback_in_the_log(
-    store: Store, placement: Placement, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_rank_logs_its_traceback(store: Store, placement: Placement, capsys: pytest.CaptureFixture[str]) -> None:
     assert follow_task(store, "0" * 64, placement, lambda: False) == ExitCode.FAILED
-    told = capsys.readouterr().err
-    assert "Traceback" in told
-    assert "rank None of 000000000000" in told
+    output = capsys.readouterr().err
+    assert "Traceback" in output
+    assert "rank None of 000000000000" in output
 
 
-def test_what_an_interrupt_leaves_is_a_lease_that_has_ended(store: Store, placement: Placement) -> None:
+def test_interrupt_ends_the_lease(store: Store, placement: Placement) -> None:
     with pytest.raises(KeyboardInterrupt):
         attempt(store, placement, failing_with(KeyboardInterrupt()))
 
@@ -432,25 +428,25 @@ def test_what_an_interrupt_leaves_is_a_lease_that_has_ended(store: Store, placem
 
 
 def test_the_commit_may_come_from_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainer.attempt import provenance as lineage
+    from trainer.attempt import provenance
 
-    monkeypatch.setenv(lineage.COMMIT_VARIABLE, "0123abc-dirty")
-    lineage.commit.cache_clear()
+    monkeypatch.setenv(provenance.COMMIT_VARIABLE, "0123abc-dirty")
+    provenance.commit.cache_clear()
     try:
-        assert lineage.commit() == ("0123abc", True)
+        assert provenance.commit() == ("0123abc", True)
     finally:
-        lineage.commit.cache_clear()
+        provenance.commit.cache_clear()
 
 
-def test_failure_json_is_json_that_people_can_read(store: Store, placement: Placement) -> None:
+def test_failure_json_is_indented(store: Store, placement: Placement) -> None:
     attempt(store, placement, failing_with(TaskRefused("the held-out set is empty")))
 
     key = addresses.attempt_key(addresses.work_root("prepare", DIGEST), 1, "failure.json")
     assert json.loads(store.objects.get(key))["message"] == "the held-out set is empty"
 
 
-def test_what_every_attempt_lost_of_the_one_before_it_is_in_the_record(store: Store) -> None:
-    """The last attempt is not the only one that went on behind where another had been; the third one never began."""
+def test_record_has_tokens_lost_of_every_attempt(store: Store) -> None:
+    """Several attempts resumed before the position that an earlier one had reached; the third one never started."""
     shorter, longer = (records.create_task(store, TrainTask(TRAJECTORY, tokens)) for tokens in (104, 400))
     root = addresses.work_root("train", "0" * 64)
     for digest, start, end in ((longer, 0, 120), (shorter, 64, 96), (shorter, None, 0), (longer, 80, 200), (DIGEST, 80, 80)):
@@ -460,4 +456,4 @@ def test_what_every_attempt_lost_of_the_one_before_it_is_in_the_record(store: St
             lease.renew(end)
         lease.end("stopped", ExitCode.STOPPED)
     own = Attempt(number=6, study="small", start=lease.body.start.isoformat(), end="", from_tokens=152, tokens_lost=50)
-    assert [entry.tokens_lost for entry in lineage.attempts(store, root, own)] == [0, 104 - 64, 0, 96 - 80, 0, 50]
+    assert [entry.tokens_lost for entry in provenance.attempts(store, root, own)] == [0, 104 - 64, 0, 96 - 80, 0, 50]

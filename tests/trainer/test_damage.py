@@ -135,10 +135,10 @@ def test_a_changed_corpus_is_refused_and_nothing_is_retried(study: SmallStudy) -
     code, message = run(store_of_others, study.tokenizer)
 
     assert code == ExitCode.REFUSED
-    assert "bring back the files as they were, or plan again" in message
+    assert "restore the original files or plan again" in message
 
 
-def test_a_start_that_is_not_there_yet_is_waited_for(study: SmallStudy) -> None:
+def test_missing_start_checkpoint_is_waited_for(study: SmallStudy) -> None:
     state: TrainTask = study.train(STEPS)
     evaluate = study.plan(bits_per_byte(state, digest_of(state.trajectory.identity()), study.sources[0]))
 

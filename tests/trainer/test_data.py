@@ -158,7 +158,7 @@ def test_a_batch_holds_the_windows_that_it_names(opened: Sources) -> None:
 
 
 def test_an_order_is_longer_than_what_is_kept_of_it(cache: Path) -> None:
-    """Positions are looked up in blocks; none of their borders shows."""
+    """Positions are computed in blocks; block boundaries do not affect the order."""
     store = in_memory_store()
     windows = 2500
     digest = publish(store, 0, range(windows * T + 1))
@@ -179,7 +179,7 @@ def test_the_seed_and_nothing_of_the_model_orders_the_data(opened: Sources) -> N
 def test_a_source_without_one_window_is_refused(tokens: int, cache: Path) -> None:
     store = in_memory_store()
     digest = publish(store, 0, range(tokens))
-    with pytest.raises(TaskRefused, match=rf"{digest} has {tokens} tokens, not one window of {T}"):
+    with pytest.raises(TaskRefused, match=rf"{digest} has {tokens} tokens, less than one window of {T}"):
         open_mixture(store, replace(TRAJECTORY, shares=((digest, 1),)), cache)
 
 
@@ -212,7 +212,7 @@ def test_held_out_documents_come_by_lowest_hash(cache: Path) -> None:
     assert source.end_of_text == END_OF_TEXT
 
 
-def test_what_is_not_prepared_yet_is_missing(store: Store, cache: Path) -> None:
+def test_unprepared_source_raises_key_missing(store: Store, cache: Path) -> None:
     with pytest.raises(KeyMissing, match="no record yet"):
         open_mixture(store, replace(TRAJECTORY, shares=(("0" * 64, 1),)), cache)
 
@@ -247,21 +247,21 @@ def test_damage_of_held_out_documents_is_found(name: str, tmp_path: Path) -> Non
         source.held_out(1)
 
 
-def test_shards_are_told_one_by_one_by_whoever_opens_them(tmp_path: Path) -> None:
+def test_callback_is_called_per_shard_by_the_opening_thread(tmp_path: Path) -> None:
     store = in_memory_store()
     digests = sorted(publish(store, number, range(300), shard_tokens=100) for number in (0, 1))
-    told: list[int] = []
-    watching = Fetching(lambda: told.append(threading.get_ident()))
+    calls: list[int] = []
+    watching = Fetching(lambda: calls.append(threading.get_ident()))
     open_mixture(store, replace(TRAJECTORY, shares=tuple((digest, 1) for digest in digests)), tmp_path, watching)
-    assert told == 6 * [threading.get_ident()]
+    assert calls == 6 * [threading.get_ident()]
 
 
-def test_the_files_of_held_out_documents_are_told_too(tmp_path: Path) -> None:
+def test_callback_is_called_for_held_out_files(tmp_path: Path) -> None:
     store = in_memory_store()
     digest = publish(store, 0, range(300), [[number] * 7 for number in range(20)], shard_tokens=70)
-    told: list[str] = []
-    PreparedSource.open(store, digest, tmp_path).held_out(3, Fetching(lambda: told.append("one more")))
-    assert len(told) == len([key for _, key in fetches(store) if "held-out" in key]) == 4
+    calls: list[str] = []
+    PreparedSource.open(store, digest, tmp_path).held_out(3, Fetching(lambda: calls.append("one more")))
+    assert len(calls) == len([key for _, key in fetches(store) if "held-out" in key]) == 4
 
 
 def fetches(store: Store) -> list[tuple[str, str]]:
@@ -269,8 +269,8 @@ def fetches(store: Store) -> list[tuple[str, str]]:
     return [(name, key) for name, key in store.objects.log if name == "fetch"]
 
 
-def test_what_ends_the_fetching_ends_it_at_once(tmp_path: Path) -> None:
-    """Of fifty shards some are on their way when the first has come, and the rest is left."""
+def test_exception_in_callback_stops_fetching_at_once(tmp_path: Path) -> None:
+    """Of fifty shards, some are being fetched when the first is done; the others are not fetched."""
     store = in_memory_store([Fault("fetch", "*training*", "delay", times=1000, seconds=0.01)])
     digest = publish(store, 0, range(5000), shard_tokens=100)
 
@@ -288,11 +288,11 @@ def test_processes_that_share_a_cache_fetch_each_shard_once(tmp_path: Path) -> N
     trajectory = replace(TRAJECTORY, shares=((digest, 1),))
     together = threading.Barrier(3)
 
-    def one_more() -> None:
+    def on_shard() -> None:
         together.wait(timeout=20)
 
     def batch(local_rank: int) -> Any:
-        return open_mixture(store, trajectory, tmp_path, Fetching(one_more, follows=local_rank > 0)).batch(0).ids.tolist()
+        return open_mixture(store, trajectory, tmp_path, Fetching(on_shard, follows=local_rank > 0)).batch(0).ids.tolist()
 
     with ThreadPoolExecutor(3) as ranks:
         batches = list(ranks.map(batch, range(3)))

@@ -96,7 +96,7 @@ def test_bits_per_byte_equal_those_counted_by_hand(window: int) -> None:
     assert (results["tokens"], results["bytes"], results["documents"]) == (33, 99, 4)
 
 
-def test_a_model_that_knows_nothing_needs_the_logarithm_of_its_vocabulary() -> None:
+def test_uniform_model_needs_log_of_vocabulary_size() -> None:
     documents = random_documents(20, 50)
 
     _, results = score(BitsPerByte(documents, END_OF_TEXT, 16), uniform_logits)
@@ -104,7 +104,7 @@ def test_a_model_that_knows_nothing_needs_the_logarithm_of_its_vocabulary() -> N
     assert results[BITS_PER_BYTE] == pytest.approx(log2(VOCABULARY) * 1000 / 3000, rel=1e-6)
 
 
-def test_rows_say_what_each_document_costs() -> None:
+def test_rows_have_the_nats_of_each_document() -> None:
     documents = [document(1, [1, 2, 3]), document(2, [9] * 7)]
 
     rows, _ = score(BitsPerByte(documents, END_OF_TEXT, 4), uniform_logits)
@@ -138,7 +138,7 @@ def test_pieces_cover_a_document_once_and_none_is_too_long(length: int, window: 
     assert not pieces or pieces[0].ids[0] == END_OF_TEXT
 
 
-def test_a_batch_changes_nothing_but_the_speed() -> None:
+def test_batch_size_does_not_change_scores() -> None:
     generator = np.random.default_rng(3)
     asked = [Sequence(generator.integers(0, VOCABULARY, n), int(generator.integers(1, n))) for n in generator.integers(2, 60, 40)]
     logits = random_logits()
@@ -149,7 +149,7 @@ def test_a_batch_changes_nothing_but_the_speed() -> None:
     assert together == pytest.approx(alone, rel=1e-5)
 
 
-def test_only_what_is_scored_counts() -> None:
+def test_only_scored_tokens_count() -> None:
     asked = [Sequence(np.arange(n + 2), scored) for n, scored in ((5, 6), (9, 1), (3, 2))]
 
     sums = log_likelihoods(uniform_logits, asked, VOCABULARY, CPU, lambda _: None)
@@ -157,7 +157,7 @@ def test_only_what_is_scored_counts() -> None:
     assert sums == pytest.approx([-6 * log(VOCABULARY), -log(VOCABULARY), -2 * log(VOCABULARY)])
 
 
-def test_a_batch_holds_no_more_logits_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_respect_the_logits_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LOGITS_A_BATCH, "cpu", 10 * VOCABULARY)
     shapes: list[tuple[int, ...]] = []
 
@@ -186,13 +186,13 @@ def test_a_random_model_chooses_by_chance() -> None:
     assert results["correct"] == sum(row.correct is True for row in rows)
 
 
-def test_a_model_that_cannot_tell_the_choices_apart_gets_no_more_than_chance() -> None:
+def test_uniform_model_scores_at_chance() -> None:
     _, results = score(make_questions(random_documents(400, 12)), uniform_logits)
 
     assert abs(float(results[ACCURACY]) - 0.25) < 3 * sqrt(0.25 * 0.75 / 400)
 
 
-def test_a_model_that_knows_how_texts_go_on_chooses_right() -> None:
+def test_perfect_model_chooses_correctly() -> None:
     documents = [document(n, [(n + step) % (VOCABULARY - 1) + 1 for step in range(12)]) for n in range(40)]
 
     _, results = score(make_questions(documents), counting_logits)
@@ -223,8 +223,8 @@ def test_items_depend_on_nothing_but_the_documents_and_the_seed() -> None:
     assert drawn(1) != drawn(2)
 
 
-def test_items_are_those_that_were_recorded() -> None:
-    """Other items under the same identity would be another benchmark: whoever changes them raises NUMERICS."""
+def test_items_equal_the_recorded_ones() -> None:
+    """The items are part of the task's identity: a change of the items requires a higher NUMERICS."""
     documents = [document(n, [(n * n + 7 * step) % (VOCABULARY - 1) + 1 for step in range(12)]) for n in range(30)]
 
     asked = make_questions(documents).questions
@@ -233,14 +233,14 @@ def test_items_are_those_that_were_recorded() -> None:
     assert [choice[0] for question in asked[:3] for choice in question.choices] == [17, 44, 2, 43, 23, 44, 17, 5, 16, 52, 47, 43]
 
 
-def test_a_document_that_goes_on_like_all_others_makes_no_item() -> None:
+def test_document_without_distinct_continuations_makes_no_item() -> None:
     same = [document(n, [n + 1] * 6 + [9, 9, 9, 9]) for n in range(8)]
     different = random_documents(5, 12)
 
     asked = make_questions([*same, *different]).questions
 
     assert {question.item for question in asked} == {one.hash for one in [*same, *different]}
-    with pytest.raises(TaskRefused, match="go on differently"):
+    with pytest.raises(TaskRefused, match="different continuations"):
         make_questions(same)
 
 

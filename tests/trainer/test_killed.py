@@ -97,11 +97,11 @@ def test_a_task_killed_five_times_equals_an_uninterrupted_one(study: SmallStudy,
             worker.until_ready()
             worker.ask(digest, placement)
             worker.until_progress(reached(kept) + draw.randrange(1, 60) * TOKENS_A_STEP)
-            time.sleep(draw.random() * 0.05)
+            time.sleep(draw.random() * 0.05)  # kills at a random moment of a step; no assertion depends on it
             worker.kill()
         assert records.read_record(study.store, digest) is None
         now = pointers(study.store, task)
-        assert kept.items() <= now.items(), "a checkpoint that counted was replaced or has gone"
+        assert kept.items() <= now.items(), "a checkpoint that counted was replaced or deleted"
         kept = now
 
     assert study.run(digest) == ExitCode.DONE
@@ -118,7 +118,7 @@ def reached(kept: dict[str, bytes]) -> int:
     return max((addresses.pointer_tokens(key) or 0 for key in kept), default=0)
 
 
-def test_a_task_stopped_politely_goes_on_where_it_stopped(study: SmallStudy, uninterrupted: tuple[SmallStudy, Record]) -> None:
+def test_stopped_task_resumes_where_it_stopped(study: SmallStudy, uninterrupted: tuple[SmallStudy, Record]) -> None:
     task = study.train(STEPS)
     digest = study.plan(task)
     with worker_process(trainer_worker(str(study.folder))) as worker:
@@ -223,4 +223,4 @@ def test_a_suite_that_cannot_be_run_yet_is_refused_in_one_sentence(uninterrupted
     code = run_task(study.store, study.plan(task), Placement(cache=study.placement.cache), said.append, lambda: False)
 
     assert code == ExitCode.REFUSED
-    assert "suite 'nl-reasoning' is not in this trainer (its benchmarks are named" in str(said[-1])
+    assert "suite 'nl-reasoning' is not implemented in this trainer (its benchmarks are listed" in str(said[-1])

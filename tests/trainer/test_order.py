@@ -52,7 +52,7 @@ def test_the_key_is_seed_digest_epoch_and_size(other: tuple[int, str, int, int])
 
 
 def test_the_order_stays_what_it_was() -> None:
-    """Recorded; whoever changes it raises NUMERICS."""
+    """Recorded values: a change of the order requires a higher NUMERICS."""
     assert order(1, DIGEST, 0, 12) == [5, 6, 11, 4, 3, 10, 7, 9, 0, 8, 2, 1]
     assert permutation(7, DIGEST, 3, 10**9)(np.array([0, 1, 10**9 - 1])).tolist() == [590739539, 485313754, 459774740]
 

@@ -128,12 +128,12 @@ def test_only_source_code_has_a_largest_file(workplace: Workplace) -> None:
 
 
 REFUSED = [
-    ("cut.jsonl.gz", gzip.compress(lines_of(TEXTS))[:-20], "no whole gzip file"),
-    ("none.jsonl.gz", b"this is no gzip file", "no whole gzip file"),
-    ("flipped.jsonl.gz", bytes([*gzip.compress(lines_of(TEXTS))[:-6], 1, 2, 3, 4, 5, 6]), "no whole gzip file"),
-    ("cut.jsonl.zst", zstandard.compress(lines_of(TEXTS))[:-20], "cut: it ends in the middle of a zst frame"),
-    ("none.jsonl.zst", b"this is no zst file, that is sure", "no whole zst file"),
-    ("cut.parquet", as_parquet(TEXTS)[:-20], "no whole Parquet file"),
+    ("cut.jsonl.gz", gzip.compress(lines_of(TEXTS))[:-20], "not a complete gzip file"),
+    ("none.jsonl.gz", b"this is no gzip file", "not a complete gzip file"),
+    ("flipped.jsonl.gz", bytes([*gzip.compress(lines_of(TEXTS))[:-6], 1, 2, 3, 4, 5, 6]), "not a complete gzip file"),
+    ("cut.jsonl.zst", zstandard.compress(lines_of(TEXTS))[:-20], "is truncated: it ends inside a zst frame"),
+    ("none.jsonl.zst", b"this is no zst file, that is sure", "not a complete zst file"),
+    ("cut.parquet", as_parquet(TEXTS)[:-20], "not a complete Parquet file"),
     ("column.jsonl", b'{"content": "x", "id": 3}\n' * 200, "none of its first 100 objects has a text under 'text'.*'content', 'id'"),
 ]
 
@@ -165,7 +165,7 @@ def test_a_source_without_a_document_is_refused_by_name(content: str, workplace:
 
 def test_a_source_that_is_all_held_out_is_refused(workplace: Workplace) -> None:
     path = workplace.write("a.jsonl", lines_of(TEXTS))
-    with pytest.raises(TaskRefused, match=rf"no document to train on.* {len(TEXTS)} held out"):
+    with pytest.raises(TaskRefused, match=rf"no training document.* {len(TEXTS)} held out"):
         workplace.attempt(workplace.task(path, held_out_one_in=1))
 
 

@@ -37,12 +37,12 @@ def test_the_rate_of_a_place_does_not_depend_on_the_batch_once_it_is_warm() -> N
     [
         (
             Schedule("triangle", 0, "0.01", "0", 400),
-            "schedule 'triangle' is unknown to this trainer; it knows constant, linear",
+            "unknown schedule 'triangle'; this trainer supports constant, linear",
         ),
-        (Schedule("linear", 0, "0.01"), r"schedule 'linear' needs `final` and `tokens`, and the task has None and None"),
+        (Schedule("linear", 0, "0.01"), r"schedule 'linear' needs `final` and `tokens`; the task has None and None"),
     ],
     ids=["unknown", "without an end"],
 )
-def test_a_schedule_that_nobody_can_follow_is_refused(schedule: Schedule, message: str) -> None:
+def test_invalid_schedules_are_refused(schedule: Schedule, message: str) -> None:
     with pytest.raises(TaskRefused, match=message):
         learning_rate(schedule, 3, STEP)

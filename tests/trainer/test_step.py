@@ -14,7 +14,7 @@ from trainer.context import Context
 from trainer.data.sources import Mixture
 from trainer.model.loss import head_loss
 from trainer.model.transformer import initialised
-from trainer.training.journal import Curve
+from trainer.training.metrics_recorder import MetricsRecorder
 from trainer.training.optimizer import adamw
 from trainer.training.step import SKIPS_ALLOWED, step
 
@@ -64,10 +64,10 @@ def store() -> Store:
 
 
 @pytest.fixture
-def curve(store: Store, tmp_path: Path) -> Curve:
+def curve(store: Store, tmp_path: Path) -> MetricsRecorder:
     task = TrainTask(TRAJECTORY, 100 * STEP)
     lease = leases.acquire(store, WORK, "b" * 64, Holder())
-    return Curve(Context(store, "b" * 64, task, lease, Placement(), tmp_path), task.tokens)
+    return MetricsRecorder(Context(store, "b" * 64, task, lease, Placement(), tmp_path), task.tokens)
 
 
 def poisoned_state() -> State:
@@ -78,7 +78,7 @@ def poisoned_state() -> State:
     return State(model, adamw(model, ADAMW), Position())
 
 
-def test_a_bad_step_is_one_without_update_and_the_position_moves_on(curve: Curve) -> None:
+def test_non_finite_step_is_skipped_and_position_advances(curve: MetricsRecorder) -> None:
     state, windows = poisoned_state(), cast(Mixture, Windows({1, 2}))
     weights, positions = [], []
     for _ in range(4):
@@ -92,12 +92,12 @@ def test_a_bad_step_is_one_without_update_and_the_position_moves_on(curve: Curve
     assert len({at.token_hash for at in positions}) == 4
 
 
-def test_more_bad_steps_in_a_row_than_the_rule_allows_refuse_the_task(store: Store, curve: Curve) -> None:
+def test_too_many_non_finite_steps_refuse_the_task(store: Store, curve: MetricsRecorder) -> None:
     state = poisoned_state()
     windows = cast(Mixture, Windows(set(range(1, 100)) - {SKIPS_ALLOWED + 1}))
     for _ in range(2 + 2 * SKIPS_ALLOWED):
         step(TRAJECTORY, windows, state, 0, curve)
-    with pytest.raises(TaskRefused, match=r"11 steps in a row up to step 23 had a loss or gradient that is no number \(loss nan"):
+    with pytest.raises(TaskRefused, match=r"11 steps in a row up to step 23 had a non-finite loss or gradient \(loss nan"):
         step(TRAJECTORY, windows, state, 0, curve)
     losses = [row["value"] for row in metrics.series(store, WORK).to_pylist() if row["name"] == "loss"]
     assert [number for number, loss in enumerate(losses, start=1) if isfinite(loss)] == [1, SKIPS_ALLOWED + 2]
@@ -117,8 +117,8 @@ def little_memory(monkeypatch: pytest.MonkeyPatch, refused: Container[int]) -> l
     return tried
 
 
-def test_a_batch_that_a_gpu_does_not_hold_goes_in_halves_from_then_on(
-    curve: Curve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_micro_batch_is_halved_on_out_of_memory(
+    curve: MetricsRecorder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, halved = (State(model, adamw(model, ADAMW), Position()) for model in (initialised(START), initialised(START)))
     for _ in range(2):
@@ -127,17 +127,17 @@ def test_a_batch_that_a_gpu_does_not_hold_goes_in_halves_from_then_on(
     for _ in range(2):
         step(TRAJECTORY, cast("Mixture", Windows(set())), halved, 0, curve)
     assert tried == [4, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1]
-    assert "4 sequences at once do not fit" in capsys.readouterr().err
+    assert "4 sequences do not fit into GPU memory" in capsys.readouterr().err
     assert halved.position.token_hash == whole.position.token_hash
     for one, other in zip(whole.model.parameters(), halved.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("micro_batch", "mend"), [(4, "set execution.microBatch lower"), (0, "larger GPU")])
-def test_what_does_not_fit_as_asked_or_at_all_is_refused(
-    curve: Curve, monkeypatch: pytest.MonkeyPatch, micro_batch: int, mend: str
+@pytest.mark.parametrize(("micro_batch", "hint"), [(4, "set execution.microBatch lower"), (0, "larger GPU")])
+def test_micro_batch_that_does_not_fit_is_refused(
+    curve: MetricsRecorder, monkeypatch: pytest.MonkeyPatch, micro_batch: int, hint: str
 ) -> None:
     model = initialised(START)
     little_memory(monkeypatch, range(99))
-    with pytest.raises(TaskRefused, match=mend):
+    with pytest.raises(TaskRefused, match=hint):
         step(TRAJECTORY, cast("Mixture", Windows(set())), State(model, adamw(model, ADAMW), Position()), micro_batch, curve)

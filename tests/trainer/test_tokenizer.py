@@ -54,7 +54,7 @@ def test_the_vocabulary_has_exactly_the_size_asked_for(workplace: Workplace) -> 
 
 def test_a_vocabulary_that_the_text_cannot_fill_is_refused(workplace: Workplace) -> None:
     path = workplace.write("a.jsonl", lines_of(sentences("river")))
-    with pytest.raises(TaskRefused, match=r"bytes of text fill a vocabulary of \d{3} and no more, and 5,000 were asked for"):
+    with pytest.raises(TaskRefused, match=r"bytes of text only fill a vocabulary of \d{3}, but 5,000 were requested"):
         workplace.attempt(tokenizer_task(workplace, {path: 1}, vocabulary=5000))
 
 
@@ -151,9 +151,9 @@ def test_the_vocabulary_reaches_to_the_highest_id(workplace: Workplace) -> None:
 
 
 BAD_FILES = [
-    (byte_tokenizer("<pad>"), "has no end-of-text token; it must know one of"),
-    (b'{"not": "a tokenizer"}', "is no tokenizer.json"),
-    (b"\xff\xfe", "is no tokenizer.json"),
+    (byte_tokenizer("<pad>"), "has no end-of-text token; it must contain one of"),
+    (b'{"not": "a tokenizer"}', "is not a tokenizer.json"),
+    (b"\xff\xfe", "is not a tokenizer.json"),
 ]
 
 
@@ -164,7 +164,7 @@ def test_a_file_that_is_no_tokenizer_is_refused(content: bytes, message: str, wo
 
 
 def test_another_file_than_planned_is_refused(workplace: Workplace) -> None:
-    with pytest.raises(TaskRefused, match=rf"given\.json: its SHA-256 is \w+, and the task was planned for file:{'0' * 64}"):
+    with pytest.raises(TaskRefused, match=rf"given\.json: its SHA-256 is \w+, but the task was planned for file:{'0' * 64}"):
         load(workplace, byte_tokenizer(), "file:" + "0" * 64)
 
 

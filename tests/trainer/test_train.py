@@ -1,4 +1,4 @@
-"""What a trajectory is, whoever trains it and however often it is taken up: losses, weights, moments and the hash of its tokens."""
+"""Losses, weights, moments and token hash of a trajectory do not depend on restarts or on the attempts that train it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load
 from trainer.context import Context, Outcome, Stopped
 from trainer.data.sources import open_mixture
-from trainer.training import journal as curve
-from trainer.training import run as train
+from trainer.training import metrics_recorder
+from trainer.training import run as training_run
 
 from orchestrator.contract.events import Placement
 from orchestrator.contract.identity import NUMERICS, digest_of
@@ -89,7 +89,7 @@ class Desk:
         """As `trainer.attempt.perform` does it, without record and exit code."""
         lease = leases.acquire(self.store, root(task), digest_of_task(task), Holder())
         try:
-            return train.run(self.context(task, lease, stop, **placement))
+            return training_run.run(self.context(task, lease, stop, **placement))
         finally:
             lease.end("whatever", 0)
 
@@ -155,7 +155,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
 ) -> None:
     task = desk.task(20)
     for steps in stops:
-        with pytest.raises(Stopped, match=rf"kept at \d+ of {task.tokens} tokens"):
+        with pytest.raises(Stopped, match=rf"saved at \d+ of {task.tokens} tokens"):
             desk.attempt(task, after(steps))
     outcome = desk.attempt(task)
     assert (outcome.from_tokens, outcome.tokens_lost) == (sum(stops) * STEP, 0)
@@ -196,7 +196,7 @@ def test_a_shorter_horizon_is_not_taken_from_a_checkpoint_past_its_end(desk: Des
     assert (outcome.from_tokens, outcome.results["tokens"]) == (0, 5 * STEP)
 
 
-def test_what_is_trained_already_is_only_checked(desk: Desk) -> None:
+def test_trained_horizon_is_only_checked(desk: Desk) -> None:
     task = desk.task(6)
     first, again = desk.attempt(task), desk.attempt(task)
     assert again == replace(first, from_tokens=6 * STEP)
@@ -205,7 +205,7 @@ def test_what_is_trained_already_is_only_checked(desk: Desk) -> None:
 
 
 def test_a_branch_that_changes_nothing_is_the_trunk(desk: Desk) -> None:
-    """Weights, moments and count of updates travel with a kept optimizer, and the data goes on where the trunk has stopped."""
+    """A kept optimizer keeps weights, moments and update count, and the data continues where the trunk stopped."""
     trunk = desk.attempt(desk.task(12))
     desk.attempt(desk.task(8))
     stable = desk.trajectory()
@@ -228,7 +228,7 @@ def test_a_fresh_optimizer_counts_from_nothing(desk: Desk) -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_moments_are_fetched_where_they_are_taken_up_and_nowhere_else(desk: Desk, keep: bool) -> None:
-    """Neither the check of an export reads them nor a start with a fresh optimizer."""
+    """Neither the export check nor a start with a fresh optimizer reads the moments."""
     desk.attempt(desk.task(2))
     assert fetched(desk, "optimizer.safetensors") == []
     desk.attempt(desk.task(2, start=FromState(digest_of(desk.trajectory().identity()), 2 * STEP, keep_optimizer=keep)))
@@ -240,7 +240,7 @@ def fetched(desk: Desk, name: str) -> list[str]:
     return [key for operation, key in desk.store.objects.log if operation == "fetch" and key.endswith(name)]
 
 
-def test_a_leaf_falls_to_its_final_rate(desk: Desk) -> None:
+def test_cooldown_ends_at_the_final_rate(desk: Desk) -> None:
     desk.attempt(desk.task(8))
     start = FromState(digest_of(desk.trajectory().identity()), 8 * STEP, keep_optimizer=True)
     leaf = desk.task(4, start=start, schedule=Schedule("linear", 0, "0.01", "0", 4 * STEP))
@@ -249,7 +249,7 @@ def test_a_leaf_falls_to_its_final_rate(desk: Desk) -> None:
     assert rates == pytest.approx([0.01, 0.0075, 0.005, 0.0025])
 
 
-def test_a_start_that_nobody_has_trained_is_missing(desk: Desk) -> None:
+def test_untrained_start_raises_key_missing(desk: Desk) -> None:
     with pytest.raises(KeyMissing, match=f"trajectories/{'a' * 64}/checkpoints/{STEP}"):
         desk.attempt(desk.task(4, start=FromState("a" * 64, STEP, keep_optimizer=True)))
 
@@ -289,29 +289,29 @@ def test_the_process_has_its_threads_back_after_a_task(desk: Desk) -> None:
     assert torch.get_num_threads() == before
 
 
-def test_progress_is_told_with_the_loss_and_at_the_end(desk: Desk) -> None:
+def test_progress_has_the_loss_and_is_reported_at_the_end(desk: Desk) -> None:
     task, heard = desk.task(5), list[tuple[int, int, str, float | None]]()
     lease = leases.acquire(desk.store, root(task), digest_of_task(task), Holder())
-    train.run(replace(desk.context(task, lease), listen=lambda *told: heard.append(told)))
+    training_run.run(replace(desk.context(task, lease), listen=lambda *event: heard.append(event)))
     assert heard[0][:3] == (STEP, 5 * STEP, "tokens")
     assert heard[-1] == (5 * STEP, 5 * STEP, "tokens", desk.losses(task)[-1])
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_store_that_is_away_for_a_while_costs_no_row_of_metrics(
+def test_store_outage_loses_no_metrics(
     desk: Desk, when: When, uninterrupted: tuple[Outcome, list[Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Written again after it had been written or not: every row is there once."""
-    monkeypatch.setattr(curve, "_FLUSH_AT_LAST", 0.0)
+    """Each row is stored exactly once, whether the failed write had taken effect or not."""
+    monkeypatch.setattr(metrics_recorder, "_FLUSH_MAX_SECONDS", 0.0)
     assert isinstance(desk.store.objects, InMemoryObjects)
     desk.store.objects.faults += [Fault("put", "*/metrics/*", when, times=3), Fault("put", "*/metrics/*", when, times=2, skip=9)]
     task = desk.task(20)
     outcome = desk.attempt(task)
     assert_same(desk, task, outcome, uninterrupted)
-    assert capsys.readouterr().err.count("metrics are written later") == 2
+    assert capsys.readouterr().err.count("could not write metrics, will retry") == 2
 
 
-def test_no_checkpoint_is_kept_before_the_metrics_that_lead_to_it(desk: Desk) -> None:
+def test_metrics_are_written_before_their_checkpoint(desk: Desk) -> None:
     assert isinstance(desk.store.objects, InMemoryObjects)
     desk.store.objects.faults.append(Fault("put", "*/metrics/*", "before", times=1000))
     with pytest.raises(StoreUnavailable):
@@ -319,7 +319,7 @@ def test_no_checkpoint_is_kept_before_the_metrics_that_lead_to_it(desk: Desk) ->
     assert checkpoints.list_checkpoints(desk.store, root(desk.task(2))) == []
 
 
-def test_whoever_was_overtaken_keeps_no_checkpoint(desk: Desk) -> None:
+def test_overtaken_attempt_publishes_no_checkpoint(desk: Desk) -> None:
     task = desk.task(5)
     slow = leases.acquire(desk.store, root(task), digest_of_task(task), Holder(workflow_node="node(0)"))
 
@@ -329,7 +329,7 @@ def test_whoever_was_overtaken_keeps_no_checkpoint(desk: Desk) -> None:
         return False
 
     with pytest.raises(LeaseLost):
-        train.run(desk.context(task, slow, overtaken))
+        training_run.run(desk.context(task, slow, overtaken))
     assert checkpoints.list_checkpoints(desk.store, root(task)) == []
 
 
@@ -345,7 +345,7 @@ def test_whoever_was_overtaken_keeps_no_checkpoint(desk: Desk) -> None:
     ids=str,
 )
 def test_tokens_that_were_trained_twice_are_counted_once(desk: Desk, before: list[tuple[int, Any]], expected: tuple[int, int]) -> None:
-    """A clock that leaps ten seconds makes every step's renewal due."""
+    """The clock advances by ten seconds per call, so that every step renews the lease."""
     ticks = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=10 * tick) for tick in count())
     leaping = replace(desk, store=replace(desk.store, clock=lambda: next(ticks)))
     for steps, end in before:
@@ -359,7 +359,7 @@ def test_tokens_that_were_trained_twice_are_counted_once(desk: Desk, before: lis
 
 
 def test_the_lease_is_renewed_with_every_shard_that_comes(desk: Desk) -> None:
-    """A clock that leaps ten seconds makes every renewal due: fetching may take longer than a lease lasts."""
+    """The clock advances by ten seconds per call, so that every renewal is due: fetching may outlast a lease."""
     ticks = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=10 * tick) for tick in count())
     leaping = replace(desk, store=replace(desk.store, clock=lambda: next(ticks)))
     lease = leases.acquire(leaping.store, root(desk.task(1)), digest_of_task(desk.task(1)), Holder())
@@ -370,33 +370,33 @@ def test_the_lease_is_renewed_with_every_shard_that_comes(desk: Desk) -> None:
         return lease.body.took_up
 
     task = desk.task(1)
-    train.run(replace(leaping.context(task, lease), stop=stop))
+    training_run.run(replace(leaping.context(task, lease), stop=stop))
     shards = 3
     assert len(set(renewed[: shards + 1])) == shards + 1
-    assert leases.history(leaping.store, root(task))[0].checkpoint == STEP, "and told with the checkpoint, before its export is checked"
+    assert leases.history(leaping.store, root(task))[0].checkpoint == STEP, "the lease has the checkpoint before its export is checked"
 
 
 def test_asked_to_stop_while_it_fetches_it_makes_no_step_and_fetches_no_more(desk: Desk) -> None:
     task = desk.task(2)
     lease = leases.acquire(desk.store, root(task), digest_of_task(task), Holder())
     with pytest.raises(Stopped, match="while it fetched"):
-        train.run(replace(desk.context(task, lease), stop=lambda: True))
+        training_run.run(replace(desk.context(task, lease), stop=lambda: True))
     assert not lease.body.took_up
 
 
 REFUSED = {
-    "other numerics": ({"numerics": NUMERICS + 1}, f"asks for NUMERICS {NUMERICS + 1}; this trainer computes {NUMERICS}"),
-    "unknown precision": ({"precision": "fp8"}, "precision 'fp8' is unknown to this trainer; it knows fp32, bf16"),
+    "other numerics": ({"numerics": NUMERICS + 1}, f"requires NUMERICS {NUMERICS + 1}; this trainer implements {NUMERICS}"),
+    "unknown precision": ({"precision": "fp8"}, "unknown precision 'fp8'; this trainer supports fp32, bf16"),
     "half a step": ({"batch": 3}, rf"{2 * STEP} tokens are not a whole number of steps of {3 * LENGTH} tokens"),
     "too small a vocabulary": (
-        {"start": FromInitialisation(replace(SHAPE, vocabulary=63), 1, "0.06")}, "the mixture's tokenizer has 64 ids and the model 63",
+        {"start": FromInitialisation(replace(SHAPE, vocabulary=63), 1, "0.06")}, "the mixture's tokenizer has 64 ids, but the model has 63",
     ),
     "windows longer than the source": ({"sequence_length": 64_000, "batch": 1}, "tokens"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_no_retry_mends_is_refused(desk: Desk, changes: dict[str, Any], message: str) -> None:
+def test_invalid_tasks_are_refused(desk: Desk, changes: dict[str, Any], message: str) -> None:
     tokens = changes.get("sequence_length", 2 * STEP)
     with pytest.raises(TaskRefused, match=message):
         desk.attempt(TrainTask(desk.trajectory(**changes), tokens))
@@ -411,7 +411,7 @@ def test_the_hash_of_the_tokens_is_a_chain_over_the_ids_of_every_step(desk: Desk
     assert desk.attempt(task).results["token_hash"] == chained.hex()
 
 
-def test_prepared_tokens_alone_go_to_the_folder_that_machines_share(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_only_prepared_tokens_use_the_shared_folder(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> None:
     shared = tmp_path_factory.mktemp("shared")
     outcome = desk.attempt(desk.task(2), shards=str(shared))
     fetched = {path.name for path in shared.rglob("*") if path.is_file()}

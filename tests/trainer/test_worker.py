@@ -1,5 +1,6 @@
 """The worker's side of the protocol, in real processes: events, signals, a parent that goes."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from trainer.__main__ import main
 
-from orchestrator.contract.events import End, Placement, Progress, Ready, Start
+from orchestrator.contract.events import End, Placement, Progress, Ready, Request, Start, to_line
 from orchestrator.contract.exits import ExitCode
 from tests.trainer.worker_process import SLOW_WORKER, WorkerProcess, worker_process
 
@@ -25,23 +26,25 @@ def test_a_worker_says_ready_then_does_one_task_after_the_other() -> None:
     with worker_process(SLOW_WORKER) as worker:
         worker.ask("quick", Placement(run_number=1))
         worker.ask("quick", Placement(run_number=2))
-        worker.leave_alone()
 
-        assert list(worker.events()) == [
+        assert list(itertools.islice(worker.events(), 5)) == [
             Ready(),
             Start("quick", 1),
             End("quick", 0, "run 1"),
             Start("quick", 1),
             End("quick", 0, "run 2"),
         ]
+        worker.leave_alone()
+        assert list(worker.events()) == []
         assert worker.left_with() == ExitCode.DONE
 
 
-def test_stdout_belongs_to_the_events(worker: WorkerProcess) -> None:
+def test_stdout_contains_only_events(worker: WorkerProcess) -> None:
     worker.ask("noisy")
-    worker.leave_alone()
 
-    assert list(worker.events()) == [Start("noisy", 1), End("noisy", 0, "run 1")]
+    assert list(itertools.islice(worker.events(), 2)) == [Start("noisy", 1), End("noisy", 0, "run 1")]
+    worker.leave_alone()
+    assert list(worker.events()) == []
     assert worker.left_with() == 0
     assert "a library prints" in worker.complaints()
     assert "a child prints" in worker.complaints()
@@ -51,6 +54,18 @@ def test_an_idle_worker_leaves_when_its_stdin_ends(worker: WorkerProcess) -> Non
     worker.leave_alone()
 
     assert worker.left_with() == ExitCode.DONE
+
+
+def test_end_of_stdin_stops_the_task_and_the_worker(worker: WorkerProcess) -> None:
+    worker.ask("slow")
+    worker.ask("slow")
+    worker.until_progress(3)
+
+    worker.leave_alone()
+
+    assert worker.until_end().code == ExitCode.STOPPED
+    assert list(worker.events()) == [], "the second request is not started"
+    assert worker.left_with() == ExitCode.STOPPED
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -74,7 +89,7 @@ def test_a_signal_to_an_idle_worker_makes_it_leave(worker: WorkerProcess, number
     assert worker.left_with() == ExitCode.STOPPED
 
 
-def test_more_sigterms_than_one_are_as_polite_as_one(worker: WorkerProcess) -> None:
+def test_repeated_sigterm_stops_gracefully(worker: WorkerProcess) -> None:
     worker.ask("slow")
     worker.until_progress()
 
@@ -85,7 +100,7 @@ def test_more_sigterms_than_one_are_as_polite_as_one(worker: WorkerProcess) -> N
     assert worker.left_with() == ExitCode.STOPPED
 
 
-def test_a_second_interrupt_means_at_once(worker: WorkerProcess) -> None:
+def test_second_interrupt_exits_at_once(worker: WorkerProcess) -> None:
     worker.ask("deaf")
     worker.until_progress()
     worker.signal(signal.SIGINT)
@@ -112,11 +127,11 @@ def test_a_killed_worker_leaves_no_end_and_its_parent_sees_the_pipe_close(worker
     assert worker.left_with() == -signal.SIGKILL
 
 
-PARENT = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:]); time.sleep(600)"
+PARENT = "import signal, subprocess, sys; subprocess.Popen(sys.argv[1:]); signal.pause()"
 
 
 def test_a_worker_whose_parent_dies_stops_at_the_next_step() -> None:
-    """Its pipes stay open here: nothing but the parent's death tells it."""
+    """The pipes stay open in this test, so the worker can only notice the death of its parent."""
     with worker_process((sys.executable, "-c", PARENT, *SLOW_WORKER)) as parent:
         parent.until_ready()
         parent.ask("slow")
@@ -128,6 +143,27 @@ def test_a_worker_whose_parent_dies_stops_at_the_next_step() -> None:
         assert list(parent.events()) == []
 
 
+PARENT_WITH_PIPE = """
+import signal, subprocess, sys
+worker = subprocess.Popen(["sh", "-c", '"$@"; true', "sh", *sys.argv[2:]], stdin=subprocess.PIPE, text=True)
+worker.stdin.write(sys.argv[1] + chr(10))
+worker.stdin.flush()
+signal.pause()
+"""
+
+
+def test_worker_started_by_a_shell_stops_when_the_command_is_killed() -> None:
+    """The shell survives as the worker's parent, so the worker can only notice the end of its stdin."""
+    request = to_line(Request("slow", Placement()))
+    with worker_process((sys.executable, "-c", PARENT_WITH_PIPE, request, *SLOW_WORKER)) as parent:
+        parent.until_progress()
+
+        parent.signal(signal.SIGKILL)
+
+        assert parent.until_end().code == ExitCode.STOPPED
+        assert list(parent.events()) == [], "the worker has exited and closed its stdout"
+
+
 def test_an_idle_worker_whose_parent_dies_leaves() -> None:
     with worker_process((sys.executable, "-c", PARENT, *SLOW_WORKER)) as parent:
         parent.until_ready()
@@ -137,7 +173,7 @@ def test_an_idle_worker_whose_parent_dies_leaves() -> None:
         assert list(parent.events()) == []
 
 
-def test_a_worker_that_nobody_listens_to_stops(worker: WorkerProcess) -> None:
+def test_worker_stops_when_its_stdout_is_closed(worker: WorkerProcess) -> None:
     worker.ask("slow")
     worker.until_progress()
     assert worker.process.stdout is not None
@@ -149,10 +185,9 @@ def test_a_worker_that_nobody_listens_to_stops(worker: WorkerProcess) -> None:
 
 @pytest.mark.parametrize("code", [ExitCode.FAILED, ExitCode.REFUSED])
 def test_a_worker_whose_task_failed_on_a_gpu_leaves_and_has_not_failed_the_next(worker: WorkerProcess, code: ExitCode) -> None:
-    """As a parent that has already given it another task sees it: that one was stopped, which is no failure."""
+    """If the parent has already requested another task, that task counts as stopped, not as failed."""
     worker.ask(str(int(code)), Placement(gpus=1))
     worker.ask("quick", Placement(gpus=1))
-    worker.leave_alone()
 
     assert worker.until_end().code == code
     assert list(worker.events()) == []
@@ -167,14 +202,14 @@ def test_a_worker_stays_after_every_other_end(worker: WorkerProcess, code: ExitC
     assert [worker.until_end().code, worker.until_end().code] == [code, ExitCode.DONE]
 
 
-def test_a_line_that_is_no_request_ends_the_worker_with_a_word(worker: WorkerProcess) -> None:
+def test_invalid_request_ends_the_worker_with_a_message(worker: WorkerProcess) -> None:
     worker.say('{"run": 3}')
 
     assert worker.left_with() == ExitCode.FAILED
     assert "not a request to a worker" in worker.complaints()
 
 
-def test_help_teaches_the_two_ways_to_call_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_both_forms_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["--help"])
 
@@ -191,7 +226,7 @@ def test_an_input_without_its_fingerprint_is_explained(capsys: pytest.CaptureFix
     assert "write FINGERPRINT=PATH" in capsys.readouterr().err
 
 
-def test_a_task_that_nobody_planned_fails_with_a_word_and_no_torch() -> None:
+def test_unplanned_task_fails_without_importing_torch() -> None:
     script = (
         "import sys; from trainer.__main__ import main; code = main(sys.argv[1:]);"
         "assert 'torch' not in sys.modules, 'torch was imported for nothing'; sys.exit(code)"
@@ -204,11 +239,11 @@ def test_a_task_that_nobody_planned_fails_with_a_word_and_no_torch() -> None:
     assert "task.json" in left.stdout
 
 
-def test_progress_is_read_by_people_in_the_log_of_a_pod(capsys: pytest.CaptureFixture[str]) -> None:
-    from trainer.__main__ import _tell
+def test_events_are_printed_to_the_pod_log(capsys: pytest.CaptureFixture[str]) -> None:
+    from trainer.__main__ import _print_event
 
     for event in (Start("ab" * 32, 7, 64), Progress("ab" * 32, 128, 256, "tokens", 3.14159), End("ab" * 32, 75, "asked to stop")):
-        _tell(event)
+        _print_event(event)
 
     assert capsys.readouterr().out.splitlines() == [
         "abababababab attempt 7 from 64 tokens",

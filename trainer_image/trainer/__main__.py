@@ -1,6 +1,6 @@
-"""`python -m trainer`: one task in a process of its own, or a worker for many.
+"""`python -m trainer`: run one task, or a worker that runs many tasks.
 
-A pod's command is the first form, `orchestrator.local` starts the second.
+Pods run the first form, `orchestrator.local` starts the second.
 """
 
 import argparse
@@ -16,20 +16,20 @@ from orchestrator.errors import ScalingStudyError, TaskRefused
 from trainer.attempt import launch
 
 EPILOG = """\
-Everything that decides a result is in the task's task.json; the flags below say only where and how it is worked out.
+All settings that affect a result are in the task's task.json. The flags below only control where and how the task runs.
 
 examples:
   python -m trainer 3f6c... --store s3://studies/to-code --study to-code --gpus 1
-  python -m trainer 3f6c... --store s3://studies/to-code --gpus 8        eight processes, one a GPU
+  python -m trainer 3f6c... --store s3://studies/to-code --gpus 8        eight processes, one per GPU
   python -m trainer 3f6c... --store ./store --input 9ab1...=corpus/web/*.jsonl.zst
   python -m trainer worker --store ./store      requests as JSON lines on stdin, events on stdout (orchestrator/contract/events.py)
 
 exit codes:
-   0  the record is there (also when it was there before)
-   1  a failure that a retry may mend; the reason is in failure.json of the attempt
-  69  another attempt works on this task, or what it reads is being made again: ask again later
-  75  stopped on request (SIGTERM) after writing a checkpoint: run it again
-  78  no retry can mend it; the reason is in failure.json of the attempt
+   0  the record exists (also if it existed before)
+   1  failed, a retry may succeed; the reason is in the attempt's failure.json
+  69  another attempt holds the task's lease, or an input is being made again: try again later
+  75  stopped on request (SIGTERM) after writing a checkpoint: run it again to resume
+  78  failed, a retry cannot succeed; the reason is in the attempt's failure.json
 """
 
 
@@ -42,40 +42,48 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("task", metavar="DIGEST | worker", help="digest of the task (64 hex digits), or the word `worker`")
     parser.add_argument("--store", required=True, metavar="URL", help="the study's store: a folder, s3://, gs:// or az://")
-    placed = parser.add_argument_group("placement: changes no result; a worker gets it with each request")
+    placed = parser.add_argument_group("placement: does not change results; a worker receives it with each request")
     default = Placement()
-    placed.add_argument("--study", default=default.study, help="name of the study that asks")
-    placed.add_argument("--run-number", type=int, default=default.run_number, help="failures are counted in it (default %(default)s)")
-    placed.add_argument("--node", default=default.node, help="node of the Workflow; its later attempt may take over at once")
-    placed.add_argument("--image", default=default.image, help="image that this runs in, for the record")
-    placed.add_argument("--gpus", type=int, default=default.gpus, help="GPUs to use (default %(default)s: the CPU)")
-    placed.add_argument("--ranks", type=int, default=default.ranks, help="processes that train together here (default: one a GPU)")
-    placed.add_argument("--nodes", type=int, default=default.nodes, help="machines that train together, with as many processes each")
-    placed.add_argument("--threads", type=int, default=default.threads, help="threads on the CPU; changes last bits (default %(default)s)")
-    placed.add_argument("--micro-batch", type=int, default=default.micro_batch, help="sequences a forward pass; 0: all that fit")
+    placed.add_argument("--study", default=default.study, help="name of the study that requests the task")
     placed.add_argument(
-        "--checkpoint-seconds", type=int, default=default.checkpoint_seconds, help="between checkpoints (default %(default)s)"
+        "--run-number", type=int, default=default.run_number, help="run number within which failures are counted (default %(default)s)"
+    )
+    placed.add_argument(
+        "--node", default=default.node, help="node of the Workflow; a later attempt of the same node may take over the lease at once"
+    )
+    placed.add_argument("--image", default=default.image, help="container image, stored in the record")
+    placed.add_argument("--gpus", type=int, default=default.gpus, help="GPUs per node (default %(default)s; 0 uses the CPU)")
+    placed.add_argument("--ranks", type=int, default=default.ranks, help="training processes on this node (default: one per GPU)")
+    placed.add_argument(
+        "--nodes", type=int, default=default.nodes, help="nodes that train together, each with the same number of processes"
+    )
+    placed.add_argument(
+        "--threads", type=int, default=default.threads, help="CPU threads; affects the last bits of results (default %(default)s)"
+    )
+    placed.add_argument("--micro-batch", type=int, default=default.micro_batch, help="sequences per forward pass (0: as many as fit)")
+    placed.add_argument(
+        "--checkpoint-seconds", type=int, default=default.checkpoint_seconds, help="seconds between checkpoints (default %(default)s)"
     )
     placed.add_argument(
         "--lease-seconds",
         type=int,
         default=default.lease_seconds,
-        help="without a step for so long the task may be taken over (default %(default)s)",
+        help="seconds without a step after which another attempt may take over (default %(default)s)",
     )
     placed.add_argument(
-        "--cache", default=default.cache, metavar="FOLDER", help="for downloads (default: in the system's temporary folder)"
+        "--cache", default=default.cache, metavar="FOLDER", help="folder for downloads (default: in the system's temporary folder)"
     )
     placed.add_argument(
-        "--shards", default=default.shards, metavar="FOLDER", help="for prepared tokens, may be shared by machines (default: --cache)"
+        "--shards", default=default.shards, metavar="FOLDER", help="folder for prepared tokens; machines may share it (default: --cache)"
     )
     placed.add_argument(
-        "--input", action="append", default=[], metavar="FINGERPRINT=PATH", help="where the files of a source lie; again for more paths"
+        "--input", action="append", default=[], metavar="FINGERPRINT=PATH", help="path of a source's files; repeat for more paths"
     )
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code of the command line `arguments`."""
+    """Run the command line `arguments` and return its exit code."""
     parser = _parser()
     given = parser.parse_args(arguments)
     placement = _placement(given, parser)
@@ -101,36 +109,36 @@ def _placement(given: argparse.Namespace, parser: argparse.ArgumentParser) -> Pl
 
 
 def _limit_threads(threads: int) -> None:
-    """Read once, when the libraries start: OpenMP by torch, rayon by tokenizers."""
+    """Set the thread counts, which OpenMP (torch) and rayon (tokenizers) read once at start-up."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ.setdefault(variable, str(threads))
 
 
 def _work(task: str, url: str, placement: Placement) -> int:
     from orchestrator.store import open_store
-    from trainer.attempt import perform as attempt
     from trainer.attempt import worker
+    from trainer.attempt.perform import follow_task, load, run_task
     from trainer.attempt.pod_log import PodLog
 
     store = open_store(url)
     if task == "worker":
-        return worker.serve(store, attempt.run_task, attempt.load)
+        return worker.serve(store, run_task, load)
     rank = int(os.environ.get("RANK", "0"))
     stop = worker.StopRequest(with_parent="RANK" in os.environ)
     stop.install()
     if rank:
-        return int(attempt.follow_task(store, task, placement, stop))
+        return int(follow_task(store, task, placement, stop))
     with PodLog(store) as log:
-        return int(attempt.run_task(store, task, placement, _tell, stop, leased=log.attach))
+        return int(run_task(store, task, placement, _print_event, stop, leased=log.attach))
 
 
-def _tell(event: Event) -> None:
-    """For the log of a pod, where a person reads."""
+def _print_event(event: Event) -> None:
+    """Print an event as one line of a pod's log."""
     match event:
         case Start():
             line = f"{event.digest[:12]} attempt {event.attempt}" + (f" from {event.from_tokens} tokens" if event.from_tokens else "")
         case Progress():
-            _tell_argo(event)
+            _write_argo_progress(event)
             line = f"{event.done} / {event.total} {event.unit}" + (f", loss {event.loss:.4f}" if event.loss is not None else "")
         case End():
             line = f"{event.digest[:12]} ends with {event.code} ({ExitCode(event.code).name}) {event.message}".rstrip()
@@ -139,8 +147,8 @@ def _tell(event: Event) -> None:
     print(line, flush=True)
 
 
-def _tell_argo(event: Progress) -> None:
-    """Progress of a step in a Workflow, which Argo reads from the file that it names and shows in the Workflow's status."""
+def _write_argo_progress(event: Progress) -> None:
+    """Write progress to the file named by Argo, which shows it in the Workflow's status."""
     file = os.environ.get("ARGO_PROGRESS_FILE")
     if file:
         Path(file).write_text(f"{event.done}/{event.total}")
@@ -148,6 +156,6 @@ def _tell_argo(event: Progress) -> None:
 
 if __name__ == "__main__":
     code = main()
-    # what was said stands: a signal that comes while Python leaves must not make another code of it
+    # a signal during interpreter shutdown must not change the exit code
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(code)

@@ -1,7 +1,7 @@
-"""What a running task is given, and what it gives back.
+"""The inputs of a running task (`Context`) and its results (`Outcome`).
 
-`attempt` makes a `Context` for the task whose lease it holds and hands it to the `run` of `prepare`, `train` or `evaluate`. Those
-read and write through it and return an `Outcome`; they know neither the command line, nor the parent process, nor signals.
+`attempt` creates a `Context` for the task whose lease it holds and passes it to the `run` of `prepare`, `training` or `evaluate`. These
+read and write through the context and return an `Outcome`. They do not depend on the command line, the parent process or signals.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from orchestrator.store.leases import Lease
 
 
 class Stopped(Exception):
-    """The task left on request, with all that it wants to find again in the store. Ends the attempt with 75."""
+    """The task stopped on request after saving its progress in the store. The attempt exits with 75."""
 
 
 class PeerLost(Exception):
-    """Another rank of the task has gone, by a kill or an error of its own: nothing can be summed any more. Ends with 75: begin again."""
+    """Another rank of the task was killed or failed, so collectives cannot complete. The attempt exits with 75, which asks for a retry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a finished task has found. It becomes the record.
+    """Results and artifacts of a finished task, to be published as its record.
 
-    `from_tokens`: where this attempt took the trajectory up. `tokens_lost`: tokens that attempts before this one trained past that
-    point and that had to be trained again.
+    `from_tokens`: position from which this attempt resumed the trajectory. `tokens_lost`: tokens that earlier attempts trained past that
+    position and that had to be trained again.
     """
 
     results: dict[str, float | int | str]
@@ -38,29 +38,29 @@ class Outcome:
     tokens_lost: int = 0
 
 
-STOPPED_FETCHING: Final = "asked to stop while it fetched what it reads; no step was made"
+STOPPED_FETCHING: Final = "asked to stop while it fetched its inputs; no step was made"
 
 
 def shards_of(placement: Placement, cache: Path) -> Path:
-    """Where prepared tokens are fetched to: a volume that is there already, or the folder for all that is downloaded."""
+    """Return the folder for prepared tokens: the shared volume if the placement names one, else the download cache."""
     return Path(placement.shards) if placement.shards else cache
 
 
-def _nobody_listens(done: int, total: int, unit: str, loss: float | None) -> None:
+def _ignore_progress(done: int, total: int, unit: str, loss: float | None) -> None:
     del done, total, unit, loss
 
 
-def _never() -> bool:
+def _never_stop() -> bool:
     return False
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The task at hand and where to read and write for it.
+    """The task to perform, its lease, its placement, and where it reads and writes.
 
-    `cache`: a folder for what is downloaded. Call `progress` after each step: it may raise nothing and costs little. Ask `stopping`
-    after each step too: when it says yes, write a checkpoint and raise `Stopped`. Renewing the lease is the task's own affair,
-    because only it knows when a step has been made: `context.lease.renew(tokens)`.
+    `cache`: folder for downloads. After each step the task calls `progress`, which is cheap and raises nothing, and checks `stopping`:
+    if it is true, the task writes a checkpoint and raises `Stopped`. The task renews its lease itself with
+    `context.lease.renew(tokens)`, because only the task knows when a step has completed.
     """
 
     store: Store
@@ -69,24 +69,24 @@ class Context:
     lease: Lease
     placement: Placement
     cache: Path
-    listen: Callable[[int, int, str, float | None], None] = field(default=_nobody_listens)
-    stop: Callable[[], bool] = field(default=_never)
+    listen: Callable[[int, int, str, float | None], None] = field(default=_ignore_progress)
+    stop: Callable[[], bool] = field(default=_never_stop)
 
     @property
     def shards(self) -> Path:
-        """A folder for prepared tokens, which other machines may read and fill too."""
+        """Folder for prepared tokens. Other machines may read and write it too."""
         return shards_of(self.placement, self.cache)
 
     def progress(self, done: int, total: int, unit: str, loss: float | None = None) -> None:
-        """Tell whoever watches how far the task is, for example `progress(4096, 524288, "tokens", 3.1)`."""
+        """Report the task's progress, for example `progress(4096, 524288, "tokens", 3.1)`."""
         self.listen(done, total, unit, loss)
 
     def stopping(self) -> bool:
-        """True once the attempt was asked to stop."""
+        """Return True once the attempt was asked to stop."""
         return self.stop()
 
     def fetched(self) -> None:
-        """Call it after each file that is fetched before the first step, which may outlast the lease. Raises Stopped, LeaseLost."""
+        """Renew the lease after a download made before the first step; downloads may outlast the lease. Raises Stopped, LeaseLost."""
         self.lease.renew_uncounted()
         if self.stopping():
             raise Stopped(STOPPED_FETCHING)

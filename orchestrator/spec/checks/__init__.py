@@ -1,7 +1,7 @@
-"""Checks across fields: what each part says by itself is right, and together it cannot be.
+"""Checks across fields: each value is valid, but the combination is not.
 
-A check takes a whole `StudySpec` and yields findings whose paths begin inside of `spec`. It is written as if everything else were right:
-what it finds about a broken part is dropped by `orchestrator.spec.reading`, which is why a finding names what it rests on.
+A check takes a whole `StudySpec` and yields findings whose paths begin inside of `spec`. It assumes that everything else is valid:
+`orchestrator.spec.reading` drops findings about broken parts, so a finding names the paths that it depends on.
 """
 
 from collections.abc import Iterator
@@ -34,6 +34,6 @@ CHECKS = (
 
 
 def findings_of(spec: StudySpec) -> Iterator[Finding]:
-    """All that is wrong with `spec` as a whole."""
+    """Return all findings about `spec` as a whole."""
     for check in CHECKS:
         yield from check(spec)

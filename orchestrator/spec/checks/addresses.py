@@ -1,4 +1,4 @@
-"""Addresses of the store, the sources and the tokenizer: a scheme that we read, and no credentials."""
+"""Check the addresses of store, sources and tokenizer: a supported scheme, and no credentials."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _SECRET: Final = re.compile(
 
 
 def check_addresses(spec: StudySpec) -> Iterator[Finding]:
-    """Every address of a study."""
+    """Check every address of a study."""
     yield from _address(("store",), spec.store, STORE_SCHEMES)
     for index, source in enumerate(spec.data.sources):
         yield from _address(("data", "sources", index, "path"), source.path, SCHEMES)
@@ -48,6 +48,6 @@ def _address(path: Path, address: str, schemes: tuple[str, ...]) -> Iterator[Fin
 
 def _credentials(path: Path) -> Finding:
     # The address itself is not shown: messages end in logs
-    wrong = "credentials stand in this address; whoever reads the study would have them."
+    wrong = "this address contains credentials, which every reader of the study would see."
     advice = "Take them out, and change them if the file was shared: they come from the cloud's usual environment variables."
     return Finding(path, wrong, advice)

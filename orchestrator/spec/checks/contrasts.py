@@ -1,4 +1,4 @@
-"""Evaluation and contrasts: what is named must be there, and must be scored."""
+"""Check evaluation and contrasts: what they name must exist and be scored."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ _RECIPES: Path = ("recipes", "*", "name")
 
 
 def check_evaluation(spec: StudySpec) -> Iterator[Finding]:
-    """Stages that some recipe has, and suites to score them with."""
+    """Check that the stages exist in a recipe and that there are suites."""
     after, suites = spec.evaluation.after, spec.evaluation.suites
     stages = dict.fromkeys(stage.name for recipe in spec.recipes for stage in recipe.stages)
     for index, name in enumerate(after):
@@ -33,7 +33,7 @@ def check_evaluation(spec: StudySpec) -> Iterator[Finding]:
 
 
 def check_contrasts(spec: StudySpec) -> Iterator[Finding]:
-    """Contrasts between two arms that cells have, by a metric that is scored."""
+    """Check that both arms of a contrast have cells, and that its metric is scored."""
     yield from same_names(("contrasts",), (contrast.name for contrast in spec.contrasts), "contrast")
     for number, contrast in enumerate(spec.contrasts):
         path: Path = ("contrasts", number)

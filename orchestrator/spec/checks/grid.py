@@ -1,4 +1,4 @@
-"""The grid, and the part of it that every recipe takes."""
+"""Check the grid, and the part of it that each recipe uses."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ _PROPORTIONS: Final[tuple[Path, ...]] = (("recipes", "*", "stages", "*", "mixtur
 
 
 def check_grid(spec: StudySpec) -> Iterator[Finding]:
-    """Sizes that are known, entries that stand once, proportions that somebody uses, a number of cells that can be planned."""
+    """Check that sizes are known, entries unique, proportions used, and the number of cells within the limit."""
     grid = spec.grid
     for index, size in enumerate(grid.sizes):
         if size not in LADDER and size not in spec.models:
@@ -52,7 +52,7 @@ def _proportions(spec: StudySpec) -> Iterator[Finding]:
 
 
 def check_narrowing(spec: StudySpec) -> Iterator[Finding]:
-    """Recipes with names of their own that narrow the grid to what it has, and together leave nothing of it out."""
+    """Check that recipes have unique names, narrow the grid to existing values, and together use all of it."""
     yield from same_names(("recipes",), (recipe.name for recipe in spec.recipes), "recipe")
     for number, recipe in enumerate(spec.recipes):
         yield from _narrowed(spec, recipe, ("recipes", number))

@@ -1,4 +1,4 @@
-"""Whether every stage is long enough at every size: at least one batch, and more than its warm-up."""
+"""Check that every stage is long enough at every size: at least one batch, and more than its warm-up."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _READS: Final[tuple[Path, ...]] = (("grid", "sizes"), ("models",), ("data", "tok
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """A stage at one size, in tokens. `n` and `step` are None where the vocabulary is not known; `warmup` where it is N."""
+    """A stage at one size, in tokens. `n` and `step` are None if the vocabulary is unknown; `warmup` is None if it is N."""
 
     size: str
     asked: int
@@ -33,7 +33,7 @@ class Length:
 
 
 def check_lengths(spec: StudySpec) -> Iterator[Finding]:
-    """Stages too short for a batch, for ten warm-ups of N tokens, or for the warm-up that the file gives."""
+    """Find stages that are too short for a batch, for ten warm-ups of N tokens, or for the given warm-up."""
     for step in steps_of(spec):
         number, index = step.path[1], step.path[3]
         assert isinstance(number, int)
@@ -75,13 +75,13 @@ def _tokens_a_step(spec: StudySpec, training: Training, size: str, rung: Rung | 
 
 
 def rung_of(spec: StudySpec, size: str) -> Rung | None:
-    """The shape called `size`, without its vocabulary; None where nobody knows it."""
+    """Return the shape of `size` without its vocabulary, None if it is unknown."""
     own = spec.models.get(size)
     return LADDER.get(size) if own is None else Rung(own.width, own.layers, own.heads, own.feed_forward, own.tied)
 
 
 def by_size(value: T | dict[str, T] | None, size: str) -> T | None:
-    """A setting that is one value or a map by size."""
+    """Return a setting that is one value or a map by size."""
     return value.get(size) if isinstance(value, dict) else value
 
 

@@ -1,4 +1,4 @@
-"""What several checks ask of a study."""
+"""Lookups that several checks share."""
 
 from collections.abc import Hashable, Iterable, Iterator
 from decimal import Decimal
@@ -15,7 +15,7 @@ _SLIP = log(1.3)
 
 
 def repeated(values: Iterable[Hashable]) -> Iterator[tuple[int, int]]:
-    """Index of every value that was there before, and the index where it first stood."""
+    """Yield the index of every repeated value, with the index of its first occurrence."""
     first: dict[Hashable, int] = {}
     for index, value in enumerate(values):
         if value in first:
@@ -25,14 +25,14 @@ def repeated(values: Iterable[Hashable]) -> Iterator[tuple[int, int]]:
 
 
 def twice(path: Path, values: Iterable[Hashable], what: str) -> Iterator[Finding]:
-    """A finding for every entry of a list that stands there twice."""
+    """Yield a finding for every repeated entry of a list."""
     for index, first in repeated(values):
         wrong = f"this {what} stands here a second time (first as entry {first})."
         yield Finding((*path, index), wrong, "Take one of the two away.", reads=((*path, first),))
 
 
 def same_names(path: Path, names: Iterable[str], what: str) -> Iterator[Finding]:
-    """A finding for every name that an earlier entry of a list has."""
+    """Yield a finding for every name that repeats an earlier one."""
     for index, first in repeated(names := list(names)):
         wrong = f'entry {first} is called "{names[index]}" too, and every {what} has a name of its own.'
         advice = f'Give it another name, for example "{names[index]}-2".'
@@ -40,35 +40,35 @@ def same_names(path: Path, names: Iterable[str], what: str) -> Iterator[Finding]
 
 
 def sizes_of(spec: StudySpec, recipe: Recipe) -> tuple[str, ...]:
-    """The sizes that go through a recipe."""
+    """Return the sizes of a recipe."""
     return spec.grid.sizes if recipe.sizes is None else recipe.sizes
 
 
 def percents_of(spec: StudySpec, recipe: Recipe) -> tuple[Decimal, ...]:
-    """The proportions of the grid that go through a recipe."""
+    """Return the code proportions of a recipe."""
     return spec.grid.code_percent if recipe.code_percent is None else recipe.code_percent
 
 
 def stage_percents(spec: StudySpec, recipe: Recipe, stage: Stage) -> tuple[Decimal, ...]:
-    """The percents of code that a stage has in the cells of its recipe."""
+    """Return the code percentages of a stage in the cells of its recipe."""
     percent = stage.mixture.code_percent
     return percents_of(spec, recipe) if percent == "grid" else (percent,)
 
 
 def percents_read(recipe: int, stage: int) -> tuple[Path, ...]:
-    """What `stage_percents` rests on."""
+    """Return the paths that `stage_percents` depends on."""
     return (("recipes", recipe, "stages", stage, "mixture", "codePercent"), ("recipes", recipe, "codePercent"), ("grid", "codePercent"))
 
 
 def stages_of(spec: StudySpec) -> Iterator[tuple[int, Recipe, int, Stage, Path]]:
-    """Every stage with its recipe, its indexes and its path."""
+    """Yield every stage with its recipe, indexes and path."""
     for number, recipe in enumerate(spec.recipes):
         for index, stage in enumerate(recipe.stages):
             yield number, recipe, index, stage, ("recipes", number, "stages", index)
 
 
 def unknown_size(spec: StudySpec, path: Path, given: str) -> Finding:
-    """The finding for a size that neither the ladder nor `models` has."""
+    """Return the finding for a size that is neither in the ladder nor in `models`."""
     own = f" or of models ({listed(spec.models)})" if spec.models else ""
     meant = nearest_size(given, (*LADDER, *spec.models))
     advice = f'Did you mean "{meant}"? ' if meant else ""
@@ -77,7 +77,7 @@ def unknown_size(spec: StudySpec, path: Path, given: str) -> Finding:
 
 
 def nearest_size(given: str, known: Iterable[str]) -> str:
-    """The size that was probably meant: the nearest in parameters, else the nearest in letters."""
+    """Return the likely intended size: the nearest in parameters, else the nearest in spelling."""
     known = tuple(known)
     counts = {name: count for name in known if (count := _count(name))}
     asked = _count(given)

@@ -1,4 +1,4 @@
-"""Sources, the tokenizer's weights, and the mixtures of the stages."""
+"""Check sources, the tokenizer's weights, and the mixtures of the stages."""
 
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
@@ -19,7 +19,7 @@ _GROUPS: Final[Path] = ("data", "sources", "*", "group")
 
 
 def check_sources(spec: StudySpec) -> Iterator[Finding]:
-    """Sources with names of their own, and a tokenizer trained on some of them."""
+    """Check that sources have unique names, and that the tokenizer is trained on existing ones."""
     yield from same_names(("data", "sources"), (source.name for source in spec.data.sources), "source")
     tokenizer = spec.data.tokenizer
     if isinstance(tokenizer, TrainTokenizer):
@@ -30,7 +30,7 @@ def check_sources(spec: StudySpec) -> Iterator[Finding]:
 
 
 def check_mixtures(spec: StudySpec) -> Iterator[Finding]:
-    """Mixtures of sources that are there and in their group, with weights of 100 in all, for every group that has a share."""
+    """Check that mixtures name existing sources of the right group, with weights that add up to 100 for each group with a share."""
     for number, recipe, index, stage, path in stages_of(spec):
         mixture, inside = stage.mixture, (*path, "mixture")
         percents = stage_percents(spec, recipe, stage)
@@ -53,7 +53,7 @@ def check_mixtures(spec: StudySpec) -> Iterator[Finding]:
 
 
 def check_limits(spec: StudySpec) -> Iterator[Finding]:
-    """Sources of which fewer tokens are prepared than the windows take that are made of them: a window has one token more than targets."""
+    """Check that a source's `limit` is at least one window, which has one token more than targets."""
     longest: dict[str, int] = {}
     for _, recipe, _, stage, _ in stages_of(spec):
         for name in (*stage.mixture.code, *stage.mixture.text):
@@ -86,7 +86,7 @@ def _sum(path: Path, weights: Mapping[str, Decimal]) -> Iterator[Finding]:
 
 
 def _scaled(weights: Mapping[str, Decimal], total: Decimal) -> str:
-    """The same proportions with weights of 100 in all, where these can be written."""
+    """Return the same proportions with weights that add up to 100, if they can be written."""
     try:
         scaled = {name: written(read_decimal(written(weight * 100 / total))) for name, weight in weights.items()}
     except (ValueError, ArithmeticError):

@@ -1,4 +1,4 @@
-"""Shapes of one's own, maps by size, and what the pods may ignore."""
+"""Check custom shapes, maps by size, and tolerations."""
 
 from collections.abc import Iterator, Mapping
 
@@ -10,7 +10,7 @@ from orchestrator.spec.training import PartialTraining, ScheduleSpec
 
 
 def check_models(spec: StudySpec) -> Iterator[Finding]:
-    """Shapes whose heads divide their width into even parts, under names that the ladder does not have."""
+    """Check that heads divide the width into even parts, and that names are not in the ladder."""
     for name, shape in spec.models.items():
         path: Path = ("models", name)
         if name in LADDER:
@@ -31,7 +31,7 @@ def _fitting(width: int, heads: int) -> str:
 
 
 def check_maps_by_size(spec: StudySpec) -> Iterator[Finding]:
-    """Maps by size whose keys are sizes."""
+    """Check that the keys of maps by size are sizes."""
     for path, given in _maps(spec):
         for size in given if isinstance(given, Mapping) else ():
             if size not in LADDER and size not in spec.models:
@@ -63,7 +63,7 @@ def _maps_of_schedule(path: Path, schedule: ScheduleSpec) -> Iterator[tuple[Path
 
 
 def check_tolerations(spec: StudySpec) -> Iterator[Finding]:
-    """Tolerations that Kubernetes takes."""
+    """Check that Kubernetes accepts the tolerations."""
     for index, toleration in enumerate(spec.execution.tolerations):
         path: Path = ("execution", "tolerations", index)
         if toleration.operator == "Exists" and toleration.value is not None:

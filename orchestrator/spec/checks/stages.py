@@ -1,4 +1,4 @@
-"""The order of the stages of a recipe: where each starts, and the schedule that it can have there."""
+"""Check the order of the stages of a recipe: where each starts, and its schedule."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from orchestrator.spec.training import ScheduleSpec
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A stage with its path, the stage before it, and its schedule: merged over the recipe's, a cooldown's by itself."""
+    """A stage with its path, the previous stage, and its schedule, which is merged over the recipe's unless it is a cooldown."""
 
     stage: Stage
     path: Path
@@ -36,14 +36,14 @@ class Step:
 
     @property
     def reads(self) -> tuple[Path, ...]:
-        """What kind and schedule rest on."""
+        """The paths that kind and schedule depend on."""
         recipe = self.path[:2]
         own = ((*self.path, "kind"), (*self.path, "name"), (*self.path, "schedule"))
         return (*own, (*recipe, "training", "schedule"), ("training", "schedule"))
 
 
 def steps_of(spec: StudySpec) -> Iterator[Step]:
-    """Every stage of every recipe, with what was merged for it."""
+    """Yield every stage of every recipe with its merged settings."""
     for number, recipe in enumerate(spec.recipes):
         base, before = spec.training_of(recipe).schedule, None
         for index, stage in enumerate(recipe.stages):
@@ -54,7 +54,7 @@ def steps_of(spec: StudySpec) -> Iterator[Step]:
 
 
 def check_stages(spec: StudySpec) -> Iterator[Finding]:
-    """Stages that can follow each other, and schedules that can be run."""
+    """Check that stages can follow each other and that schedules are valid."""
     for number, recipe in enumerate(spec.recipes):
         yield from same_names(("recipes", number, "stages"), (stage.name for stage in recipe.stages), "stage of a recipe")
         if recipe.training is not None:

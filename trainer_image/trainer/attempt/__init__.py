@@ -1,1 +1,1 @@
-"""One attempt at one task, and the processes in which attempts run."""
+"""Attempts: performing a task under its lease, and the processes in which attempts run."""

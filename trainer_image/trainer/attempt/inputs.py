@@ -1,13 +1,12 @@
-"""What a task reads of other tasks, and what becomes of it when it is damaged.
+"""Check the inputs that a task reads from other tasks, and quarantine damaged ones.
 
-`attempt` asks after a failure that bytes explain: whatever this task needs and does not hold what its record or pointer promised is
-moved aside, so that it counts as not done and is done again.
+`perform` calls it after a failure that damaged or missing data may explain. An input whose content does not match its record or
+checkpoint pointer is quarantined, so that its task counts as not done and runs again.
 """
 
 from orchestrator.contract.tasks import Need
 from orchestrator.errors import Damaged, KeyMissing, LeaseHeld
-from orchestrator.store import addresses, artifacts, checkpoints, leases, records
-from orchestrator.store import quarantine as aside
+from orchestrator.store import addresses, artifacts, checkpoints, leases, quarantine, records
 from orchestrator.store.leases import Holder
 from trainer.context import Context
 
@@ -16,23 +15,23 @@ def _work_root(need: Need) -> str:
     return addresses.work_root(need.kind, need.digest)
 
 
-def move_damaged_aside(context: Context, holder: Holder) -> list[str]:
-    """Check all that the task needs; what is damaged is moved aside under its own lease. Names what was."""
-    moved = []
+def quarantine_damaged(context: Context, holder: Holder) -> list[str]:
+    """Check all inputs of the task, quarantine damaged ones under their own leases, and return the names of these."""
+    quarantined = []
     for need in context.task.needs():
         why = _damage(context, need)
-        if why is not None and _move(context, need, holder, why):
-            moved.append(str(need))
-    return moved
+        if why is not None and _quarantine(context, need, holder, why):
+            quarantined.append(str(need))
+    return quarantined
 
 
-def undone(context: Context) -> list[str]:
-    """What the task needs and is not done, or not any more. Names it."""
+def unfinished(context: Context) -> list[str]:
+    """Return the names of the task's inputs that are not done."""
     return [str(need) for need in context.task.needs() if not _is_done(context, need)]
 
 
 def _is_done(context: Context, need: Need) -> bool:
-    digest = need.digest if need.tokens is None else aside.task_that_ends_at(context.store, _work_root(need), need.tokens)
+    digest = need.digest if need.tokens is None else quarantine.task_that_ends_at(context.store, _work_root(need), need.tokens)
     try:
         return digest is not None and records.find_record(context.store, digest) is not None
     except Damaged:
@@ -40,7 +39,7 @@ def _is_done(context: Context, need: Need) -> bool:
 
 
 def _damage(context: Context, need: Need) -> str | None:
-    """Why a need that is recorded as done is not whole; None when it is whole, or not done."""
+    """Return how an input recorded as done is damaged; None if it is intact or not done."""
     try:
         if need.tokens is not None:
             checkpoints.load(context.store, _work_root(need), need.tokens, context.cache)
@@ -55,16 +54,16 @@ def _damage(context: Context, need: Need) -> str | None:
     return None
 
 
-def _move(context: Context, need: Need, holder: Holder, why: str) -> bool:
+def _quarantine(context: Context, need: Need, holder: Holder, why: str) -> bool:
     try:
         lease = leases.acquire(context.store, _work_root(need), need.digest, holder)
     except LeaseHeld:
-        return False  # whoever works there finds the damage too
+        return False  # the holder of that lease will find the damage itself
     try:
         if need.tokens is None:
-            aside.quarantine_record(context.store, need.digest, why)
+            quarantine.quarantine_record(context.store, need.digest, why)
         else:
-            aside.quarantine_checkpoint(context.store, _work_root(need), need.tokens, why)
+            quarantine.quarantine_checkpoint(context.store, _work_root(need), need.tokens, why)
     finally:
         lease.end("moved damage aside", 0, why)
     return True

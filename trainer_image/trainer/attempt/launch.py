@@ -1,10 +1,10 @@
-"""Starts the ranks of a task on this node and carries their end over: one process a GPU, or as many as `--ranks` says.
+"""Start the ranks of a task on this node and return their exit code: one process per GPU, or `--ranks` processes.
 
-`__main__` calls it when a task is to be done by more than one process. The ranks find each other by the names that torchrun gives
-(RANK, WORLD_SIZE, MASTER_ADDR ...), so torchrun may start them too; this stands in its place because an exit code has to come through as
-it is (torchrun ends with 1 whatever its workers end with) and because a checkpoint at SIGTERM may take longer than the seconds that it
-gives them. On several nodes each has a launcher; MASTER_ADDR then names the node of rank 0, and NODE_RANK, or the index that a Kubernetes
-Job gives its pods, which of them this is.
+`__main__` calls it for tasks that need more than one process. The ranks use torchrun's environment variables (RANK, WORLD_SIZE,
+MASTER_ADDR ...), so torchrun can start them too. This launcher replaces torchrun because it must preserve the exit code (torchrun exits
+with 1 whatever its workers exit with), and because a checkpoint at SIGTERM may take longer than torchrun's grace period. With several
+nodes, each node runs a launcher. MASTER_ADDR then names the node of rank 0; NODE_RANK, or the completion index of a Kubernetes Job,
+identifies this node.
 """
 
 import os
@@ -22,33 +22,35 @@ from orchestrator.contract.exits import ExitCode
 from orchestrator.errors import TaskRefused
 
 PORT: Final = 29400
-"""Where rank 0 waits for ranks of other nodes."""
-GRIEF_SECONDS: Final = 60.0
-"""So long after one rank has gone the others may still be there; they learn of it at their next sum, and leave."""
-PARTING_SECONDS: Final = 10.0
-"""So long after the rank that speaks has ended: a task that is done or held already keeps the GPUs of those who wait for it no longer."""
+"""Port on which rank 0 waits for the ranks of other nodes."""
+FAILURE_GRACE_SECONDS: Final = 60.0
+"""Time the other ranks have to exit after one has failed. They notice it at their next all-reduce."""
+EXIT_GRACE_SECONDS: Final = 10.0
+"""Time the other ranks have to exit after the first rank of the node. If the task is done or held, waiting ranks must free their GPUs."""
 SIGNALLED: Final = 128
-"""What shells add to the number of the signal that ended a process."""
-_LOOK_SECONDS: Final = 0.1
+"""Added by shells to a signal number to form the exit code of a process ended by that signal."""
+_POLL_SECONDS: Final = 0.1
 
 
 def is_needed(placement: Placement) -> bool:
-    """Whether this process is to start ranks, and is not one itself."""
+    """Return whether this process has to start ranks, that is, is not a rank itself."""
     return placement.world_size > 1 and "RANK" not in os.environ
 
 
 def launch(arguments: Sequence[str], placement: Placement) -> int:
-    """Run `python -m trainer ARGUMENTS` once a rank; the exit code of rank 0, or of the rank whose end ended the others.
+    """Run `python -m trainer ARGUMENTS` once per rank and return the exit code of the node.
 
-    Raises TaskRefused when this is one of several nodes and the environment does not say which.
+    This is the exit code of rank 0, or of the rank whose failure ended the others.
+
+    Raises TaskRefused if there are several nodes and the environment does not identify this one.
     """
     return Launcher(_environments(placement), [sys.executable, "-m", "trainer", *arguments]).run()
 
 
 def _environments(placement: Placement) -> list[dict[str, str]]:
-    """What each rank of this node is told."""
+    """Return the environment variables of each rank of this node."""
     ranks, node = placement.ranks_per_node, _node(placement)
-    address, port = _meeting_point(placement)
+    address, port = _master_address(placement)
     return [
         {
             "RANK": str(node * ranks + local),
@@ -65,13 +67,13 @@ def _environments(placement: Placement) -> list[dict[str, str]]:
 def _node(placement: Placement) -> int:
     if placement.nodes == 1:
         return 0
-    told = os.environ.get("NODE_RANK", os.environ.get("JOB_COMPLETION_INDEX", ""))
-    if not told.isdecimal() or int(told) >= placement.nodes:
-        raise TaskRefused(f"--nodes {placement.nodes}: NODE_RANK must say which of them this is, from 0; it is {told!r}")
-    return int(told)
+    index = os.environ.get("NODE_RANK", os.environ.get("JOB_COMPLETION_INDEX", ""))
+    if not index.isdecimal() or int(index) >= placement.nodes:
+        raise TaskRefused(f"--nodes {placement.nodes}: NODE_RANK must be this node's index, 0 to {placement.nodes - 1}, not {index!r}")
+    return int(index)
 
 
-def _meeting_point(placement: Placement) -> tuple[str, int]:
+def _master_address(placement: Placement) -> tuple[str, int]:
     if placement.nodes == 1:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -83,65 +85,65 @@ def _meeting_point(placement: Placement) -> tuple[str, int]:
 
 
 class Launcher:
-    """The ranks of this node. The first of them speaks for the node: on node 0 it is rank 0.
+    """The ranks of this node. The first one determines the exit code of the node; on node 0 it is rank 0.
 
-    `environments`: what each rank is told beside our own. `grief_seconds`, `parting_seconds`: when one is lost, or the first has ended, the
-    others have so long to end by themselves.
+    `environments`: variables of each rank, added to the environment of this process. `failure_grace_seconds`, `exit_grace_seconds`: time
+    the other ranks have to exit by themselves after one has failed, or after the first has exited.
     """
 
     def __init__(
         self,
         environments: Sequence[dict[str, str]],
         command: Sequence[str],
-        grief_seconds: float = GRIEF_SECONDS,
-        parting_seconds: float = PARTING_SECONDS,
+        failure_grace_seconds: float = FAILURE_GRACE_SECONDS,
+        exit_grace_seconds: float = EXIT_GRACE_SECONDS,
     ) -> None:
         self._environments = environments
         self._command = list(command)
-        self._grief_seconds = grief_seconds
-        self._parting_seconds = parting_seconds
+        self._failure_grace_seconds = failure_grace_seconds
+        self._exit_grace_seconds = exit_grace_seconds
         self._ranks: list[subprocess.Popen[bytes]] = []
         self._was_asked = False
-        self._first_bad = 0
+        self._first_failure = 0
 
     def run(self) -> int:
-        """Starts them and waits for all; the exit code of the node."""
+        """Start the ranks, wait for all of them and return the exit code of the node."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._pass_on)
-        self._ranks = [subprocess.Popen(self._command, env={**os.environ, **told}) for told in self._environments]
-        if self._was_asked:  # while they were being started
+            signal.signal(number, self._forward_stop)
+        self._ranks = [subprocess.Popen(self._command, env={**os.environ, **more}) for more in self._environments]
+        if self._was_asked:  # the signal came while ranks were being started
             self._send(signal.SIGTERM)
         end_by = float("inf")
-        while None in [rank.poll() for rank in self._ranks]:  # every one: what has ended is known of no other way
-            end_by = min(end_by, time.monotonic() + self._patience())
+        while None in [rank.poll() for rank in self._ranks]:  # polls every rank, because poll sets returncode
+            end_by = min(end_by, time.monotonic() + self._remaining_seconds())
             if time.monotonic() > end_by:
                 self._send(signal.SIGKILL)
-            time.sleep(_LOOK_SECONDS)
-        self._has_lost_one()
+            time.sleep(_POLL_SECONDS)
+        self._has_failed()
         return self._code()
 
-    def _patience(self) -> float:
-        """Seconds for which the ranks that are left may go on."""
-        has_lost_one = self._has_lost_one()
+    def _remaining_seconds(self) -> float:
+        """Return the time that the running ranks have left, in seconds."""
+        has_failed = self._has_failed()
         if self._ranks[0].returncode is not None:
-            return self._parting_seconds
-        return self._grief_seconds if has_lost_one else float("inf")
+            return self._exit_grace_seconds
+        return self._failure_grace_seconds if has_failed else float("inf")
 
-    def _has_lost_one(self) -> bool:
-        """Whether a rank has ended badly; the first bad end is kept."""
+    def _has_failed(self) -> bool:
+        """Return whether a rank has failed, and remember the first failure."""
         codes = [_shell_code(rank.returncode) for rank in self._ranks if rank.returncode is not None]
-        bad = [code for code in codes if code not in (ExitCode.DONE, ExitCode.STOPPED)]
-        if bad and not self._first_bad:
-            self._first_bad = bad[0]
-        return bool(bad)
+        failed = [code for code in codes if code not in (ExitCode.DONE, ExitCode.STOPPED)]
+        if failed and not self._first_failure:
+            self._first_failure = failed[0]
+        return bool(failed)
 
     def _code(self) -> int:
-        """Rank 0 calls it a stop when another rank has gone, or is killed for it; why that one went says whether a retry may help."""
-        spoken = _shell_code(self._ranks[0].returncode)
-        is_told = spoken != ExitCode.STOPPED and spoken <= SIGNALLED
-        return spoken if is_told or not self._first_bad or self._was_asked else self._first_bad
+        """Return the code of the first rank, or of the failed rank that made it stop: that code decides about a retry."""
+        first = _shell_code(self._ranks[0].returncode)
+        is_final = first != ExitCode.STOPPED and first <= SIGNALLED
+        return first if is_final or not self._first_failure or self._was_asked else self._first_failure
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+    def _forward_stop(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         self._was_asked = True
         self._send(signal.SIGTERM)
@@ -153,5 +155,5 @@ class Launcher:
 
 
 def _shell_code(code: int) -> int:
-    """137 for a process that was killed with 9, as shells and Kubernetes count."""
+    """Return the exit code as shells and Kubernetes report it: 137 for a process killed by signal 9."""
     return SIGNALLED - code if code < 0 else code

@@ -1,7 +1,8 @@
-"""One attempt at one task: from its digest to its record, or to an exit code that says why not.
+"""One attempt at one task: from its digest to its record, or to an exit code that classifies the failure.
 
-`__main__` runs one, `worker` one after the other. Everything around the work itself is decided here: is there anything to do, who may
-do it, what becomes of a failure, what the record says. `prepare`, `train` and `evaluate` do the work and know nothing of this.
+`__main__` runs one attempt, `worker` runs one after the other. This module decides everything around the work itself: whether the task
+is done already, who holds its lease, how a failure is classified, what the record contains. `prepare`, `training` and `evaluate` do the
+work and do not depend on this module.
 """
 
 import os
@@ -22,16 +23,15 @@ from orchestrator.contract.record import Record
 from orchestrator.contract.tasks import Task, TrainTask
 from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.errors import ContractError, Damaged, KeyMissing, LeaseHeld, MissingExtra, StoreError, TaskRefused
-from orchestrator.store import Store, addresses, leases, records
-from orchestrator.store import quarantine as aside
+from orchestrator.store import Store, addresses, leases, quarantine, records
 from orchestrator.store.leases import Holder, Lease
-from trainer.attempt import provenance as lineage
-from trainer.attempt.inputs import move_damaged_aside, undone
-from trainer.attempt.provenance import Journal
+from trainer.attempt import provenance
+from trainer.attempt.inputs import quarantine_damaged, unfinished
+from trainer.attempt.provenance import AttemptFile
 from trainer.context import Context, Outcome, PeerLost, Stopped, shards_of
 
 FAILURES_ALLOWED: Final = 3
-"""The third failure of a task in one run number is its last."""
+"""Failures of a task within one run number after which it is not retried."""
 
 Emit = Callable[[Event], None]
 Work = Callable[[Context], Outcome]
@@ -55,10 +55,10 @@ def load() -> None:
     """Import all that any task needs, so that a worker that reports ready is ready, and record the commit of the code."""
     for module in RUNNERS.values():
         import_module(module)
-    lineage.commit()
+    provenance.commit()
 
 
-def _nobody_asks(lease: Lease) -> None:
+def _ignore_lease(lease: Lease) -> None:
     del lease
 
 
@@ -69,38 +69,39 @@ def run_task(
     emit: Emit,
     stop: Callable[[], bool],
     work: Work = perform,
-    leased: Callable[[Lease], None] = _nobody_asks,
+    leased: Callable[[Lease], None] = _ignore_lease,
 ) -> ExitCode:
-    """Work on the task `digest` until it is done, has failed, or `stop` says so. Tells `emit` what happens, the end included.
+    """Run the task `digest` until it is done, has failed, or `stop` returns True, and return the exit code.
 
-    `work` is what is done under the lease; only tests give another. `leased` is told the lease when it is taken.
+    `emit` receives every event, including the final one. `work` runs under the lease; only tests replace it. `leased` is called with the
+    lease once it is acquired.
     """
     try:
         code, message = _attempt(store, digest, placement, emit, stop, work, leased)
     except Exception as problem:
-        code, message = exit_code(problem), sentence(problem)
+        code, message = exit_code(problem), error_message(problem)
     emit(End(digest, int(code), message))
     return code
 
 
 def follow_task(store: Store, digest: str, placement: Placement, stop: Callable[[], bool]) -> ExitCode:
-    """The part of a rank that does not speak: only training has one. It says on stderr why it leaves before the end."""
+    """Run a rank other than rank 0, which only train tasks have, and return its exit code. Print the reason of an early exit on stderr."""
     try:
         if isinstance(_read(store, digest), TrainTask):
-            from trainer.training import run as train
+            from trainer.training.run import follow
 
-            train.follow(store, digest, placement, shards_of(placement, _cache(placement)), stop)
+            follow(store, digest, placement, shards_of(placement, _cache(placement)), stop)
     except Exception as problem:
         code = exit_code(problem)
-        if code == ExitCode.FAILED:  # rank 0 writes failure.json, and knows only that another rank has gone
+        if code == ExitCode.FAILED:  # rank 0 writes failure.json, but knows only that another rank was lost
             traceback.print_exception(problem)
-        print(f"trainer: rank {os.environ.get('RANK')} of {digest[:12]}: {sentence(problem)}", file=sys.stderr, flush=True)
+        print(f"trainer: rank {os.environ.get('RANK')} of {digest[:12]}: {error_message(problem)}", file=sys.stderr, flush=True)
         return code
     return ExitCode.STOPPED if stop() else ExitCode.DONE
 
 
 def exit_code(problem: BaseException) -> ExitCode:
-    """What an exception means to whoever decides about a retry."""
+    """Return the exit code of an exception, which decides about a retry."""
     if isinstance(problem, (Stopped, PeerLost)):
         return ExitCode.STOPPED
     if isinstance(problem, LeaseHeld):
@@ -115,8 +116,8 @@ def _is_out_of_gpu_memory(problem: BaseException) -> bool:
     return torch is not None and isinstance(problem, torch.OutOfMemoryError)
 
 
-def sentence(problem: BaseException) -> str:
-    """For people: our own errors speak for themselves, others are introduced by their type."""
+def error_message(problem: BaseException) -> str:
+    """Return the message of an exception, prefixed with its type unless the exception is our own."""
     text = str(problem)
     ours = type(problem).__module__ in (StoreError.__module__, Stopped.__module__)
     return text if ours and text else f"{type(problem).__name__}: {text}".removesuffix(": ")
@@ -134,7 +135,7 @@ def _attempt(
     if _is_done(store, digest):
         return ExitCode.DONE, ""
     if stop():
-        return ExitCode.STOPPED, "asked to stop before it began"
+        return ExitCode.STOPPED, "asked to stop before it started"
     task = _read(store, digest)
     lease = leases.acquire(store, _work_root(task, digest), digest, _holder(placement))
     leased(lease)
@@ -142,7 +143,7 @@ def _attempt(
 
     def listen(done: int, total: int, unit: str, loss: float | None) -> None:
         nonlocal started
-        if not started:  # only now has the task said where it takes the trajectory up
+        if not started:  # the task sets from_tokens before its first progress
             emit(Start(digest, lease.number, lease.body.from_tokens))
             started = True
         emit(Progress(digest, done, total, unit, loss))
@@ -151,7 +152,7 @@ def _attempt(
 
 
 def _is_done(store: Store, digest: str) -> bool:
-    """A record that cannot be read is none: whoever holds the lease moves it aside."""
+    """Return whether the record exists. A damaged record counts as missing; the lease holder quarantines it."""
     try:
         return records.read_record(store, digest) is not None
     except Damaged:
@@ -159,21 +160,21 @@ def _is_done(store: Store, digest: str) -> bool:
 
 
 def _read(store: Store, digest: str) -> Task:
-    """The identity, checked against its digest and against what this trainer can do."""
+    """Return the task, checked against its digest and against the NUMERICS version of this trainer."""
     try:
         task = records.read_task(store, digest)
     except ContractError as problem:
         raise TaskRefused(f"task {digest}: {problem}") from problem
-    asked = task.required_numerics()
-    if asked is not None and asked != NUMERICS:
+    required = task.required_numerics()
+    if required is not None and required != NUMERICS:
         raise TaskRefused(
-            f"task {digest} asks for NUMERICS {asked}; this trainer computes {NUMERICS}: use the image that it was planned with"
+            f"task {digest} requires NUMERICS {required}; this trainer implements {NUMERICS}: use the image that the task was planned with"
         )
     return task
 
 
 def _work_root(task: Task, digest: str) -> str:
-    """Where the attempts of a task live: horizons of one trajectory share a place, so that no token is trained twice."""
+    """Return the store prefix of the task's attempts. Horizons of one trajectory share it, so that no token is trained twice."""
     return addresses.work_root(task.kind, task.work_digest(digest))
 
 
@@ -195,39 +196,42 @@ def _cache(placement: Placement) -> Path:
 
 
 def _under_lease(context: Context, work: Work) -> tuple[ExitCode, str]:
-    journal = None
+    attempt_file = None
     try:
-        if not _is_done_after_all(context):
-            _refuse_a_hopeless_task(context)
-            journal = Journal(context)
+        if not _is_done_now(context):
+            _refuse_after_too_many_failures(context)
+            attempt_file = AttemptFile(context)
             outcome = work(context)
             context.lease.check()
-            _publish(context, outcome, journal)
+            _publish(context, outcome, attempt_file)
         code, message = ExitCode.DONE, ""
     except Exception as problem:
-        code, message = _judged(context, problem)
-        _say_why(context, code, message, problem)
+        code, message = _classify(context, problem)
+        _write_failure(context, code, message, problem)
     except BaseException as problem:
-        context.lease.end("interrupted", int(ExitCode.FAILED), sentence(problem))
+        context.lease.end("interrupted", int(ExitCode.FAILED), error_message(problem))
         raise
-    _leave(context, journal, code, message)
+    _release(context, attempt_file, code, message)
     return code, message
 
 
-def _is_done_after_all(context: Context) -> bool:
-    """Whoever held the lease while we waited for it may have finished. A damaged record goes, so that it is made again."""
+def _is_done_now(context: Context) -> bool:
+    """Return whether the previous lease holder has finished the task. Quarantine a damaged record, so that it is made again."""
     try:
         return records.read_record(context.store, context.digest) is not None
     except Damaged as problem:
-        aside.quarantine_record(context.store, context.digest, str(problem))
+        quarantine.quarantine_record(context.store, context.digest, str(problem))
         return False
 
 
-def _refuse_a_hopeless_task(context: Context) -> None:
-    """For attempts that were killed and could not count themselves."""
+def _refuse_after_too_many_failures(context: Context) -> None:
+    """Raise TaskRefused at the failure limit; killed attempts could not count themselves."""
     failures = _failures(context)
     if failures >= FAILURES_ALLOWED:
-        raise TaskRefused(f"it has failed {failures} times in run {context.placement.run_number}; a `retry` begins a new run number")
+        raise TaskRefused(
+            f"the task has failed {failures} times in run {context.placement.run_number}, {FAILURES_ALLOWED} are allowed; "
+            "use `retry` to start a new run number"
+        )
 
 
 def _failures(context: Context) -> int:
@@ -235,60 +239,60 @@ def _failures(context: Context) -> int:
     return leases.failures(before, context.digest, context.placement.run_number)
 
 
-def _publish(context: Context, outcome: Outcome, journal: Journal) -> None:
-    own = journal.close(ExitCode.DONE.name.lower(), outcome)
+def _publish(context: Context, outcome: Outcome, attempt_file: AttemptFile) -> None:
+    own = attempt_file.close(ExitCode.DONE.name.lower(), outcome)
     record = Record(
         digest=context.digest,
         identity=context.task.identity(),
         results=outcome.results,
         artifacts=outcome.artifacts,
-        attempts=lineage.attempts(context.store, context.lease.work_root, own),
+        attempts=provenance.attempts(context.store, context.lease.work_root, own),
         nonce=uuid4().hex,
     )
     records.publish_record(context.store, record)
 
 
-def _judged(context: Context, problem: Exception) -> tuple[ExitCode, str]:
-    """Exit code and message of a failure, after what can be mended has been."""
-    code, message = exit_code(problem), sentence(problem)
+def _classify(context: Context, problem: Exception) -> tuple[ExitCode, str]:
+    """Return the exit code and message of a failure, after quarantining damaged inputs."""
+    code, message = exit_code(problem), error_message(problem)
     if code != ExitCode.FAILED:
         return code, message
     try:
-        return _judged_by_the_store(context, problem, message)
+        return _classify_failure(context, problem, message)
     except StoreError as trouble:
-        print(f"trainer: {context.digest[:12]}: what the failure means for others cannot be looked up: {trouble}", file=sys.stderr)
+        print(f"trainer: {context.digest[:12]}: could not check the inputs and earlier failures: {trouble}", file=sys.stderr)
         return code, message
 
 
-def _judged_by_the_store(context: Context, problem: Exception, message: str) -> tuple[ExitCode, str]:
+def _classify_failure(context: Context, problem: Exception, message: str) -> tuple[ExitCode, str]:
     if isinstance(problem, (Damaged, KeyMissing)):
-        moved = move_damaged_aside(context, _holder(context.placement))
-        message += f"; moved aside, to be done again: {', '.join(moved)}" if moved else ""
-        if waits_for := undone(context):
-            # not its own failure: it is asked for again when what it needs has been made
-            return ExitCode.HELD, message if moved else f"{message}; waits for {', '.join(waits_for)}"
+        quarantined = quarantine_damaged(context, _holder(context.placement))
+        message += f"; quarantined, to be done again: {', '.join(quarantined)}" if quarantined else ""
+        if waits_for := unfinished(context):
+            # not a failure of this task: it is retried once its inputs are done
+            return ExitCode.HELD, message if quarantined else f"{message}; waits for {', '.join(waits_for)}"
     failures = _failures(context) + 1
     if failures < FAILURES_ALLOWED:
         return ExitCode.FAILED, message
     return ExitCode.REFUSED, f"{message} (failure {failures} in run {context.placement.run_number}, the last one allowed)"
 
 
-def _say_why(context: Context, code: ExitCode, message: str, problem: Exception) -> None:
-    """failure.json in the attempt's folder, for failures."""
+def _write_failure(context: Context, code: ExitCode, message: str, problem: Exception) -> None:
+    """Write failure.json into the attempt's folder if the attempt failed."""
     if code not in (ExitCode.FAILED, ExitCode.REFUSED):
         return
     details = {"type": type(problem).__name__, "traceback": "".join(traceback.format_exception(problem))}
     try:
         records.record_failure(context.store, context.lease, int(code), message, details)
     except StoreError as trouble:
-        print(f"trainer: {context.digest[:12]}: the reason of the failure could not be written: {trouble}", file=sys.stderr)
+        print(f"trainer: {context.digest[:12]}: could not write failure.json: {trouble}", file=sys.stderr)
 
 
-def _leave(context: Context, journal: Journal | None, code: ExitCode, message: str) -> None:
-    """Give the lease back. A store that is away cannot undo what is done; the lease then expires by itself."""
+def _release(context: Context, attempt_file: AttemptFile | None, code: ExitCode, message: str) -> None:
+    """End the lease. If the store is unavailable, the result stays valid and the lease expires by itself."""
     try:
-        if journal is not None and code != ExitCode.DONE:
-            journal.close(code.name.lower())
+        if attempt_file is not None and code != ExitCode.DONE:
+            attempt_file.close(code.name.lower())
         context.lease.end(code.name.lower(), int(code), message)
     except StoreError as trouble:
-        print(f"trainer: {context.digest[:12]}: the lease could not be given back, it will expire: {trouble}", file=sys.stderr)
+        print(f"trainer: {context.digest[:12]}: could not end the lease, it will expire: {trouble}", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""What a pod prints, kept in the store too: a pod and its log go when the cluster clears up, an attempt's log stays with the attempt.
+"""Copy the output of a pod to the store: the cluster deletes a pod and its log, an attempt's log is kept with the attempt.
 
-`__main__` captures its own process; everything that is printed still reaches the pod's log, by whatever library or child it is.
+`__main__` captures its own process, including libraries and child processes. The output still reaches the pod's log.
 """
 
 import os
@@ -15,19 +15,19 @@ from orchestrator.store.addresses import LOG
 from orchestrator.store.leases import Lease
 
 KEEP_SECONDS: Final = 30.0
-"""Between two writes while it grows: what a process that is killed has said may be lost for so long."""
+"""Interval between writes of a growing log; a killed process loses at most the output of this time."""
 FIRST_BYTES: Final = 64 * 1024
 LAST_BYTES: Final = 512 * 1024
-"""Of a longer log the first and the last bytes are kept: how it began, and how it ended."""
+"""A longer log is truncated in the middle: its first `FIRST_BYTES` and last `LAST_BYTES` are kept."""
 
 
 class PodLog:
-    """Stdout and stderr of this process, passed on and kept. Use as a context; `attach` says where to keep it."""
+    """Context manager that forwards stdout and stderr of this process and writes a copy once `attach` was called."""
 
     def __init__(self, store: Store, seconds: float = KEEP_SECONDS) -> None:
         self._store = store
         self._seconds = seconds
-        self._first, self._last, self._left_out = bytearray(), bytearray(), 0
+        self._first, self._last, self._omitted = bytearray(), bytearray(), 0
         self._key = ""
         self._grown = threading.Event()
         self._over = threading.Event()
@@ -41,7 +41,7 @@ class PodLog:
         os.dup2(write, 1)
         os.dup2(write, 2)
         os.close(write)
-        self._reader = threading.Thread(target=self._pass_on, args=(read,), name="log", daemon=True)
+        self._reader = threading.Thread(target=self._forward, args=(read,), name="log", daemon=True)
         self._reader.start()
         return self
 
@@ -51,16 +51,16 @@ class PodLog:
         for saved, descriptor in zip(self._saved, (1, 2), strict=True):
             os.dup2(saved, descriptor)
         self._over.set()
-        # a child that outlives us holds the other end: it is not waited for
+        # a child that outlives this process holds the other end open, so the wait is bounded
         self._reader.join(timeout=2.0)
-        self._keep()
+        self._write()
 
     def attach(self, lease: Lease) -> None:
-        """From now on keep it in the attempt's folder."""
+        """Write the log to the attempt's folder from now on."""
         self._key = lease.key(LOG)
-        threading.Thread(target=self._keep_now_and_then, name="log to store", daemon=True).start()
+        threading.Thread(target=self._write_periodically, name="log to store", daemon=True).start()
 
-    def _pass_on(self, descriptor: int) -> None:
+    def _forward(self, descriptor: int) -> None:
         while chunk := os.read(descriptor, 65536):
             os.write(self._saved[0], chunk)
             with self._lock:
@@ -75,22 +75,22 @@ class PodLog:
         over = len(self._last) - LAST_BYTES
         if over > 0:
             del self._last[:over]
-            self._left_out += over
+            self._omitted += over
 
-    def _keep_now_and_then(self) -> None:
+    def _write_periodically(self) -> None:
         while not self._over.wait(self._seconds):
             if self._grown.is_set():
                 self._grown.clear()
-                self._keep()
+                self._write()
 
-    def _keep(self) -> None:
-        """The log is for people: a store that is away loses some of it and nothing else."""
+    def _write(self) -> None:
+        """Write the log. An unavailable store is only reported: the log is not needed for results."""
         if not self._key:
             return
         with self._lock:
-            gap = f"\n... {self._left_out} bytes left out ...\n".encode() if self._left_out else b""
+            gap = f"\n... {self._omitted} bytes omitted ...\n".encode() if self._omitted else b""
             text = bytes(self._first) + gap + bytes(self._last)
         try:
             self._store.objects.put(self._key, text)
         except StoreError as problem:
-            os.write(self._saved[1], f"trainer: the log is not kept: {problem}\n".encode())
+            os.write(self._saved[1], f"trainer: could not write the log to the store: {problem}\n".encode())

@@ -1,7 +1,7 @@
-"""Where a result comes from: code, packages, machine and the attempts that worked on it.
+"""Provenance of a result: code, packages, machine and the attempts that contributed to it.
 
-`attempt` writes what this process is into its own folder of the store when it starts and again when it ends, because a lease does not
-know commits and packages, and a killed attempt can tell nothing afterwards. A record gathers them all.
+`perform` writes the provenance of this process into the attempt's folder at its start and at its end, because a lease does not contain
+commits and packages, and a killed attempt cannot write anything afterwards. A record collects the provenance of all attempts.
 """
 
 import os
@@ -23,7 +23,7 @@ from orchestrator.store.tasks import read_task
 from trainer.context import Context, Outcome
 
 COMMIT_VARIABLE: Final = "SCALING_STUDY_COMMIT"
-"""What the image was built from; `-dirty` at its end says that more than the commit went in."""
+"""Commit that the image was built from; the suffix `-dirty` marks uncommitted changes."""
 
 PACKAGES: Final = ("scaling-study", "scaling-study-trainer", "torch", "transformers", "tokenizers", "numpy")
 ATTEMPT_FILE: Final = "attempt.json"
@@ -31,7 +31,7 @@ ATTEMPT_FILE: Final = "attempt.json"
 
 @lru_cache(maxsize=1)
 def commit() -> tuple[str, bool]:
-    """The commit that this code stands at, and whether files were changed since; ("", False) when nobody knows."""
+    """Return the commit of this code and whether tracked files were changed since; ("", False) if unknown."""
     stated = os.environ.get(COMMIT_VARIABLE, "")
     if stated:
         return stated.removesuffix("-dirty"), stated.endswith("-dirty")
@@ -53,7 +53,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Python and the packages that can change a result."""
+    """Return the versions of Python and of the packages that can change a result."""
     installed = {name: _version(name) for name in PACKAGES}
     return {"python": platform.python_version(), **{name: version for name, version in installed.items() if version}}
 
@@ -67,7 +67,7 @@ def _version(name: str) -> str:
 
 @lru_cache(maxsize=2)
 def processor(gpus: int) -> str:
-    """Name of the GPU, or of the CPU where none is used."""
+    """Return the name of the GPU, or of the CPU if no GPU is used."""
     if gpus:
         import torch
 
@@ -81,13 +81,13 @@ def processor(gpus: int) -> str:
 
 
 def cpu_seconds() -> float:
-    """Of this process and of its children that have ended, user and system."""
+    """Return the user and system CPU time of this process and its ended children, in seconds."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
-class Journal:
-    """What this attempt says of itself: kept in its folder when it starts and when it ends."""
+class AttemptFile:
+    """Provenance of this attempt, written to attempt.json in its folder at its start and end."""
 
     def __init__(self, context: Context) -> None:
         placement, (code, dirty) = context.placement, commit()
@@ -110,10 +110,10 @@ class Journal:
             start=context.lease.body.start.isoformat(),
             end="",
         )
-        self._keep()
+        self._write()
 
     def close(self, how: str, outcome: Outcome | None = None) -> Attempt:
-        """The attempt as it ends; later calls without an outcome keep what an earlier one said."""
+        """Write and return the attempt with its end. Without an outcome, the values of an earlier call are kept."""
         now, body = self._context.store.clock(), self._context.lease.body
         known = {"from_tokens": body.from_tokens} if outcome is None else _tokens(outcome)
         self._attempt = self._attempt.model_copy(
@@ -125,10 +125,10 @@ class Journal:
                 **known,
             }
         )
-        self._keep()
+        self._write()
         return self._attempt
 
-    def _keep(self) -> None:
+    def _write(self) -> None:
         lease = self._context.lease
         self._context.store.objects.put(lease.key(ATTEMPT_FILE), self._attempt.model_dump_json(indent=1).encode())
 
@@ -138,7 +138,7 @@ def _tokens(outcome: Outcome) -> dict[str, int]:
 
 
 def attempts(store: Store, work_root: str, own: Attempt) -> list[Attempt]:
-    """Everybody who worked here up to now, `own` last: what they said of themselves, and what their leases say."""
+    """Return all attempts below `work_root` up to now, `own` last, from their attempt.json files and leases."""
     before = [body for body in leases.history(store, work_root) if body.number < own.number]
     ends = {digest: _end_of(store, digest) for digest in {body.digest for body in before}}
     lost = [
@@ -148,7 +148,7 @@ def attempts(store: Store, work_root: str, own: Attempt) -> list[Attempt]:
 
 
 def _end_of(store: Store, digest: str) -> int:
-    """Where a train task ends; 0, so that it has lost nothing, for what is no train task or cannot be read any more."""
+    """Return the tokens at which a train task ends; 0, that is no tokens lost, for other tasks and unreadable ones."""
     try:
         task = read_task(store, digest)
     except (KeyMissing, Damaged, ContractError):
@@ -157,8 +157,8 @@ def _end_of(store: Store, digest: str) -> int:
 
 
 def _attempt(store: Store, work_root: str, body: LeaseBody, tokens_lost: int) -> Attempt:
-    """The lease knows best when and how it ended; a killed attempt has said nothing of that, nor of what it found lost."""
-    return _said(store, work_root, body).model_copy(
+    """Return an earlier attempt. Its end comes from the lease, because a killed attempt has not written it."""
+    return _read_attempt(store, work_root, body).model_copy(
         update={
             "end": (body.ended.at if body.ended else body.renewed).isoformat(),
             "how": body.ended.how if body.ended else "no word",
@@ -169,7 +169,7 @@ def _attempt(store: Store, work_root: str, body: LeaseBody, tokens_lost: int) ->
     )
 
 
-def _said(store: Store, work_root: str, body: LeaseBody) -> Attempt:
+def _read_attempt(store: Store, work_root: str, body: LeaseBody) -> Attempt:
     try:
         return Attempt.model_validate_json(store.objects.get(addresses.attempt_key(work_root, body.number, ATTEMPT_FILE)))
     except (KeyMissing, ValidationError):

@@ -1,11 +1,12 @@
-"""One task after the other in one process, because importing torch takes seconds.
+"""Run one task after the other in one process, because importing torch takes seconds.
 
-The parent (`orchestrator.local`) writes requests as JSON lines to stdin and reads events from stdout (`contract.events`). Stdout
-belongs to the events alone: whatever a library prints goes to stderr. SIGTERM, SIGINT and the parent's death all mean: finish the
-step, write a checkpoint, say `end` with 75, leave. A second SIGINT means: at once. End of stdin means: finish what was asked, leave.
+The parent (`orchestrator.local`) writes requests as JSON lines to stdin and reads events from stdout (`contract.events`). Stdout is
+reserved for events: output of libraries is redirected to stderr. On SIGTERM, SIGINT, the end of stdin or the death of its parent, the
+worker finishes the step, writes a checkpoint, sends `end` with 75 and exits. On a second SIGINT it exits at once. At the end of stdin an
+idle worker exits with 0.
 
-A task that has failed on a GPU may have broken this process's CUDA context, in which every later task would fail too: then the worker
-leaves of itself, and the parent starts another. It leaves with 75, so that a task which it was given meanwhile is asked for again.
+A task that failed on a GPU may have corrupted the CUDA context of this process, in which every later task would fail too. The worker
+then exits and the parent starts another one. It exits with 75, so that a task requested in the meantime is requested again.
 """
 
 import os
@@ -22,25 +23,26 @@ from orchestrator.contract.exits import ExitCode
 from orchestrator.errors import ContractError
 from orchestrator.store import Store
 
-# How often a worker without a task looks whether its parent is still there
+# Interval at which an idle worker checks that its parent is alive
 IDLE_SECONDS: Final = 2.0
 
 
 class StopRequest:
-    """Whether this process was asked to stop: by a signal, or by the death of the parent that it works for.
+    """Callable that returns whether this process must stop: after a signal, the end of its input, or the death of its parent.
 
-    `with_parent`: the process belongs to a parent, whose death stops it. `wake` is called from the signal handler.
+    `with_parent`: the death of the parent process is a stop request. `wake` is called from the signal handler.
     """
 
     def __init__(self, *, with_parent: bool, wake: Callable[[], None] = lambda: None) -> None:
         self._asked = False
+        self._has_input = True
         self._interrupts = 0
         self._process = os.getpid()
         self._parent = os.getppid() if with_parent else None
         self._wake = wake
 
     def install(self) -> None:
-        """From now on SIGTERM and SIGINT ask this process to stop."""
+        """Install handlers that turn SIGTERM and SIGINT into stop requests."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
 
@@ -48,25 +50,34 @@ class StopRequest:
         self._asked = True
         self._wake()
 
-    def __call__(self) -> bool:
+    def end_input(self) -> None:
+        """Stop the running task: the parent closed the pipe or is gone."""
+        self._has_input = False
+        self._wake()
+
+    def is_asked(self) -> bool:
+        """Return whether a signal or the death of the parent, rather than the end of input, is the reason to stop."""
         if self._parent is not None and os.getppid() != self._parent:
             self._asked = True
         return self._asked
 
+    def __call__(self) -> bool:
+        return self.is_asked() or not self._has_input
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if os.getpid() != self._process:  # a child forked from us, of a pool for example, dies of its signals as anybody does
+        if os.getpid() != self._process:  # a forked child, of a pool for example, keeps the default behaviour
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
         self._interrupts += number == signal.SIGINT
         if self._interrupts > 1:
-            os._exit(128 + number)  # a person pressed Ctrl-C twice: what the last checkpoint holds is safe
+            os._exit(128 + number)  # Ctrl-C twice: exit at once; the last checkpoint is safe
         self.ask()
 
 
 class EventPipe:
-    """Stdout, taken away from everybody else: print and C libraries write to stderr from now on."""
+    """Stdout reserved for events: `print` and C libraries write to stderr from now on."""
 
     def __init__(self, stop: StopRequest) -> None:
         self._stop = stop
@@ -75,7 +86,7 @@ class EventPipe:
         os.dup2(2, 1)
 
     def send(self, event: Event) -> None:
-        """Write one event. A parent that no longer reads is a parent that has gone."""
+        """Write one event. A closed pipe means that the parent is gone and is a stop request."""
         rest = f"{to_line(event)}\n".encode()
         try:
             while rest:
@@ -87,17 +98,18 @@ class EventPipe:
 def serve(
     store: Store, run: Callable[[Store, str, Placement, Callable[[Event], None], StopRequest], ExitCode], load: Callable[[], None]
 ) -> int:
-    """Answer requests until the parent closes stdin or asks to stop. Returns the process's exit code.
+    """Serve requests until the parent closes stdin or asks to stop, and return the exit code of the process.
 
-    `run` works on one task (`attempt.run_task`), `load` imports what it needs.
+    `run` performs one task (`perform.run_task`), `load` imports the modules it needs.
     """
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     stop = StopRequest(with_parent=True, wake=lambda: lines.put(None))
     stop.install()
     events = EventPipe(stop)
-    threading.Thread(target=_read_lines, args=(0, lines), name="requests", daemon=True).start()
+    threading.Thread(target=_read_lines, args=(0, lines, stop), name="requests", daemon=True).start()
     load()
     events.send(Ready())
+    code = ExitCode.DONE
     while (line := _next(lines, stop)) is not None:
         try:
             request: Request = read_request(line)
@@ -105,9 +117,9 @@ def serve(
             print(f"worker: {problem}", file=sys.stderr)
             return int(ExitCode.FAILED)
         code = run(store, request.run, request.placement, events.send, stop)
-        if request.placement.gpus and code in (ExitCode.FAILED, ExitCode.REFUSED):  # the third failure is called a refusal
+        if request.placement.gpus and code in (ExitCode.FAILED, ExitCode.REFUSED):  # the last allowed failure is REFUSED
             return int(ExitCode.STOPPED)
-    return int(ExitCode.STOPPED if stop() else ExitCode.DONE)
+    return int(ExitCode.STOPPED if stop.is_asked() or code == ExitCode.STOPPED or _has_request(lines) else ExitCode.DONE)
 
 
 def _next(lines: "queue.SimpleQueue[str | None]", stop: StopRequest) -> str | None:
@@ -119,12 +131,22 @@ def _next(lines: "queue.SimpleQueue[str | None]", stop: StopRequest) -> str | No
     return None
 
 
-def _read_lines(descriptor: int, lines: "queue.SimpleQueue[str | None]") -> None:
-    """Feed the lines of a file descriptor into a queue, then None. Not by sys.stdin: its lock would be held when Python leaves."""
+def _has_request(lines: "queue.SimpleQueue[str | None]") -> bool:
+    while not lines.empty():
+        if lines.get() is not None:
+            return True
+    return False
+
+
+def _read_lines(descriptor: int, lines: "queue.SimpleQueue[str | None]", stop: StopRequest) -> None:
+    """Put the lines of a file descriptor into a queue; its end is a stop request.
+
+    sys.stdin is not used: its lock would be held at interpreter shutdown.
+    """
     rest = b""
     while chunk := os.read(descriptor, 65536):
         *whole, rest = (rest + chunk).split(b"\n")
         for line in whole:
             if line.strip():
                 lines.put(line.decode(errors="replace"))
-    lines.put(None)
+    stop.end_input()

@@ -1,1 +1,1 @@
-"""Training states as files, and their check against `transformers`."""
+"""Training states as checkpoint files, and the check of exported models against `transformers`."""

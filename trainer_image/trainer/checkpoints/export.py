@@ -1,7 +1,7 @@
-"""Checks that a kept checkpoint is what plain `transformers` takes it for.
+"""Check that `transformers` computes the same logits from a checkpoint as this trainer.
 
-`train` calls it on the checkpoint at a task's end, before there is a record. transformers is imported here alone in the trainer and only
-when it is needed: it takes 4-6 s.
+`training.run` calls it on the checkpoint at a task's end, before the record is published. This is the only module of the trainer that
+imports transformers, and it does so lazily: the import takes 4-6 s.
 """
 
 import tempfile
@@ -16,29 +16,29 @@ from orchestrator.errors import ScalingStudyError
 from trainer.checkpoints.state import MODEL_FILES, load_model
 
 LARGEST_DIFFERENCE: Final = 1e-4
-"""Between two logits in float32, for each 1 of the largest logit and at least for 1: rounding grows with what is rounded.
+"""Allowed difference between two float32 logits, times the largest logit or 1: rounding errors grow with magnitude.
 
-Two right implementations differ by about 1e-6 at the widths of a CPU study.
+Two correct implementations differ by about 1e-6 at the widths of a CPU study.
 """
 
 
 class ExportDiffers(ScalingStudyError):
-    """transformers computes other logits from the checkpoint than we do."""
+    """transformers computes different logits from the checkpoint than this trainer."""
 
 
 @torch.no_grad()
 def check(files: Mapping[str, Path], ids: Tensor, device: torch.device) -> float:
-    """Largest difference between transformers' logits and ours, for ids (batch, T), as it is: not divided by the logits.
+    """Return the largest absolute difference between the logits of transformers and ours, for ids (batch, T).
 
-    Raises ExportDiffers when it is more than `LARGEST_DIFFERENCE` for logits as large as ours.
+    Raises ExportDiffers if it exceeds `LARGEST_DIFFERENCE` times the largest logit, or times 1 if that is smaller.
     """
     ours = load_model(files, device).logits(ids.to(device))
     difference = (ours - _logits_of_transformers(files, ids.to(device), device)).abs().max().item()
     allowed = LARGEST_DIFFERENCE * max(1.0, ours.abs().max().item())
     if not difference <= allowed:
         raise ExportDiffers(
-            f"the logits of transformers.LlamaForCausalLM differ from ours by {difference:.2e}, and {allowed:.0e} is allowed; "
-            "the checkpoint is kept and no record is written: compare the versions of transformers and torch with an attempt's that passed"
+            f"the logits of transformers.LlamaForCausalLM differ from the trainer's by {difference:.2e}, {allowed:.0e} is allowed; "
+            "the checkpoint is kept and no record is written: compare transformers and torch versions with those of an attempt that passed"
         )
     return difference
 

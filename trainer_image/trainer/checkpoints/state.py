@@ -1,8 +1,7 @@
-"""A training state as files and back. The checkpoint is the export: nothing is written twice.
+"""Save a training state as checkpoint files and load it. The checkpoint is also the export: nothing is written twice.
 
-`train` publishes and takes up states with it, evaluation loads models. `config.json` and `model.safetensors` are what
-`transformers.LlamaForCausalLM.from_pretrained` reads, `optimizer.safetensors` holds the moments, and what is small stands in the
-manifest as the checkpoint's state.
+Training publishes and resumes states with it, evaluation loads models. `transformers.LlamaForCausalLM.from_pretrained` reads
+`config.json` and `model.safetensors`; `optimizer.safetensors` holds the moments. The position is stored in the checkpoint's manifest.
 """
 
 import json
@@ -28,17 +27,17 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 OPTIMIZER: Final = "optimizer.safetensors"
 MODEL_FILES: Final = (CONFIG, WEIGHTS)
-"""What a model is loaded from; the optimizer's file is twice as large."""
+"""Files needed to load a model; the optimizer's file is twice as large and not needed."""
 
 LOSSES_KEPT: Final = 10
-"""A task's `loss` is the mean over so many last steps; they travel with the state, so that no restart changes it."""
+"""Number of last steps whose mean is a task's `loss`; the state contains them, so that a restart does not change it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a trajectory is, apart from its tensors. `token_hash`: h = SHA-256(h + ids of the step), from 32 zero bytes.
+    """Progress of a trajectory, without its tensors. `token_hash`: h = SHA-256(h + ids of the step), starting from 32 zero bytes.
 
-    `skipped` steps had a loss or gradient that was no number, the last `skipped_in_row` of them without a good one between.
+    `skipped`: steps with a non-finite loss or gradient; `skipped_in_row`: those since the last finite step.
     """
 
     step: int = 0
@@ -54,9 +53,9 @@ class Position:
 
 @dataclass(slots=True)
 class State:
-    """A point of a trajectory: all that a step reads and changes.
+    """Training state: everything that a step reads and changes.
 
-    `fits`: sequences of a forward pass that the memory was found to hold, 0 while all did. Of this process alone: no checkpoint has it.
+    `fits`: largest micro-batch found to fit into memory, 0 while the whole batch fits. Not part of checkpoints.
     """
 
     model: Model
@@ -66,20 +65,20 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """What the config of an export says beyond the shape: how many tokens a window has, and which one ends a document."""
+class ExportSettings:
+    """Values of an exported config.json that the shape does not contain: tokens per window and the id of the end-of-text token."""
 
     context_length: int
     end_of_text: int
 
 
-def publish(store: Store, lease: Lease, state: State, use: Use, cache: Path) -> None:
-    """Keep the state in the store. Raises LeaseLost when this attempt was overtaken."""
+def publish(store: Store, lease: Lease, state: State, settings: ExportSettings, cache: Path) -> None:
+    """Publish the state as a checkpoint. Raises LeaseLost if a later attempt has taken over."""
     with tempfile.TemporaryDirectory(prefix="checkpoint-", dir=cache) as folder:
         weights, states = Path(folder) / WEIGHTS, Path(folder) / OPTIMIZER
         save_file(_on_cpu(dict(to_llama(state.model))), weights, metadata={"format": "pt"})
         save_file(_on_cpu(dict(moments.tensors(state.model, state.optimizer))), states)
-        files: dict[str, Path | bytes] = {CONFIG: config(state.model.shape, use), WEIGHTS: weights, OPTIMIZER: states}
+        files: dict[str, Path | bytes] = {CONFIG: config(state.model.shape, settings), WEIGHTS: weights, OPTIMIZER: states}
         checkpoints.publish(store, lease, state.position.tokens, files, asdict(state.position))
 
 
@@ -87,8 +86,8 @@ def _on_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
 
 
-def config(shape: Shape, use: Use) -> bytes:
-    """`config.json` of transformers 5 for this shape."""
+def config(shape: Shape, settings: ExportSettings) -> bytes:
+    """Return the `config.json` of transformers 5 for this shape."""
     content = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -105,17 +104,17 @@ def config(shape: Shape, use: Use) -> bytes:
         "mlp_bias": False,
         "rms_norm_eps": float(shape.norm_eps),
         "rope_parameters": {"rope_type": "default", "rope_theta": float(shape.rope_theta)},
-        "max_position_embeddings": use.context_length,
+        "max_position_embeddings": settings.context_length,
         "tie_word_embeddings": shape.tied,
-        "bos_token_id": use.end_of_text,
-        "eos_token_id": use.end_of_text,
+        "bos_token_id": settings.end_of_text,
+        "eos_token_id": settings.end_of_text,
         "pad_token_id": None,
     }
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def shape_of(files: Mapping[str, Path]) -> Shape:
-    """The shape in a checkpoint's config. Raises Damaged when it holds none."""
+    """Return the shape described by a checkpoint's config. Raises Damaged if it is invalid."""
     try:
         content: dict[str, Any] = json.loads(files[CONFIG].read_bytes())
         return Shape(
@@ -129,28 +128,30 @@ def shape_of(files: Mapping[str, Path]) -> Shape:
             norm_eps=decimal(content["rms_norm_eps"]),
         )
     except (KeyError, ValueError) as problem:
-        raise Damaged(f"the checkpoint's {CONFIG} does not describe a model of ours ({type(problem).__name__}: {problem})") from problem
+        raise Damaged(
+            f"the checkpoint's {CONFIG} does not describe a model of this trainer ({type(problem).__name__}: {problem})"
+        ) from problem
 
 
 def load_model(files: Mapping[str, Path], device: torch.device) -> Model:
-    """The model of a checkpoint, on `device`. Raises Damaged when its files do not fit together."""
+    """Return the model of a checkpoint on `device`. Raises Damaged if its weights do not match its config."""
     try:
         return from_llama(shape_of(files), load_file(files[WEIGHTS])).to(device)
     except (KeyError, RuntimeError) as problem:
-        raise Damaged(f"the checkpoint's {WEIGHTS} does not fit its {CONFIG}: {problem}") from problem
+        raise Damaged(f"the checkpoint's {WEIGHTS} does not match its {CONFIG}: {problem}") from problem
 
 
 def load_optimizer(files: Mapping[str, Path], model: Model, optimizer: AdamW) -> None:
-    """Give `optimizer` the moments of a checkpoint. Raises Damaged when they are not those of `model`."""
+    """Load the moments of a checkpoint into `optimizer`. Raises Damaged if they do not match `model`."""
     try:
         moments.load(model, optimizer, load_file(files[OPTIMIZER]))
     except (KeyError, RuntimeError) as problem:
-        raise Damaged(f"the checkpoint's {OPTIMIZER} does not fit its {WEIGHTS}: {problem}") from problem
+        raise Damaged(f"the checkpoint's {OPTIMIZER} does not match its {WEIGHTS}: {problem}") from problem
 
 
 def position_of(state: Mapping[str, Any]) -> Position:
-    """Inverse of what `publish` keeps as state. Raises Damaged."""
+    """Return the position stored by `publish`. Raises Damaged if it is invalid."""
     try:
         return Position(**{**state, "losses": tuple(state["losses"])})
     except (KeyError, TypeError) as problem:
-        raise Damaged(f"the state of a checkpoint is not one of ours: {problem}") from problem
+        raise Damaged(f"the checkpoint's state is not valid: {problem}") from problem

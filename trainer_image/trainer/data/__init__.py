@@ -1,1 +1,1 @@
-"""What training and evaluation read: prepared sources, and the order of their windows."""
+"""Data access of training and evaluation: prepared sources, and the order of their windows."""

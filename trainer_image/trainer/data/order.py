@@ -1,11 +1,11 @@
-"""In which order the windows of a source are read: a seeded permutation with random access.
+"""The order in which the windows of a source are read: a seeded permutation with random access.
 
-`data` asks it for the window at every position of every epoch. The permutation is computed, not stored, so a source of any size costs
-nothing to open and a run can be taken up anywhere. It is keyed by data seed, prepare digest, epoch and number of windows, and by
-nothing else: every size, batch and code percent reads prefixes of the same permutations.
+`sources` calls it for the window at every position of every epoch. The permutation is computed, not stored, so opening a source of any
+size is free and a run can resume anywhere. It is keyed only by data seed, prepare digest, epoch and number of windows: every size, batch
+and code percent reads prefixes of the same permutations.
 
-A Feistel network of two halves over the smallest power of two that holds all windows; whatever falls outside is sent through again until it
-falls inside (cycle walking: Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
+It is a Feistel network of two halves over the smallest power of two that holds all windows. Values outside the domain are permuted again
+until they are inside (cycle walking: Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Positions: TypeAlias = NDArray[np.int64]
 _Words: TypeAlias = NDArray[np.uint64]
 
-# Each round changes both halves. Four rounds pass for random in large domains (Luby and Rackoff 1988); with six, chi-squared of all
+# Each round changes both halves. Four rounds are pseudorandom in large domains (Luby and Rackoff 1988); with six, chi-squared of all
 # permutations of 5 and 6 windows over 48,000 keys was 3.5 and 2.2 times its expectation, with ten 0.92 and 1.00.
 _ROUNDS: Final = 10
 
@@ -37,7 +37,7 @@ class Permutation:
     keys: _Words
 
     def __call__(self, positions: Positions) -> Positions:
-        """The windows at `positions` (any shape, each in 0 .. windows-1), same shape."""
+        """Return the windows at `positions` (any shape, each in 0 .. windows-1), in the same shape."""
         words = np.atleast_1d(positions).astype(np.uint64)
         outside = np.ones(words.shape, dtype=bool)
         while outside.any():
@@ -55,7 +55,7 @@ class Permutation:
 
 
 def permutation(data_seed: int, prepare_digest: str, epoch: int, windows: int) -> Permutation:
-    """The order in which epoch `epoch` (from 0) reads the `windows` windows of a source."""
+    """Return the order in which epoch `epoch` (from 0) reads the `windows` windows of a source."""
     bits = max(2, (windows - 1).bit_length())
     name = f"{data_seed}:{prepare_digest}:{epoch}:{windows}".encode()
     keys = np.frombuffer(hashlib.shake_256(name).digest(_ROUNDS * 2 * 8), dtype="<u8").astype(np.uint64)

@@ -1,7 +1,7 @@
-"""What training and evaluation read: prepared sources, and the mixture of them that a trajectory goes through.
+"""Prepared sources, and the mixture of sources that a trajectory reads.
 
-`train` opens the mixture of its trajectory and asks for the batch of a step; `evaluate` opens one source and asks for its held-out
-documents. Both get memory-mapped files whose hashes have been checked. There is no loader state: a batch is a function of its step.
+Training opens the mixture of its trajectory and reads the batch of each step. Evaluation opens one source and reads its held-out
+documents. Both use memory-mapped files whose hashes were checked. There is no loader state: a batch is a function of its step.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,36 +27,36 @@ from trainer.prepare.pieces import mapped
 
 Ids = NDArray[np.int64]
 
-# Shards are fetched and hashed side by side before the first step; disks and networks give no more to more.
+# Shards are fetched and hashed concurrently before the first step; more threads do not increase disk or network throughput.
 _CHECKING_THREADS: Final = 8
-# Windows are read one place after the other, and the order of a thousand costs little more than that of one (0.3 ms here).
+# Windows are read in sequence, and computing the order of a thousand windows costs little more than that of one (0.3 ms on one CPU core).
 _BLOCK: Final = 1024
-# Two epochs of sixteen sources, which is what one batch can touch.
+# Two epochs of sixteen sources: the blocks that one batch can use.
 _BLOCKS_KEPT: Final = 32
 
 
-def _nobody_waits() -> None:
+def _do_nothing() -> None:
     pass
 
 
 @dataclass(frozen=True, slots=True)
 class Fetching:
-    """What happens around the fetching of shards, which may take hours.
+    """Callbacks during the fetching of shards, which may take hours.
 
-    `one_more` is called once a shard, in the order of the shards and by the thread that opens them: it renews a lease, waits for other
-    processes, or raises what ends the fetching. Of processes that share a cache one fetches a shard before its call and the others, with
-    `follows`, after it: then they find it there.
+    `on_shard` is called once per shard, in the order of the shards, by the thread that opens them. It renews a lease, waits for other
+    processes, or raises an exception that ends the fetching. Of the processes that share a cache, one fetches a shard before its call. The
+    others set `follows`: they fetch it after the call and find it in the cache.
     """
 
-    one_more: Callable[[], None] = _nobody_waits
+    on_shard: Callable[[], None] = _do_nothing
     follows: bool = False
 
 
-UNWATCHED: Final = Fetching()
+NO_CALLBACKS: Final = Fetching()
 
 
 class _Tokens:
-    """The tokens of a section, whatever shards they lie in. Shards are checked and mapped when the section is opened."""
+    """The tokens of a section across its shards. Shards are checked and mapped when the section is opened."""
 
     def __init__(self, store: Store, section: Section, dtype: np.dtype[Any], cache: Path, fetching: Fetching) -> None:
         self._shard_tokens = section.shard_tokens
@@ -64,10 +64,12 @@ class _Tokens:
         self._shards = [mapped(path, dtype) for path in paths]
         found = sum(len(shard) for shard in self._shards)
         if found != section.tokens:
-            raise Damaged(f"{section.shards[0].key} and its neighbours hold {found:,} tokens, and their manifest says {section.tokens:,}")
+            raise Damaged(
+                f"{section.shards[0].key} and the other shards hold {found:,} tokens, but their manifest lists {section.tokens:,}"
+            )
 
     def slice(self, start: int, stop: int) -> Ids:
-        """Tokens `start` .. `stop` as int64."""
+        """Return tokens `start` to `stop` (exclusive) as int64."""
         first, last = start // self._shard_tokens, (stop - 1) // self._shard_tokens
         parts = []
         for number in range(first, last + 1):
@@ -77,24 +79,27 @@ class _Tokens:
 
 
 def _fetched(store: Store, shards: Sequence[Artifact], cache: Path, fetching: Fetching) -> list[Path]:
-    threads, coming = ThreadPoolExecutor(_CHECKING_THREADS), list[Future[Path]]()
+    threads, futures = ThreadPoolExecutor(_CHECKING_THREADS), list[Future[Path]]()
     try:
         if not fetching.follows:
-            coming = [threads.submit(fetch, store, shard, cache) for shard in shards]
+            futures = [threads.submit(fetch, store, shard, cache) for shard in shards]
         for number, shard in enumerate(shards):
             if not fetching.follows:
-                coming[number].result()
-            fetching.one_more()
+                futures[number].result()
+            fetching.on_shard()
             if fetching.follows:
-                coming.append(threads.submit(fetch, store, shard, cache))
-        return [path.result() for path in coming]
+                futures.append(threads.submit(fetch, store, shard, cache))
+        return [path.result() for path in futures]
     finally:
-        threads.shutdown(cancel_futures=True)  # whoever stops here does not wait for the rest
+        threads.shutdown(cancel_futures=True)  # an exception must not wait for the remaining shards
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOutDocument:
-    """`hash`: SHA-256 of its text in UTF-8, 64 hex digits; `bytes`: of that text; `ids` (tokens,) int64, without an end-of-text token."""
+    """A document that is not trained on.
+
+    `hash`: SHA-256 of its text in UTF-8, 64 hex digits; `bytes`: size of that text; `ids` (tokens,) int64, without an end-of-text token.
+    """
 
     hash: str
     bytes: int
@@ -102,7 +107,7 @@ class HeldOutDocument:
 
 
 class PreparedSource:
-    """A prepared source: its training tokens as windows, its held-out documents one by one."""
+    """A prepared source: its training tokens as windows, and its held-out documents."""
 
     def __init__(self, store: Store, digest: str, manifest: Manifest, cache: Path) -> None:
         self.digest = digest
@@ -116,31 +121,31 @@ class PreparedSource:
 
     @classmethod
     def open(cls, store: Store, prepare_digest: str, cache: Path) -> "PreparedSource":
-        """The source behind a prepare task. Its shards are checked when they are first read.
+        """Open the source made by a prepare task. Its shards are checked when they are first read.
 
-        Raises KeyMissing while the task has no record, Damaged when a file is not what the record says.
+        Raises KeyMissing while the task has no record, Damaged if a file does not match the record.
         """
         record = read_record(store, prepare_digest)
         if record is None:
-            raise KeyMissing(f"the prepare task {prepare_digest} has no record yet; it has to be done before this one")
+            raise KeyMissing(f"the prepare task {prepare_digest} has no record yet; it must be done first")
         artifact = record.artifacts["manifest"]
         return cls(store, prepare_digest, read_manifest(read_bytes(store, artifact), artifact.key), cache)
 
     def windows(self, sequence_length: int) -> int:
-        """How many windows of `sequence_length` targets it holds."""
+        """Return the number of windows of `sequence_length` targets."""
         return max(0, self.tokens - 1) // sequence_length
 
     def window(self, index: int, sequence_length: int) -> Ids:
-        """Tokens of window `index`, (sequence_length + 1,): the last one is the first of the next window. Raises Damaged, KeyMissing."""
+        """Return the tokens of window `index`, (sequence_length + 1,). Windows overlap by one token. Raises Damaged, KeyMissing."""
         start = index * sequence_length
         return self._opened().slice(start, start + sequence_length + 1)
 
-    def check(self, fetching: Fetching = UNWATCHED) -> None:
-        """Check and map all training shards now instead of at the first window. Raises Damaged, KeyMissing."""
+    def check(self, fetching: Fetching = NO_CALLBACKS) -> None:
+        """Check and map all training shards now instead of at the first read. Raises Damaged, KeyMissing."""
         self._opened(fetching)
 
-    def held_out(self, count: int, fetching: Fetching = UNWATCHED) -> list[HeldOutDocument]:
-        """The `count` held-out documents of lowest hash, fewer if there are fewer. Raises Damaged, KeyMissing."""
+    def held_out(self, count: int, fetching: Fetching = NO_CALLBACKS) -> list[HeldOutDocument]:
+        """Return the `count` held-out documents of lowest hash, or all if there are fewer. Raises Damaged, KeyMissing."""
         section, documents = self._manifest.held_out, list[HeldOutDocument]()
         tokens = _Tokens(self._store, section, self.dtype, self._cache, fetching)
         for path in _fetched(self._store, section.documents_files, self._cache, fetching):
@@ -150,7 +155,7 @@ class PreparedSource:
                 documents.append(HeldOutDocument(row["hash"].tobytes().hex(), int(row["bytes"]), ids))
         return documents
 
-    def _opened(self, fetching: Fetching = UNWATCHED) -> _Tokens:
+    def _opened(self, fetching: Fetching = NO_CALLBACKS) -> _Tokens:
         if self._training is None:
             self._training = _Tokens(self._store, self._manifest.training, self.dtype, self._cache, fetching)
         return self._training
@@ -158,9 +163,10 @@ class PreparedSource:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`ids` (batch, T + 1) int64: inputs are all but the last of a row, targets all but the first.
+    """The sequences of one step.
 
-    `window_ids` (batch, 2) int64: number of the source in the trajectory's shares, and its window.
+    `ids` (batch, T + 1) int64: inputs are all but the last token of a row, targets all but the first. `window_ids` (batch, 2) int64: index
+    of the source in the trajectory's shares, and its window.
     """
 
     ids: Ids
@@ -168,7 +174,7 @@ class Batch:
 
 
 class Mixture:
-    """What a trajectory reads, step by step."""
+    """The batches of a trajectory."""
 
     def __init__(self, trajectory: Trajectory, sources: Sequence[PreparedSource]) -> None:
         self.sources = tuple(sources)
@@ -182,7 +188,7 @@ class Mixture:
         self._block = lru_cache(_BLOCKS_KEPT)(self._block_of)
 
     def batch(self, step: int) -> Batch:
-        """The batch of `step`, counted from 0 at the trajectory's start. Raises Damaged, KeyMissing."""
+        """Return the batch of `step`, counted from 0 at the trajectory's start. Raises Damaged, KeyMissing."""
         first = step * self._trajectory.batch
         windows = [self.window(position) for position in range(first, first + self._trajectory.batch)]
         length = self._trajectory.sequence_length
@@ -190,7 +196,7 @@ class Mixture:
         return Batch(ids, np.array(windows, dtype=np.int64))
 
     def window(self, position: int) -> tuple[int, int]:
-        """Which source, and which of its windows, stands at `position` of the trajectory."""
+        """Return the source and window at `position` of the trajectory."""
         source, passed = source_of(self._shares, position)
         epoch, place = divmod(self._before[source] + passed, self._windows[source])
         return source, int(self._block(source, epoch, place // _BLOCK)[place % _BLOCK])
@@ -201,10 +207,10 @@ class Mixture:
         return order(np.arange(block * _BLOCK, min((block + 1) * _BLOCK, windows)))
 
 
-def open_mixture(store: Store, trajectory: Trajectory, cache: Path, fetching: Fetching = UNWATCHED) -> Mixture:
-    """The mixture of a trajectory, all of its shards checked.
+def open_mixture(store: Store, trajectory: Trajectory, cache: Path, fetching: Fetching = NO_CALLBACKS) -> Mixture:
+    """Open the mixture of a trajectory and check all of its shards.
 
-    Raises TaskRefused when a source is shorter than one window or the sources have different tokenizers, KeyMissing while one is not
+    Raises TaskRefused if a source is shorter than one window or the sources have different tokenizers, KeyMissing while a source is not
     prepared, Damaged.
     """
     sources = [PreparedSource.open(store, digest, cache) for digest, _ in trajectory.shares]
@@ -218,8 +224,10 @@ def open_mixture(store: Store, trajectory: Trajectory, cache: Path, fetching: Fe
 def _check(source: PreparedSource, first: PreparedSource, sequence_length: int) -> None:
     if not source.windows(sequence_length):
         raise TaskRefused(
-            f"the source prepared as {source.digest} has {source.tokens:,} tokens, not one window of {sequence_length:,} and the token "
-            "after it; give it more data, or shorten the sequences"
+            f"the source prepared as {source.digest} has {source.tokens:,} tokens, less than one window of {sequence_length:,} and the "
+            "token after it; add data to the source or shorten the sequences"
         )
     if (source.vocabulary, source.end_of_text) != (first.vocabulary, first.end_of_text):
-        raise TaskRefused(f"the sources prepared as {source.digest} and {first.digest} have different tokenizers; a mixture needs one")
+        raise TaskRefused(
+            f"the sources prepared as {source.digest} and {first.digest} have different tokenizers; a mixture needs a single one"
+        )

@@ -1,7 +1,7 @@
-"""Scores the state of a trajectory on one suite: suite -> benchmarks -> items.
+"""Evaluate the state of a trajectory on one suite: suite -> benchmarks -> items.
 
-`attempt` calls `run` for evaluate tasks. What is asked comes from `suites`, the model's log-likelihoods from `likelihood`; each item's
-row is kept in `items.parquet`, the sums go into the record.
+`attempt` calls `run` for evaluate tasks. `suites` provides the benchmarks, `likelihood` computes the model's log-likelihoods. Each item
+has a row in `items.parquet`; the aggregated results are in the record.
 """
 
 import tempfile
@@ -22,11 +22,11 @@ from trainer.model.transformer import Model
 
 
 def run(context: Context) -> Outcome:
-    """Do the evaluate task of `context`. Raises TaskRefused, Stopped, and what the store raises."""
+    """Perform the evaluate task of `context` and return its outcome. Raises TaskRefused, Stopped, StoreError."""
     task = context.task
     assert isinstance(task, EvaluateTask)
     torch.set_num_threads(context.placement.threads)
-    asked = suites.benchmarks(context, task)
+    benchmarks = suites.benchmarks(context, task)
     device = torch.device("cuda" if context.placement.gpus else "cpu")
     work_root = addresses.work_root(TaskKind.TRAIN, task.trajectory)
     _, files = checkpoints.load(context.store, work_root, task.tokens, context.cache, MODEL_FILES)
@@ -34,26 +34,26 @@ def run(context: Context) -> Outcome:
     model = load_model(files, device)
     results: dict[str, float | int | str] = {}
     rows: list[Row] = []
-    for benchmark in asked:
-        judged = _judged(context, benchmark, model, device)
-        results.update(benchmark.results(judged))
-        rows += judged
-    return Outcome(results, {"items": _kept(context, rows)})
+    for benchmark in benchmarks:
+        scored = _score(context, benchmark, model, device)
+        results.update(benchmark.results(scored))
+        rows += scored
+    return Outcome(results, {"items": _write_items(context, rows)})
 
 
-def _judged(context: Context, benchmark: Benchmark, model: Model, device: torch.device) -> list[Row]:
+def _score(context: Context, benchmark: Benchmark, model: Model, device: torch.device) -> list[Row]:
     sequences = benchmark.sequences()
 
     def step(done: int) -> None:
         context.lease.renew(done)
         context.progress(done, len(sequences), f"{benchmark.name} sequences")
         if context.stopping():
-            raise Stopped(f"asked to stop while scoring {benchmark.name}; it begins again, since a score has no half")
+            raise Stopped(f"asked to stop while scoring {benchmark.name}; a retry scores it from the start")
 
     return benchmark.judge(log_likelihoods(model.logits, sequences, model.shape.vocabulary, device, step))
 
 
-def _kept(context: Context, rows: list[Row]) -> Artifact:
+def _write_items(context: Context, rows: list[Row]) -> Artifact:
     with tempfile.TemporaryDirectory(prefix="items-", dir=context.cache) as folder:
         path = Path(folder) / "items.parquet"
         items.write(rows, path)

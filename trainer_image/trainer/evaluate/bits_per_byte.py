@@ -1,8 +1,8 @@
 """Suite `bpb`: bits per byte of a source's held-out documents.
 
-Sum of nats / (ln 2 x bytes of the target text). Each document starts from an end-of-text token; a long one is scored in pieces of T
-targets, each of which begins with the last token of the piece before it. The end-of-text itself is not counted. Bytes, not tokens,
-divide the sum, so that models with different tokenizers can be compared.
+Sum of nats / (ln 2 x bytes of the target text). Each document starts with an end-of-text token, which is not scored. A long document is
+scored in pieces of T targets; each piece starts with the last token of the previous one. The sum is divided by bytes, not tokens, so that
+models with different tokenizers can be compared.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from trainer.evaluate.items import Row, Sequence
 
 
 class HeldOut(Protocol):
-    """A document that no model has been trained on: the hash of its content, its size in bytes of UTF-8, its token ids."""
+    """A held-out document: hash of its content, size in bytes of UTF-8, token ids."""
 
     @property
     def hash(self) -> str: ...
@@ -30,7 +30,7 @@ class HeldOut(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BitsPerByte:
-    """`window` is T: how many targets a piece has at most."""
+    """The benchmark. `window` is T, the largest number of targets per piece."""
 
     documents: list[HeldOut]
     end_of_text: int
@@ -54,7 +54,7 @@ class BitsPerByte:
         nats, text_bytes = sum(row.nats for row in rows), sum(sum(row.bytes) for row in rows)
         if not text_bytes:
             raise TaskRefused(
-                "the source has no held-out text, so its bits per byte cannot be told; give it more documents, or lower heldOut.oneIn"
+                "the source has no held-out text, so bits per byte are undefined; add documents to the source or lower heldOut.oneIn"
             )
         tokens = sum(sum(row.tokens) for row in rows)
         return {BITS_PER_BYTE: nats / (log(2) * text_bytes), "nats": nats, "bytes": text_bytes, "tokens": tokens, "documents": len(rows)}

@@ -1,9 +1,9 @@
-"""Suite `continuation`: which of several continuations is a held-out document's own?
+"""Suite `continuation`: choose the true continuation of a held-out document among several.
 
-Every held-out document that is long enough is an item: its first tokens are the context, the tokens after them the true continuation,
-and the wrong ones are what stands at the same place in other documents of the source, so that all have one length and nothing but
-the sum of log-likelihoods decides. A model that knows nothing scores 1 / choices. Everything is drawn from SHA-256 of the seed and the
-documents' hashes: the items are the same on every machine and Python.
+Every held-out document that is long enough is an item. Its first tokens are the context, the tokens after them the true continuation. The
+wrong continuations are the tokens at the same position of other documents of the source, so that all have the same length and are
+compared by their sums of log-likelihoods. Chance level is 1 / choices. All random draws use SHA-256 of the seed and the documents'
+hashes, so the items are the same on every machine and Python version.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from trainer.evaluate.bits_per_byte import HeldOut
 from trainer.evaluate.items import Row, Sequence
 
 DRAWS_A_CHOICE: Final = 64
-"""After so many documents in vain (all with the same continuation, as licence texts have) an item is left out."""
+"""Draws per choice, after which an item is dropped if the continuations found are all the same, as in licence texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One item: `choices` all have the same number of tokens, `truth` is the index of the true one."""
+    """One item: `choices` all have the same number of tokens, `truth` is the index of the correct one."""
 
     item: str
     context: NDArray[np.int64]
@@ -35,7 +35,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """`text_bytes`: token ids to the bytes of their text, for the rows."""
+    """The benchmark. `text_bytes` returns the size in bytes of the text of token ids."""
 
     questions: list[Question]
     text_bytes: Callable[[list[int]], int]
@@ -61,14 +61,14 @@ class Continuation:
 
 
 def questions(documents: list[HeldOut], end_of_text: int, *, context: int, continuation: int, choices: int, seed: int) -> list[Question]:
-    """The items that `documents` give, in their order. Raises TaskRefused when they give none."""
+    """Return the items made from `documents`, in their order. Raises TaskRefused if there are none."""
     eligible = [document for document in documents if len(document.ids) >= context + continuation]
     made = [_question(eligible, index, end_of_text, context, continuation, choices, seed) for index in range(len(eligible))]
     kept = [question for question in made if question is not None]
     if not kept:
         raise TaskRefused(
-            f"{len(eligible)} of {len(documents)} held-out documents have the {context} + {continuation} tokens that an item takes, and an "
-            f"item needs {choices} of them that go on differently; ask for shorter ones, or keep more documents out"
+            f"{len(eligible)} of {len(documents)} held-out documents have the {context} + {continuation} tokens of an item, and an "
+            f"item needs {choices} of them with different continuations; shorten the items or hold out more documents"
         )
     return kept
 

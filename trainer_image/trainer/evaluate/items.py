@@ -1,8 +1,8 @@
-"""What a benchmark asks and what came out of it, item by item.
+"""Items of a benchmark and their results.
 
-Benchmarks make `Sequence`s, `likelihood` scores them, benchmarks judge the scores into `Row`s, and `write` keeps the rows: without them
-no paired test between two models is possible. One schema serves every suite. A document scored for bits per byte is an item with
-one answer; a question with choices is an item with as many answers as choices.
+A benchmark makes `Sequence`s, `likelihood` scores them, the benchmark turns the scores into `Row`s, and `write` saves the rows, which
+paired tests between two models need. All suites share one schema. A document scored for bits per byte is an item with one answer; a
+multiple-choice question is an item with one answer per choice.
 """
 
 from collections.abc import Mapping
@@ -16,21 +16,23 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Token ids (one dimension) of which the last `scored` are targets; what stands before them is only context."""
+    """Token ids (one dimension), of which the last `scored` are targets and the others are context."""
 
     ids: NDArray[np.int64]
     scored: int
 
     def __post_init__(self) -> None:
         if not 0 < self.scored < len(self.ids):
-            raise ValueError(f"{self.scored} of {len(self.ids)} tokens are to be scored; the first token has nothing before it")
+            raise ValueError(
+                f"scored is {self.scored} of {len(self.ids)} tokens, allowed are 1 to {len(self.ids) - 1}: the first token has no context"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One item. `log_likelihoods` (sums in nats), `bytes` and `tokens` have an entry for each answer that was scored.
+    """Result of one item. `log_likelihoods` (sums in nats), `bytes` and `tokens` have one entry per scored answer.
 
-    `prediction` and `correct` are None where there is nothing to choose.
+    `prediction` and `correct` are None for items without choices.
     """
 
     benchmark: str
@@ -43,31 +45,31 @@ class Row:
 
     @property
     def nats(self) -> float:
-        """Of all its answers: for a document that is one answer, what coding it costs."""
+        """Negative sum of the log-likelihoods of all answers, in nats."""
         return -sum(self.log_likelihoods)
 
 
 class Benchmark(Protocol):
-    """One list of items with one way to ask and one way to judge."""
+    """A list of items with the way to score and evaluate them."""
 
     @property
     def name(self) -> str: ...
 
     def sequences(self) -> list[Sequence]:
-        """What the model is to score, in the order of the items."""
+        """Return the sequences to score, in the order of the items."""
         ...
 
     def judge(self, log_likelihoods: list[float]) -> list[Row]:
-        """One row an item from the scores of `sequences()`, in their order."""
+        """Return one row per item, given the scores of `sequences()` in their order."""
         ...
 
     def results(self, rows: list[Row]) -> dict[str, float | int | str]:
-        """What goes into the record, by the names of `contract.words`."""
+        """Return the results for the record, named as in `contract.vocabulary`."""
         ...
 
 
 def write(rows: list[Row], path: Path) -> None:
-    """The rows as Parquet: benchmark, item, prediction, correct, log_likelihoods, bytes, tokens."""
+    """Write the rows as Parquet: benchmark, item, prediction, correct, log_likelihoods, bytes, tokens."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,7 +1,7 @@
-"""Which benchmarks a suite is made of, and what each is given.
+"""The benchmarks of each suite, built from the items of an evaluate task.
 
-A suite is a function from the task's context to benchmarks; to add one, write it and name it in `SUITES`. Suites of named benchmarks
-(`contract.words.BENCHMARK_SUITES`) have their words already and no function yet.
+`evaluate.run` calls `benchmarks`. A suite is a function from context and task to benchmarks. To add one, write the function and register
+it in `SUITES`. The suites of `contract.vocabulary.BENCHMARK_SUITES` are planned but have no function yet.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,33 +19,34 @@ from trainer.evaluate.items import Benchmark
 
 
 def benchmarks(context: Context, task: EvaluateTask) -> list[Benchmark]:
-    """The benchmarks that `task` asks for. Raises TaskRefused for a suite that this trainer does not have."""
+    """Return the benchmarks of the task's suite. Raises TaskRefused if this trainer does not implement the suite."""
     if task.suite not in SUITES:
-        later = " (its benchmarks are named, but this version cannot run them yet)" if task.suite in BENCHMARK_SUITES else ""
+        planned = " (its benchmarks are listed, but this version cannot run them yet)" if task.suite in BENCHMARK_SUITES else ""
         raise TaskRefused(
-            f"suite {task.suite!r} is not in this trainer{later}; it has {', '.join(SUITES)}: take it out of evaluation.suites"
+            f"suite {task.suite!r} is not implemented in this trainer{planned}; available are {', '.join(SUITES)}: "
+            "remove it from evaluation.suites"
         )
     return SUITES[task.suite](context, task)
 
 
 def _bits_per_byte(context: Context, task: EvaluateTask) -> list[Benchmark]:
-    source, documents, window = _asked(task, source=str, documents=int, window=int)
+    source, documents, window = _items_of(task, source=str, documents=int, window=int)
     prepared = PreparedSource.open(context.store, source, context.shards)
     return [BitsPerByte(list(prepared.held_out(documents, Fetching(context.fetched))), prepared.end_of_text, window)]
 
 
 def _continuation(context: Context, task: EvaluateTask) -> list[Benchmark]:
-    source, documents, start, length, choices, seed = _asked(
+    source, documents, start, length, choices, seed = _items_of(
         task, source=str, documents=int, context=int, continuation=int, choices=int, seed=int
     )
     prepared = PreparedSource.open(context.store, source, context.shards)
     held_out: list[HeldOut] = list(prepared.held_out(documents, Fetching(context.fetched)))
-    asked = questions(held_out, prepared.end_of_text, context=start, continuation=length, choices=choices, seed=seed)
-    return [Continuation(asked, _text_bytes(context, source))]
+    selected = questions(held_out, prepared.end_of_text, context=start, continuation=length, choices=choices, seed=seed)
+    return [Continuation(selected, _text_bytes(context, source))]
 
 
 def _text_bytes(context: Context, source: str) -> Callable[[list[int]], int]:
-    """How many bytes of UTF-8 some token ids of a prepared source spell; a character that is cut off counts as U+FFFD."""
+    """Return a function from token ids of a source to the size of their text in UTF-8; a truncated character counts as U+FFFD."""
     from tokenizers import Tokenizer
 
     record = records.read_record(context.store, source)
@@ -54,13 +55,14 @@ def _text_bytes(context: Context, source: str) -> Callable[[list[int]], int]:
     return lambda ids: len(tokenizer.decode(ids, skip_special_tokens=False).encode())
 
 
-def _asked(task: EvaluateTask, **types: type) -> tuple[Any, ...]:
-    """The values of the task's items, in the order of `types`. Raises TaskRefused when they are not exactly these."""
+def _items_of(task: EvaluateTask, **types: type) -> tuple[Any, ...]:
+    """Return the values of the task's items in the order of `types`. Raises TaskRefused if names or types differ."""
     items: Mapping[str, Any] = task.items
     wrong = [f"{name} ({kind.__name__})" for name, kind in types.items() if type(items.get(name)) is not kind]
     if wrong or set(items) != set(types):
         raise TaskRefused(
-            f"suite {task.suite!r} is described by {', '.join(types)}; this task has {dict(items)!r}, wrong: {', '.join(wrong)}"
+            f"suite {task.suite!r} requires exactly the items {', '.join(types)}, but the task has {dict(items)!r}; "
+            f"missing or of another type: {', '.join(wrong) or 'none'}"
         )
     return tuple(items[name] for name in types)
 

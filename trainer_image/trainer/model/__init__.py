@@ -1,1 +1,1 @@
-"""The decoder and its loss."""
+"""The decoder model and its loss."""

@@ -1,7 +1,7 @@
-"""The three things inside a decoder layer that eager torch is slow at, with their gradients written out.
+"""RMSNorm, rotary embedding and SwiGLU with hand-written gradients, faster than eager torch.
 
-`model` builds its layers from them. At the widths of a CPU study a step is a few hundred small operations, so what counts is how many
-passes over memory there are: torch's composite RMSNorm, a rotation by halves and a sliced SwiGLU take about three times as many.
+`transformer` builds its layers from them. At the widths of a CPU study a step is a few hundred small operations, so the number of passes
+over memory dominates: torch's composite RMSNorm, a rotation by halves and a sliced SwiGLU take about three times as many.
 """
 
 # ruff: noqa: ANN401 - torch has no type for the `ctx` of a Function
@@ -69,13 +69,13 @@ class _SwiGlu(Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension. x (n, d); weight (d,)."""
+    """Return x / sqrt(mean(x^2) + eps) * weight over the last dimension. x (n, d); weight (d,)."""
     normed: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return normed
 
 
 def rotated_heads(qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries and keys with their positions, and values, each (batch, T, heads, head).
+    """Return rotated queries and keys, and values, each (batch, T, heads, head).
 
     qkv (batch, T, 3, heads, head), where entries 2j and 2j + 1 of a head are one pair (Su et al. 2021, arXiv:2104.09864); turns
     (T, 1, 1, head / 2) complex: the rotation of pair j at each position.
@@ -85,6 +85,6 @@ def rotated_heads(qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up (Shazeer 2020, arXiv:2002.05202). gate_up (..., 2 ff), gate first; gives (..., ff)."""
+    """Return silu(gate) * up (Shazeer 2020, arXiv:2002.05202), (..., ff). gate_up (..., 2 ff), gate first."""
     product: Tensor = _SwiGlu.apply(gate_up)  # type: ignore[no-untyped-call]
     return product

@@ -1,7 +1,7 @@
-"""Cross-entropy and z-loss of the head, in chunks that stay in the cache, with gradients made on the way forward.
+"""Cross-entropy and z-loss of the head in cache-sized chunks; gradients are computed in the forward pass.
 
-`train` calls it once a micro-batch. No step holds all logits: at a vocabulary of 1,024 they would be 2 MB a step on a CPU and at 50,304
-and 4,096 tokens 800 MB on a GPU, several times over.
+`training.step` calls it once per micro-batch. A step never materialises all logits: they would take 2 MB per step on a CPU at a
+vocabulary of 1,024, and 800 MB on a GPU at 50,304 and 4,096 tokens, several times over.
 """
 
 # ruff: noqa: ANN401 - torch has no type for the `ctx` of a Function
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-# Logits held at once: 512 KiB of float32 fit a core's L2 cache, and a GPU wants large products. Never fewer than 64 rows: products of
+# Logits per chunk: 512 KiB of float32 fit into a core's L2 cache, and a GPU needs large matrix products. At least 64 rows: products of
 # thinner matrices spend their time reading the head.
 _CHUNK: Final = {"cpu": 2**17, "cuda": 2**27}
 _FEWEST_ROWS: Final = 64
@@ -56,10 +56,10 @@ class _HeadLoss(Function):
 
 
 def head_loss(hidden: Tensor, head: Tensor, targets: Tensor, z_loss: float, tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """What a step descends, and the cross-entropy in it: both in nats, summed here and divided by the `tokens` of the whole step.
+    """Return the training loss with z-loss, and its cross-entropy, both in nats: sums divided by `tokens` of the whole step.
 
-    hidden (n, d); head (vocabulary, d); targets (n,) int64. z-loss adds z_loss * log(sum(exp(logits)))^2 a token (Chowdhery et al.
-    2022, arXiv:2204.02311). Logits are multiplied in `dtype` and everything after that is float32. Only the first result has gradients.
+    hidden (n, d); head (vocabulary, d); targets (n,) int64. z-loss adds z_loss * log(sum(exp(logits)))^2 per token (Chowdhery et al.
+    2022, arXiv:2204.02311). Logits are computed in `dtype`, everything after that in float32. Only the first result has gradients.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         both: tuple[Tensor, Tensor] = _HeadLoss.apply(hidden, head, targets, z_loss, tokens, dtype)  # type: ignore[no-untyped-call]

@@ -1,22 +1,22 @@
-"""The decoder that a study trains: Llama's shape, small, and its names in files.
+"""The decoder that a study trains: the Llama architecture, with conversion to and from Llama's tensor names.
 
-`train` and `export` build it from a task's `Shape` or from a checkpoint, evaluation asks it for logits. Inside it, query, key and value
-are one matrix, as are gate and up, and the two halves that Llama rotates against each other lie side by side; `to_llama` and
-`from_llama` convert, exactly, to and from the tensors of `transformers.LlamaForCausalLM`.
+Training and `export` build it from a task's `Shape` or from a checkpoint; evaluation computes logits with it. Query, key and value are
+one matrix, as are gate and up, and the pairs of channels that rotate together are adjacent. `to_llama` and `from_llama` convert exactly
+to and from the tensors of `transformers.LlamaForCausalLM`.
 """
 
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own habit
+from torch.nn import functional as F  # noqa: N812 - torch convention
 
 from orchestrator.contract.tasks import FromInitialisation, Shape
 from trainer.model.layers import rms_norm, rotated_heads, swiglu
 
 
 class Layer(nn.Module):
-    """Attention and SwiGLU, each after its RMSNorm and added to what came in."""
+    """Pre-norm decoder layer: attention and SwiGLU, each after an RMSNorm and with a residual connection."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Layer(nn.Module):
         self.down = nn.Parameter(torch.empty(width, shape.feed_forward))
 
     def forward(self, x: Tensor, turns: Tensor) -> Tensor:
-        """x (batch * T, d), one row a token; turns (T, 1, 1, head / 2) complex."""
+        """Return the layer's output (batch * T, d). x (batch * T, d), one row per token; turns (T, 1, 1, head / 2) complex."""
         qkv = F.linear(rms_norm(x, self.attention_norm, self.eps), self.qkv).view(-1, len(turns), 3, self.heads, self.head)
         q, k, v = (heads.transpose(1, 2) for heads in rotated_heads(qkv, turns))
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(x.shape)
@@ -39,7 +39,7 @@ class Layer(nn.Module):
 
 
 class Model(nn.Module):
-    """Token ids (batch, T) in, hidden states (batch, T, d) out; `logits` multiplies them with the head. Weights are not initialised."""
+    """Maps token ids (batch, T) to hidden states (batch, T, d), or to logits with `logits`. Weights are not initialised."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Model(nn.Module):
         return rms_norm(x, self.norm, float(self.shape.norm_eps)).view(*ids.shape, -1)
 
     def logits(self, ids: Tensor) -> Tensor:
-        """(batch, T, vocabulary) in float32 for ids (batch, T)."""
+        """Return logits (batch, T, vocabulary) in float32 for ids (batch, T)."""
         return F.linear(self(ids), self.head).float()
 
     def _positions(self, length: int, device: torch.device) -> Tensor:
@@ -71,7 +71,7 @@ class Model(nn.Module):
 
 
 def _rotations(shape: Shape, length: int) -> Tensor:
-    """(length, 1, 1, head / 2) complex. In float32 from the start, as transformers does."""
+    """Return rotations (length, 1, 1, head / 2) complex, computed in float32 as transformers does."""
     head = shape.width // shape.heads
     frequencies = 1.0 / (shape.rope_theta ** (torch.arange(0, head, 2, dtype=torch.int64).float() / head))
     angles = torch.outer(torch.arange(length).float(), frequencies)
@@ -79,9 +79,9 @@ def _rotations(shape: Shape, length: int) -> Tensor:
 
 
 def initialised(start: FromInitialisation) -> Model:
-    """A model on the CPU with normal weights and norms at one.
+    """Return a model on the CPU with normally distributed weights and norms of one.
 
-    Drawn tensor after tensor from one seeded generator of the CPU, whose fill is serial: neither device nor threads have a say.
+    Tensors are drawn in order from one seeded CPU generator, whose fill is serial: the result does not depend on device or threads.
     """
     model = Model(start.shape)
     generator = torch.Generator().manual_seed(start.seed)
@@ -93,7 +93,7 @@ def initialised(start: FromInitialisation) -> Model:
 
 
 def to_llama(model: Model) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of `LlamaForCausalLM` with its name; a tied head is not repeated."""
+    """Yield name and tensor of every parameter of `LlamaForCausalLM`; a tied head is not repeated."""
     heads = model.shape.heads
     yield "model.embed_tokens.weight", model.embedding.detach()
     for number, layer in enumerate(model.layers):
@@ -116,7 +116,7 @@ def to_llama(model: Model) -> Iterator[tuple[str, Tensor]]:
 
 
 def from_llama(shape: Shape, tensors: Mapping[str, Tensor]) -> Model:
-    """Inverse of `to_llama`. Raises KeyError for a tensor that is not there, RuntimeError for one of another shape."""
+    """Return the model of tensors from `to_llama`. Raises KeyError for a missing tensor, RuntimeError for a wrong shape."""
     model = Model(shape)
     with torch.no_grad():
         model.embedding.copy_(tensors["model.embed_tokens.weight"])
@@ -148,7 +148,7 @@ def _fill(layer: Layer, heads: int, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _halves(rows: Tensor, heads: int) -> Tensor:
-    """Rows 2j, 2j + 1 of each head become rows j, j + head / 2: Llama's files rotate the first half of a head against the second."""
+    """Move rows 2j, 2j + 1 of each head to rows j, j + head / 2: Llama rotates the first half of a head with the second."""
     return rows.reshape(heads, -1, 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
 
 

@@ -1,7 +1,7 @@
-"""The documents of a source in reading order: each with the hash of its text, its place in the shuffled order, and whether it is held out.
+"""The documents of a source in reading order, with text hash, shuffle key and held-out flag.
 
-`tokenizer` and `tokens` read sources through it, so both hold out the same documents. A document is known by its text alone, whatever
-file or source it comes from; so the held-out bucket is the same for every source of a study.
+`training` and `tokens` read sources with it, so both hold out the same documents. Whether a document is held out depends only on its
+text, not on its file or source, so the held-out set is the same for every source of a study.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from trainer.prepare.readers import Skip, records
 
 
 class Position(NamedTuple):
-    """Between two records of a source: the number of the file in reading order, and how many of its records came before."""
+    """Position between two records of a source: index of the file in reading order, and the number of its records before."""
 
     file: int
     record: int
@@ -37,7 +37,7 @@ class Document:
 
 
 class Item(NamedTuple):
-    """A record of a source. `after`: where reading goes on behind it. `read`: bytes of files that have been read up to here."""
+    """A record of a source. `after`: position after it. `read`: bytes of files read so far."""
 
     record: Document | Skip
     after: Position
@@ -46,7 +46,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The files of a source in reading order, and how documents are taken from them."""
+    """The files of a source in reading order, with their reader settings."""
 
     files: Sequence[InputFile]
     reader: Reader
@@ -61,7 +61,7 @@ class Source:
         return Position(len(self.files), 0)
 
     def items(self, start: Position = START) -> Iterator[Item]:
-        """Every record from `start` on. Raises TaskRefused for a file that cannot be read, StoreUnavailable for one that changes."""
+        """Yield every record from `start` on. Raises TaskRefused for an unreadable file, StoreUnavailable for a file that changes."""
         read = sum(entry.file.size for entry in self.files[: start.file])
         copies = _copies(self.files)
         for number in range(start.file, len(self.files)):
@@ -81,13 +81,13 @@ class Source:
         content = record.encode()
         digest = hashlib.sha256(content).digest()
         held_out = self.held_out_one_in > 0 and int.from_bytes(digest, "big") % self.held_out_one_in == 0
-        # keyed by its place, not by its text, or copies of a document would stand side by side in the shuffled order
+        # keyed by position, not by text: otherwise copies of a document would be adjacent in the shuffled order
         key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
         return Document(record, len(content), digest, key, held_out)
 
 
 def _copies(files: Sequence[InputFile]) -> list[int]:
-    """How many files before each have the same content; in reading order they stand side by side."""
+    """Return for each file the number of earlier files with the same content; these are adjacent in reading order."""
     copies: list[int] = []
     for number, entry in enumerate(files):
         copies.append(copies[-1] + 1 if number and files[number - 1].sha256 == entry.sha256 else 0)

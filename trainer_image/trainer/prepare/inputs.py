@@ -1,4 +1,4 @@
-"""Finds the files of a source where the placement says they are, and makes sure that they are the ones that the task names."""
+"""Find the files of a source at the paths given by the placement, and check them against the task's fingerprint."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ from trainer.prepare.meter import Meter
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A file of a source whose content is known."""
+    """A file of a source with the SHA-256 of its content."""
 
     sha256: str
     file: CorpusFile
@@ -25,15 +25,15 @@ class InputFile:
 
 
 def paths_of(context: Context, name: str) -> list[str]:
-    """Where the placement says that `name` (a fingerprint, or `file:` and a SHA-256) is. Raises TaskRefused when it says nothing."""
+    """Return the placement's paths of `name`, a fingerprint or `file:` and a SHA-256. Raises TaskRefused if there are none."""
     paths = context.placement.inputs.get(name)
     if not paths:
-        raise TaskRefused(f"the placement names no file for {name}; give its path among the inputs, as `scaling-study run` does")
+        raise TaskRefused(f"the placement names no file for {name}; pass its path with --input, as `scaling-study run` does")
     return paths
 
 
 def found_files(context: Context, fingerprint: str) -> list[CorpusFile]:
-    """The files of a source, not yet checked. Raises TaskRefused when there is nothing to read, StoreUnavailable."""
+    """Return the files of a source, unchecked. Raises TaskRefused if there are none, StoreUnavailable."""
     try:
         return expand_all(paths_of(context, fingerprint), Path.cwd())
     except KeyMissing as problem:
@@ -41,13 +41,13 @@ def found_files(context: Context, fingerprint: str) -> list[CorpusFile]:
 
 
 def checked(context: Context, fingerprint: str, files: Sequence[CorpusFile], meter: Meter) -> list[InputFile]:
-    """The same files in reading order. Raises TaskRefused when their content has another fingerprint, Stopped, StoreUnavailable."""
+    """Return the files in reading order. Raises TaskRefused if their fingerprint differs, Stopped, StoreUnavailable."""
     inputs = sorted(_hashed(files, context.placement.threads, meter), key=lambda entry: (entry.triple, entry.file.name))
     found = fingerprint_of(entry.triple for entry in inputs)
     if found != fingerprint:
         raise TaskRefused(
-            f"{', '.join(paths_of(context, fingerprint))}: its {len(inputs)} files have the fingerprint {found}, and the task was "
-            f"planned for {fingerprint}; bring back the files as they were, or plan again"
+            f"{', '.join(paths_of(context, fingerprint))}: its {len(inputs)} files have the fingerprint {found}, but the task was "
+            f"planned for {fingerprint}; restore the original files or plan again"
         )
     return inputs
 
@@ -57,7 +57,7 @@ def _hashed(files: Sequence[CorpusFile], threads: int, meter: Meter) -> Iterator
     try:
         for file, sha256 in zip(files, pool.map(hash_unchanged, files), strict=True):
             meter.advance(file.size)
-            meter.leave_if_asked()
+            meter.check_stop()
             yield InputFile(sha256, file)
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,7 +1,7 @@
-"""What `prepare` leaves: the manifest of a prepared source, and the layout of its files.
+"""The manifest of a prepared source, and the layout of its files.
 
-`shards` writes it, `trainer.data.sources` reads it. Training tokens and held-out documents are two sections of one form:
-little-endian token ids in shards of one size, and beside each shard a row for every document that begins in it.
+`shards` writes it, `trainer.data.sources` reads it. Training tokens and held-out documents are two sections with the same layout: shards
+of equal size with little-endian token ids, and for each shard a file with one row per document that starts in it.
 """
 
 from typing import Final, Literal
@@ -13,7 +13,7 @@ from orchestrator.contract.record import Artifact
 from orchestrator.errors import Damaged
 
 DOCUMENT_ROW: Final = np.dtype([("start", "<u8"), ("tokens", "<u8"), ("bytes", "<u8"), ("hash", "u1", (32,))])
-"""A document: its first token in the section, how many there are (with its end-of-text token), bytes and SHA-256 of its text."""
+"""A document: index of its first token in the section, tokens (with end-of-text token), bytes and SHA-256 of its text."""
 
 _SMALL_VOCABULARY: Final = 1 << 16
 
@@ -23,7 +23,7 @@ class _Model(BaseModel):
 
 
 class Section(_Model):
-    """`tokens` counts end-of-text tokens; `documents` and `bytes` count texts. Every shard but the last holds `shard_tokens`."""
+    """One section. `tokens` includes end-of-text tokens, `bytes` is the size of the texts. All shards but the last hold `shard_tokens`."""
 
     tokens: int
     documents: int
@@ -38,7 +38,7 @@ class Section(_Model):
 
 
 class Manifest(_Model):
-    """Training: documents in shuffled order, each with an end-of-text token behind it. Held out: sorted by hash, each once, without."""
+    """Training: shuffled documents, each followed by an end-of-text token. Held out: unique, sorted by hash, without that token."""
 
     version: Literal[1] = 1
     vocabulary: int
@@ -55,13 +55,13 @@ class Manifest(_Model):
 
 
 def dtype_for(vocabulary: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
-    """How a token id is kept: two bytes while all ids fit."""
+    """Return the type of token ids: two bytes if all ids fit, else four."""
     return np.dtype("<u2") if vocabulary < _SMALL_VOCABULARY else np.dtype("<u4")
 
 
 def read_manifest(body: bytes, key: str) -> Manifest:
-    """The manifest in `body`. Raises Damaged that names `key`."""
+    """Parse the manifest in `body`. Raises Damaged, which names `key`."""
     try:
         return Manifest.model_validate_json(body)
     except ValidationError as problem:
-        raise Damaged(f"{key} is no whole manifest of a prepared source: {problem.errors()[0]['msg']}") from problem
+        raise Damaged(f"{key} is not a valid manifest of a prepared source: {problem.errors()[0]['msg']}") from problem

@@ -1,7 +1,7 @@
-"""Tokenised runs of consecutive documents, kept in the attempt's folder: what a prepare task that starts again need not do again.
+"""Pieces: tokenised runs of consecutive documents in the attempt's folder, which a restarted prepare task reuses.
 
-`tokens` makes them in reading order, each with a manifest that is written last; `shards` merges them. Inside a piece the training
-documents are sorted by their key and the held-out ones by their hash, so that a piece is a sorted run. Where a piece ends changes nothing.
+`tokens` writes them in reading order, each with a manifest that is written last; `shards` merges them. Inside a piece, training documents
+are sorted by key and held-out documents by hash, so that a piece is a sorted run. Piece boundaries do not affect the result.
 """
 
 import shutil
@@ -30,7 +30,7 @@ Rows: TypeAlias = NDArray[np.void]
 
 
 class Piece(BaseModel):
-    """The manifest of a piece. `rows` holds `documents` training rows, then `held_out` rows. `is_last`: nothing comes after it."""
+    """The manifest of a piece. `rows` contains `documents` training rows, then `held_out` rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     start: Position
@@ -58,7 +58,7 @@ class PieceBuilder:
     _held_out: list[tuple[Document, Tokens]] = field(default_factory=list)
 
     def add(self, document: Document, ids: Sequence[int]) -> None:
-        """`document.text` is not kept."""
+        """Add a document; its text is dropped."""
         closed = ids if document.is_held_out else [*ids, self.end_of_text]
         entry = (_without_text(document), np.array(closed, dtype=self.dtype))
         (self._held_out if document.is_held_out else self._training).append(entry)
@@ -66,7 +66,7 @@ class PieceBuilder:
         self.training_tokens += 0 if document.is_held_out else len(closed)
 
     def write(self, store: Store, lease: Lease, end: Position, is_last: bool) -> Piece:
-        """Put the piece into the attempt's folder, its manifest last."""
+        """Write the piece to the attempt's folder, its manifest last."""
         self._training.sort(key=lambda entry: entry[0].key)
         self._held_out.sort(key=lambda entry: entry[0].hash)
         entries = [*self._training, *self._held_out]
@@ -100,30 +100,30 @@ def _without_text(document: Document) -> Document:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Documents of a piece that are sorted by key, and the ids that their rows point into."""
+    """Rows of a piece's documents sorted by key, and the token ids that they index."""
 
     rows: Rows
     ids: Tokens
 
 
 def runs_of(store: Store, piece: Piece, dtype: np.dtype[Any], cache: Path) -> tuple[Run, Run]:
-    """Training and held-out documents of a piece, memory-mapped. Raises Damaged, KeyMissing."""
+    """Return the training and held-out documents of a piece, memory-mapped. Raises Damaged, KeyMissing."""
     ids = mapped(fetch(store, piece.ids, cache), dtype)
     rows = mapped(fetch(store, piece.rows, cache), PIECE_ROW)
     return Run(rows[: piece.documents], ids), Run(rows[piece.documents :], ids)
 
 
 def mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A file as an array that is read page by page; an empty file cannot be mapped."""
+    """Return a file as a memory-mapped array; an empty file, which cannot be mapped, as an empty array."""
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
 
 
-def left_by_earlier_attempts(store: Store, lease: Lease, cache: Path) -> list[Piece]:
-    """The longest chain of whole pieces from the source's start that attempts before this one have left, in reading order."""
+def pieces_of_earlier_attempts(store: Store, lease: Lease, cache: Path) -> list[Piece]:
+    """Return the longest chain of intact pieces of earlier attempts from the source's start, in reading order."""
     chain: list[Piece] = []
     candidates = [piece for number in range(lease.number - 1, 0, -1) for piece in _pieces_of(store, lease.work_root, number)]
     position = START
-    while following := next((piece for piece in candidates if piece.start == position and _is_whole(store, piece, cache)), None):
+    while following := next((piece for piece in candidates if piece.start == position and _is_intact(store, piece, cache)), None):
         chain.append(following)
         position = following.end
         if following.is_last:
@@ -132,7 +132,7 @@ def left_by_earlier_attempts(store: Store, lease: Lease, cache: Path) -> list[Pi
 
 
 def remove(store: Store, lease: Lease, cache: Path) -> None:
-    """Delete the pieces of this and all earlier attempts, and their downloads: what was made of them is in the shards."""
+    """Delete the pieces of this and all earlier attempts, and their downloads."""
     shutil.rmtree(cache, ignore_errors=True)
     for number in range(1, lease.number + 1):
         for stat in list(store.objects.list(attempt_key(lease.work_root, number, "pieces"))):
@@ -152,7 +152,7 @@ def _read(body: bytes) -> Piece | None:
         return None
 
 
-def _is_whole(store: Store, piece: Piece, cache: Path) -> bool:
+def _is_intact(store: Store, piece: Piece, cache: Path) -> bool:
     try:
         fetch(store, piece.ids, cache)
         fetch(store, piece.rows, cache)

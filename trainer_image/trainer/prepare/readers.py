@@ -1,7 +1,7 @@
-"""Takes documents out of one file: JSON lines, Parquet, plain text, source code.
+"""Read the documents of one file: JSON lines, Parquet, plain text, source code.
 
-`documents` calls `records` for each file of a source. What cannot be a document is passed over under a name that the record counts; what
-says that the file or the study is wrong (a cut archive, a column that is not there) refuses the task.
+`documents` calls `records` for each file of a source. Invalid records are skipped and counted by reason in the task's record. Errors in
+the file or the study, such as a truncated archive or a missing column, refuse the task.
 """
 
 import gzip
@@ -19,7 +19,7 @@ from orchestrator.store.corpora import CorpusFile
 
 
 class Skip(StrEnum):
-    """Why a record is no document; the name of its count in the results."""
+    """Reason for skipping a record; the value is the name of its count in the results."""
 
     LARGE = "skipped_large"
     BINARY = "skipped_binary"
@@ -30,18 +30,18 @@ class Skip(StrEnum):
 
 
 Entry: TypeAlias = str | Skip
-"""The text of a document, or why there is none."""
+"""The text of a document, or the reason for skipping it."""
 
-# A text file is one document and is held in memory, some times over while it is tokenised.
+# A text file is one document; several copies of it are in memory while it is tokenised.
 _LARGEST_TEXT: Final = 1 << 30
-# So many objects without a text, and none with one, say that the column is wrong: better now than after a terabyte.
+# If none of the first objects has a text, the column is wrong: refuse early, not after a terabyte.
 _OBJECTS_TRIED: Final = 100
 _COMPRESSED_CHUNK: Final = 1 << 17
 _PARQUET_ROWS: Final = 1024
 
 
 def records(stream: BinaryIO, file: CorpusFile, reader: Reader) -> Iterator[Entry]:
-    """Every record of a file in its own order. Raises TaskRefused when the file cannot be read as what it is called."""
+    """Yield every record of a file in order. Raises TaskRefused if the file is not of the format of its name."""
     match file.kind.reader:
         case files.JSON_LINES:
             return _json_lines(stream, file, reader.column)
@@ -55,14 +55,14 @@ def records(stream: BinaryIO, file: CorpusFile, reader: Reader) -> Iterator[Entr
             return iter([_text(stream, file)])
         case files.CODE:
             return iter([Skip.LARGE if file.size > reader.max_file_bytes else _decoded(stream.read())])
-    raise TaskRefused(f"{file.name}: no reader is called {file.kind.reader!r}")
+    raise TaskRefused(f"{file.name}: unknown reader {file.kind.reader!r}")
 
 
 def _text(stream: BinaryIO, file: CorpusFile) -> Entry:
     if file.size > _LARGEST_TEXT:
         raise TaskRefused(
-            f"{file.name}: {file.size:,} bytes of text in one file would be one document, and {_LARGEST_TEXT:,} are the most; "
-            "split it into a file a document, or write JSON lines"
+            f"{file.name}: {file.size:,} bytes of text in one file are one document, at most {_LARGEST_TEXT:,} are allowed; "
+            "split it into one file per document, or use JSON lines"
         )
     return _decoded(stream.read())
 
@@ -92,7 +92,7 @@ def _json_lines(lines: Iterable[bytes], file: CorpusFile, column: str) -> Iterat
         if without >= _OBJECTS_TRIED and not anything:
             raise TaskRefused(
                 f"{file.name}: none of its first {_OBJECTS_TRIED} objects has a text under {column!r}; the last one's keys are "
-                f"{', '.join(map(repr, keys[:20]))}; name the right one as the source's `column`"
+                f"{', '.join(map(repr, keys[:20]))}; set the source's `column`"
             )
 
 
@@ -109,7 +109,7 @@ def _json_record(line: bytes, column: str) -> tuple[Entry, list[str]]:
 
 
 def _checked(text: object) -> Entry:
-    """A text that came out of JSON or Parquet; JSON can spell half a surrogate pair, which is no text."""
+    """Return a text from JSON or Parquet. JSON can contain a lone surrogate, which is not valid text."""
     if not isinstance(text, str):
         return Skip.WITHOUT_TEXT
     try:
@@ -124,7 +124,7 @@ def _gunzipped(stream: BinaryIO, file: CorpusFile) -> Iterator[bytes]:
         with gzip.open(stream) as lines:
             yield from lines
     except (EOFError, gzip.BadGzipFile, zlib.error) as problem:
-        raise TaskRefused(f"{file.name}: is no whole gzip file: {problem}; fetch it again, and plan again") from problem
+        raise TaskRefused(f"{file.name}: is not a complete gzip file: {problem}; download it again and plan again") from problem
 
 
 def _unzstandard(stream: BinaryIO, file: CorpusFile) -> Iterator[bytes]:
@@ -133,11 +133,11 @@ def _unzstandard(stream: BinaryIO, file: CorpusFile) -> Iterator[bytes]:
     try:
         yield from io.BufferedReader(_ZstandardFrames(stream, file), 1 << 20)
     except zstandard.ZstdError as problem:
-        raise TaskRefused(f"{file.name}: is no whole zst file: {problem}; fetch it again, and plan again") from problem
+        raise TaskRefused(f"{file.name}: is not a complete zst file: {problem}; download it again and plan again") from problem
 
 
 class _ZstandardFrames(io.RawIOBase):
-    """Frame after frame, as `zstd` writes them one behind the other. The library's own reader takes a cut frame for the end."""
+    """Stream of concatenated zstd frames. The library's own reader treats a truncated frame as the end of the file."""
 
     def __init__(self, stream: BinaryIO, file: CorpusFile) -> None:
         import zstandard
@@ -170,7 +170,7 @@ class _ZstandardFrames(io.RawIOBase):
 
     def _end(self) -> int:
         if self._frame is not None:
-            raise TaskRefused(f"{self._file.name}: is cut: it ends in the middle of a zst frame; fetch it again, and plan again")
+            raise TaskRefused(f"{self._file.name}: is truncated: it ends inside a zst frame; download it again and plan again")
         return 0
 
 
@@ -186,7 +186,7 @@ def _parquet(stream: BinaryIO, file: CorpusFile, column: str) -> Iterator[Entry]
     except UnicodeDecodeError as problem:
         raise TaskRefused(f"{file.name}: its column {column!r} holds text that is not UTF-8: {problem}") from problem
     except pyarrow.ArrowException as problem:
-        raise TaskRefused(f"{file.name}: is no whole Parquet file: {problem}; fetch it again, and plan again") from problem
+        raise TaskRefused(f"{file.name}: is not a complete Parquet file: {problem}; download it again and plan again") from problem
 
 
 def _check_column(schema: Any, column: str, file: CorpusFile) -> None:  # noqa: ANN401 - pyarrow is not typed
@@ -194,10 +194,9 @@ def _check_column(schema: Any, column: str, file: CorpusFile) -> None:  # noqa: 
 
     if column not in schema.names:
         raise TaskRefused(
-            f"{file.name}: has no column {column!r}; its columns are {', '.join(map(repr, schema.names))}; "
-            "name the right one as the source's `column`"
+            f"{file.name}: has no column {column!r}; its columns are {', '.join(map(repr, schema.names))}; set the source's `column`"
         )
     kind = schema.field(column).type
     kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
     if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or pyarrow.types.is_string_view(kind)):
-        raise TaskRefused(f"{file.name}: its column {column!r} holds {kind}, not text; name another as the source's `column`")
+        raise TaskRefused(f"{file.name}: its column {column!r} holds {kind}, not text; set another `column` for the source")

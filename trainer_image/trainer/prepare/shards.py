@@ -1,7 +1,7 @@
-"""Merges pieces into shards: documents in their final order, in files of one size, with a row for every document.
+"""Merge pieces into shards: documents in final order, in files of equal size, with one row per document.
 
-`tokens` does so for the training documents and for the held-out ones. Pieces are sorted runs, so the keys are gone through
-in ranges that fit in memory; equal keys keep the reading order. How the pieces were cut leaves no trace in the shards.
+`tokens` calls it for training documents and for held-out documents. Pieces are sorted runs, so they are merged in key ranges that fit in
+memory; equal keys keep the reading order. The shards do not depend on piece boundaries.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ _KEYS: Final = 1 << 64
 
 
 def merged(runs: Sequence[Run], range_tokens: int) -> Iterator[tuple[np.void, Tokens]]:
-    """Row and ids of every document by key; of equal keys the earlier run's first. About `range_tokens` tokens are touched at a time."""
+    """Yield row and ids of every document sorted by key, stable across runs. About `range_tokens` tokens are in memory at a time."""
     total = sum(int(run.rows["tokens"].sum()) for run in runs)
     ranges = max(1, -(-total // range_tokens))
     bounds = np.array([_KEYS * number // ranges for number in range(ranges)], dtype=np.uint64)
@@ -37,8 +37,8 @@ def merged(runs: Sequence[Run], range_tokens: int) -> Iterator[tuple[np.void, To
             yield row, runs[owners[place]].ids[start : start + int(row["tokens"])]
 
 
-def each_once(documents: Iterable[tuple[np.void, Tokens]]) -> Iterator[tuple[np.void, Tokens]]:
-    """Held-out documents sorted by key, without repeated texts. Keys are the first bytes of the hash, so copies have one key."""
+def deduplicated(documents: Iterable[tuple[np.void, Tokens]]) -> Iterator[tuple[np.void, Tokens]]:
+    """Yield held-out documents, sorted by key, without repeated texts. Keys are prefixes of the hash, so copies share a key."""
     key, seen = -1, set[bytes]()
     for row, ids in documents:
         if int(row["key"]) != key:
@@ -49,7 +49,7 @@ def each_once(documents: Iterable[tuple[np.void, Tokens]]) -> Iterator[tuple[np.
 
 
 class SectionWriter(AbstractContextManager["SectionWriter"]):
-    """Writes one section of a prepared source into the attempt's folder, shard by shard. `folder`: local, for the shard in the making."""
+    """Writes one section of a prepared source to the attempt's folder, shard by shard. `folder`: local folder for the open shard."""
 
     def __init__(self, store: Store, lease: Lease, name: str, shard_tokens: int, folder: Path) -> None:
         self._store, self._lease, self._name = store, lease, name
@@ -66,7 +66,7 @@ class SectionWriter(AbstractContextManager["SectionWriter"]):
             self._open.close()
 
     def add(self, row: np.void, ids: Tokens) -> None:
-        """The next document."""
+        """Append a document."""
         self._rows.append((self._tokens, len(ids), int(row["bytes"]), row["hash"]))
         self._documents += 1
         self._bytes += int(row["bytes"])
@@ -76,7 +76,7 @@ class SectionWriter(AbstractContextManager["SectionWriter"]):
             ids = ids[room:]
 
     def close(self) -> Section:
-        """What has been written, once no document is left."""
+        """Finish the last shard and return the section."""
         if self._open is not None:
             self._finish_shard()
         return Section(

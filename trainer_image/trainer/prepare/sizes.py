@@ -1,12 +1,14 @@
-"""How much `prepare` holds in memory and in one file. No result depends on any of it; tests make them small."""
+"""Memory and file size limits of `prepare`. Results do not depend on them; tests use small values."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """`batch_bytes`: text that is tokenised at once, for each thread: some 50 times as much memory. `piece_bytes`: text of a piece, which
-    is what a killed run does again. `merge_bytes`: tokens in memory while pieces are merged. `shard_bytes`: of a finished shard.
+    """Sizes in bytes.
+
+    `batch_bytes`: text tokenised at once per thread, which takes about 50 times as much memory. `piece_bytes`: text of a piece, the work
+    that a killed run repeats. `merge_bytes`: tokens in memory while pieces are merged. `shard_bytes`: size of a finished shard.
     """
 
     batch_bytes: int = 1 << 20

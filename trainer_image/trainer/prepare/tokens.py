@@ -1,7 +1,7 @@
-"""Does the prepare task that turns the files of a source into shuffled tokens and a held-out set.
+"""Perform the prepare task that turns the files of a source into shuffled tokens and a held-out set.
 
-Three passes: hash the files, tokenise their documents into pieces in reading order, merge the pieces in shuffled order. The second one
-takes the time; a restart takes up the pieces of earlier attempts, and a stop loses none. Memory is bounded by `Sizes`.
+Three passes: hash the files, tokenise their documents into pieces in reading order, merge the pieces in shuffled order. The second pass
+takes most of the time; a restart reuses the pieces of earlier attempts, and a stop loses no work. `Sizes` bounds the memory.
 """
 
 import tempfile
@@ -20,43 +20,43 @@ from trainer.prepare.documents import START, Document, Item, Position, Source
 from trainer.prepare.inputs import checked, found_files, paths_of
 from trainer.prepare.manifest import Manifest, Section, dtype_for
 from trainer.prepare.meter import Meter
-from trainer.prepare.pieces import Piece, PieceBuilder, Tokens, left_by_earlier_attempts, remove, runs_of
+from trainer.prepare.pieces import Piece, PieceBuilder, Tokens, pieces_of_earlier_attempts, remove, runs_of
 from trainer.prepare.readers import Skip
-from trainer.prepare.shards import SectionWriter, each_once, merged
+from trainer.prepare.shards import SectionWriter, deduplicated, merged
 from trainer.prepare.sizes import Sizes
 from trainer.prepare.tokenizer import Tokenizer, load_tokenizer, use_threads
 
 
 def prepare_tokens(context: Context, task: PrepareTask, sizes: Sizes) -> Outcome:
-    """Tokens, held-out documents and the manifest of one source. Raises TaskRefused, Stopped, StoreError."""
+    """Write tokens, held-out documents and the manifest of one source. Raises TaskRefused, Stopped, StoreError."""
     use_threads(context.placement.threads)
     tokenizer = load_tokenizer(context, task.tokenizer)
     meter = Meter(context)
     files = found_files(context, task.fingerprint)
-    # hashed, tokenised, merged: each pass works through the bytes of the files once
+    # each pass (hash, tokenise, merge) processes the bytes of the files once
     meter.total = 3 * sum(file.size for file in files)
     source = Source(checked(context, task.fingerprint, files, meter), task.reader, task.held_out_one_in)
     pieces = _Tokenising(context, task, source, tokenizer, sizes, meter).pieces()
     _refuse_empty(context, task, pieces)
     manifest = _merge(context, pieces, tokenizer, sizes, meter)
     outcome = _outcome(context, manifest, len(files), pieces, tokenizer)
-    context.lease.check()  # a later attempt may be merging these very pieces
+    context.lease.check()  # a later attempt may be merging these pieces
     remove(context.store, context.lease, _piece_cache(context))
     return outcome
 
 
 class _Tokenising:
-    """The second pass: documents in reading order into pieces."""
+    """The second pass: tokenise documents in reading order into pieces."""
 
     def __init__(self, context: Context, task: PrepareTask, source: Source, tokenizer: Tokenizer, sizes: Sizes, meter: Meter) -> None:
         self._context, self._task, self._source = context, task, source
         self._tokenizer, self._sizes, self._meter = tokenizer, sizes, meter
-        self._pieces = left_by_earlier_attempts(context.store, context.lease, _piece_cache(context))
+        self._pieces = pieces_of_earlier_attempts(context.store, context.lease, _piece_cache(context))
         self._taken = sum(piece.training_tokens for piece in self._pieces)
         self._builder = self._new_builder(self._pieces[-1].end if self._pieces else START)
 
     def pieces(self) -> list[Piece]:
-        """All pieces of the source. Raises Stopped once what has been tokenised is kept."""
+        """Return all pieces of the source. Raises Stopped after saving the tokenised documents."""
         self._meter.start_phase()
         if not (self._pieces and self._pieces[-1].is_last):
             self._tokenise()
@@ -72,7 +72,7 @@ class _Tokenising:
             self._meter.reach(batch[-1].read)
             if self._builder.bytes >= self._sizes.piece_bytes or self._context.stopping():
                 self._close(batch[-1].after, is_last=False)
-                self._meter.leave_if_asked()
+                self._meter.check_stop()
         self._close(self._source.end, is_last=True)
 
     @property
@@ -80,19 +80,19 @@ class _Tokenising:
         return self._sizes.batch_bytes * max(1, self._context.placement.threads)
 
     def _take(self, batch: list[Item]) -> Position | None:
-        """Tokenise a batch. The position before the document that would pass the task's limit, if there is one."""
+        """Tokenise a batch; return the position before the first document that would exceed the task's limit, else None."""
         ids = iter(self._tokenizer.ids([item.record.text for item in batch if isinstance(item.record, Document)]))
         for item in batch:
             if isinstance(item.record, Skip):
                 self._builder.skipped[item.record.value] += 1
                 continue
             tokens = next(ids)
-            if not item.record.is_held_out and self._passes_limit(len(tokens) + 1):
+            if not item.record.is_held_out and self._exceeds_limit(len(tokens) + 1):
                 return Position(item.after.file, item.after.record - 1)
             self._builder.add(item.record, tokens)
         return None
 
-    def _passes_limit(self, more: int) -> bool:
+    def _exceeds_limit(self, more: int) -> bool:
         return self._task.limit is not None and self._taken + self._builder.training_tokens + more > self._task.limit
 
     def _close(self, end: Position, *, is_last: bool) -> None:
@@ -113,7 +113,7 @@ def _refuse_empty(context: Context, task: PrepareTask, pieces: list[Piece]) -> N
     counts = ", ".join(f"{count} {name}" for name, count in sorted(_skipped(pieces).items())) or "nothing was skipped"
     held_out = sum(piece.held_out for piece in pieces)
     limit = "" if task.limit is None else f"; its limit of {task.limit:,} tokens is shorter than its first document"
-    raise TaskRefused(f"{paths}: the source is empty: it has no document to train on ({counts}, {held_out} held out{limit})")
+    raise TaskRefused(f"{paths}: the source is empty: it has no training document ({counts}, {held_out} held out{limit})")
 
 
 def _skipped(pieces: list[Piece]) -> Counter[str]:
@@ -124,7 +124,7 @@ def _skipped(pieces: list[Piece]) -> Counter[str]:
 
 
 def _merge(context: Context, pieces: list[Piece], tokenizer: Tokenizer, sizes: Sizes, meter: Meter) -> Manifest:
-    """The third pass. Raises Stopped; a restart begins it again, from the same pieces."""
+    """The third pass: merge the pieces. Raises Stopped; a restart repeats the merge from the same pieces."""
     dtype = dtype_for(tokenizer.vocabulary)
     runs = [runs_of(context.store, piece, dtype, _piece_cache(context)) for piece in pieces]
     bytes_a_token = (meter.total - meter.done) / max(1, sum(piece.ids.bytes // dtype.itemsize for piece in pieces))
@@ -134,7 +134,7 @@ def _merge(context: Context, pieces: list[Piece], tokenizer: Tokenizer, sizes: S
             for row, ids in documents:
                 writer.add(row, ids)
                 meter.advance(int(len(ids) * bytes_a_token))
-                meter.leave_if_asked()
+                meter.check_stop()
             return writer.close()
 
     range_tokens = sizes.merge_bytes // dtype.itemsize
@@ -144,7 +144,7 @@ def _merge(context: Context, pieces: list[Piece], tokenizer: Tokenizer, sizes: S
             vocabulary=tokenizer.vocabulary,
             end_of_text=tokenizer.end_of_text,
             training=section("training", merged([run for run, _ in runs], range_tokens)),
-            held_out=section("held-out", each_once(merged([run for _, run in runs], range_tokens))),
+            held_out=section("held-out", deduplicated(merged([run for _, run in runs], range_tokens))),
         )
 
 

@@ -1,7 +1,7 @@
-"""Trains the tokenizer of a study: a byte-level BPE on a sample of its sources.
+"""Train the tokenizer of a study: a byte-level BPE on a sample of its sources.
 
-`prepare.run` calls `train_tokenizer`. The sample holds the documents that come first in shuffled order, so many bytes of each source as its
-weight says, and none that is held out.
+`prepare.run` calls `train_tokenizer`. The sample contains the first documents in shuffled order, a number of bytes of each source
+proportional to its weight, and no held-out documents.
 """
 
 import heapq
@@ -19,18 +19,20 @@ from trainer.prepare.meter import Meter
 from trainer.prepare.readers import Skip
 from trainer.prepare.tokenizer import END_OF_TEXT, use_threads
 
-# A pair of tokens that occurs once is an accident of the sample, not a word of the language.
+# A pair of tokens that occurs only once in the sample is noise.
 _MIN_FREQUENCY: Final = 2
-# The sample comes from so many times its bytes, so that 10 GB do not need a corpus of terabytes read; files are read in the order of
-# their hashes, which is a random one.
+# Bytes read per byte of the sample, so that a sample of 10 GB does not require reading a corpus of terabytes. Files are read in the order
+# of their hashes, which is random.
 _SPREAD: Final = 16
 _BYTES: Final = 256
 
 
 def train_tokenizer(context: Context, task: TokenizerTask) -> Outcome:
-    """Train a byte-level BPE on the task's bytes, divided by weight. Raises TaskRefused when they cannot fill the vocabulary."""
+    """Train a byte-level BPE on the task's sample. Raises TaskRefused if the sample cannot fill the vocabulary."""
     if task.vocabulary <= _BYTES + 1:
-        raise TaskRefused(f"a vocabulary of {task.vocabulary} is too small: {_BYTES} bytes and {END_OF_TEXT} come before the first merge")
+        raise TaskRefused(
+            f"a vocabulary of {task.vocabulary} is too small: {_BYTES} byte tokens and {END_OF_TEXT} are required before the first merge"
+        )
     use_threads(context.placement.threads)
     sampling = _Sampling(context, task)
     library = _new_library()
@@ -38,8 +40,8 @@ def train_tokenizer(context: Context, task: TokenizerTask) -> Outcome:
     vocabulary = library.get_vocab_size(with_added_tokens=True)
     if vocabulary != task.vocabulary:
         raise TaskRefused(
-            f"{sampling.bytes:,} bytes of text fill a vocabulary of {vocabulary:,} and no more, and {task.vocabulary:,} were asked for; "
-            "give more `bytes` or sources, or a smaller `vocabulary`"
+            f"{sampling.bytes:,} bytes of text only fill a vocabulary of {vocabulary:,}, but {task.vocabulary:,} were requested; "
+            "increase `bytes`, add sources or reduce `vocabulary`"
         )
     artifact = write_bytes(context.store, context.lease.key("tokenizer.json"), library.to_str().encode())
     results = {"vocabulary": vocabulary, "bytes": sampling.bytes, "documents": sampling.documents, **sampling.skipped}
@@ -73,7 +75,7 @@ class _Sampling:
         self._meter = Meter(context)
         self._task = task
         found = [found_files(context, fingerprint) for fingerprint, _, _ in task.sources]
-        # hashed once, then read twice: to choose the documents, and to learn from them
+        # files are hashed once and read twice: to choose the documents, and to train on them
         self._meter.total = 3 * sum(file.size for files in found for file in files)
         self._sources = [
             Source(checked(context, fingerprint, files, self._meter), reader, task.held_out_one_in)
@@ -87,7 +89,7 @@ class _Sampling:
             before = self.documents
             yield from self._of_source(source, max(1, self._task.byte_count * weight // sum(weights)))
             if self.documents == before:
-                raise TaskRefused(f"{name}: holds no document to train a tokenizer on ({dict(self.skipped) or 'all are held out'})")
+                raise TaskRefused(f"{name}: has no document to train a tokenizer on ({dict(self.skipped) or 'all are held out'})")
 
     def _of_source(self, source: Source, budget: int) -> Iterator[str]:
         highest, end = self._chosen(source, budget)
@@ -98,7 +100,7 @@ class _Sampling:
                 yield document.text
 
     def _chosen(self, source: Source, budget: int) -> tuple[int, Position]:
-        """The highest key of the documents that come first in shuffled order and fill `budget` bytes, and where to stop looking."""
+        """Return the highest key of the first documents in shuffled order that fill `budget` bytes, and the end of the range to read."""
         heap: list[tuple[int, int]] = []
         kept = seen = 0
         for document, after in self._documents(source, source.end, self.skipped):
@@ -112,13 +114,13 @@ class _Sampling:
         return (-heap[0][0], source.end) if heap else (-1, START)
 
     def _documents(self, source: Source, end: Position, skipped: Counter[str]) -> Iterator[tuple[Document, Position]]:
-        """Documents that are not held out, up to `end`."""
+        """Yield the documents that are not held out, up to `end`."""
         self._meter.start_phase()
         for item in source.items():
             if item.after > end:
                 break
             self._meter.reach(item.read)
-            self._meter.leave_if_asked()
+            self._meter.check_stop()
             if isinstance(item.record, Skip):
                 skipped[item.record.value] += 1
             elif not item.record.is_held_out:

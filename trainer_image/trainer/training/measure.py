@@ -1,7 +1,7 @@
-"""`python -m trainer.training.measure`: how fast this machine trains small shapes, for `scaling-study plan --measure`.
+"""`python -m trainer.training.measure`: measure the training speed of small shapes, for `scaling-study plan --measure`.
 
-Reads one JSON document from stdin, a list of {"shape": identity of a Shape, "sequence_length": tokens, "batch": sequences}, and writes the list of
-tokens per second on stdout. Uses one CPU thread, as a worker of a local run does. Nothing is stored.
+Reads one JSON document from stdin, a list of {"shape": identity of a Shape, "sequence_length": tokens, "batch": sequences}, and writes a
+list of tokens per second to stdout. Uses one CPU thread, as a worker of a local run does. Nothing is stored.
 """
 
 import json
@@ -18,7 +18,7 @@ from trainer.training.optimizer import adamw, clear, grad_norm, update
 from trainer.training.step import gradients
 
 SECONDS: Final = 0.5
-"""Time that one shape is measured for, after a first step that is not counted."""
+"""Measuring time per shape, after a warm-up step."""
 _OPTIMIZER: Final = Optimizer("0.9", "0.95", "1e-8", "0.1", "0", "1", "1e-5")
 
 
@@ -40,7 +40,7 @@ def tokens_per_second(shape: Shape, sequence_length: int, batch: int, seconds: f
 
 
 def main() -> None:
-    """Measure the shapes on stdin and print their tokens per second."""
+    """Measure the shapes given on stdin and print their tokens per second."""
     asked = json.load(sys.stdin)
     json.dump([tokens_per_second(Shape(**entry["shape"]), entry["sequence_length"], entry["batch"]) for entry in asked], sys.stdout)
 

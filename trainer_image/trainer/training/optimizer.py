@@ -1,7 +1,7 @@
-"""AdamW as a task asks for it, its state as named tensors, and the clipped step.
+"""AdamW with a task's settings, its state as named tensors, and the clipped update.
 
-`train` builds one, `step` steps it, and `checkpoint` keeps it. Decay is decoupled (Loshchilov and Hutter 2019, arXiv:1711.05101) and has
-two groups: the embedding (a tied head is the same tensor) and everything else.
+`run` creates the optimizer, `step` updates with it, and `checkpoints.state` saves it. Weight decay is decoupled (Loshchilov and Hutter
+2019, arXiv:1711.05101) and has two groups: the embedding (a tied head is the same tensor) and all other parameters.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ _STEP = "step"
 
 
 def adamw(model: Model, settings: Optimizer) -> AdamW:
-    """With no moments yet; they come with the first step or with `load`. The rate is set for each step."""
+    """Return an AdamW without moments; the first step or `load` creates them. The learning rate is set at each step."""
     rest = [parameter for parameter in model.parameters() if parameter is not model.embedding]
     groups = [
         {"params": [model.embedding], "weight_decay": float(settings.embedding_decay)},
@@ -28,20 +28,20 @@ def adamw(model: Model, settings: Optimizer) -> AdamW:
 
 
 def clear(optimizer: AdamW) -> None:
-    """Forget all gradients."""
+    """Set all gradients to None."""
     for parameter in _parameters(optimizer):
         parameter.grad = None
 
 
 def grad_norm(optimizer: AdamW) -> Tensor:
-    """Norm over all gradients together, on their device."""
+    """Return the global norm of all gradients, a scalar on their device."""
     each = torch._foreach_norm(gradients_of(optimizer))
     norm: Tensor = torch.linalg.vector_norm(torch.stack(each))
     return norm
 
 
 def update(optimizer: AdamW, rate: float, norm: float, clip: float) -> None:
-    """One step at `rate` with gradients scaled down to a norm of at most `clip`. `norm` is theirs."""
+    """Make one AdamW step at learning rate `rate`, with gradients of norm `norm` clipped to a norm of `clip`."""
     if norm > clip:
         torch._foreach_mul_(gradients_of(optimizer), clip / norm)
     for group in optimizer.param_groups:
@@ -50,7 +50,7 @@ def update(optimizer: AdamW, rate: float, norm: float, clip: float) -> None:
 
 
 def tensors(model: Model, optimizer: AdamW) -> Iterator[tuple[str, Tensor]]:
-    """Moments of every parameter under `parameter.moment`, and how many updates were made; nothing before the first."""
+    """Yield the moments of every parameter as `parameter.moment`, and its number of updates; nothing before the first update."""
     for name, parameter in model.named_parameters():
         state = optimizer.state.get(parameter)
         if state:
@@ -59,7 +59,7 @@ def tensors(model: Model, optimizer: AdamW) -> Iterator[tuple[str, Tensor]]:
 
 
 def load(model: Model, optimizer: AdamW, kept: Mapping[str, Tensor]) -> None:
-    """Inverse of `tensors`. Raises KeyError for moments that are missing."""
+    """Load the tensors that `tensors` yields. Raises KeyError if moments are missing."""
     for name, parameter in model.named_parameters() if kept else ():
         state = optimizer.state[parameter]
         state[_STEP] = kept[f"{name}.{_STEP}"].reshape(()).to(parameter.device, copy=True)
@@ -68,7 +68,7 @@ def load(model: Model, optimizer: AdamW, kept: Mapping[str, Tensor]) -> None:
 
 
 def moments(optimizer: AdamW) -> list[Tensor]:
-    """The state of every parameter, in their order; zeros where there was none."""
+    """Return the state tensors of every parameter in order; missing state is created as zeros."""
     for parameter in _parameters(optimizer):
         state = optimizer.state[parameter]
         if not state:
@@ -82,5 +82,5 @@ def _parameters(optimizer: AdamW) -> list[Tensor]:
 
 
 def gradients_of(optimizer: AdamW) -> list[Tensor]:
-    """The gradients that there are, in the order of the parameters."""
+    """Return the gradients that are not None, in the order of the parameters."""
     return [parameter.grad for parameter in _parameters(optimizer) if parameter.grad is not None]

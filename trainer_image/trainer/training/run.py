@@ -1,7 +1,7 @@
-"""Brings a trajectory to the number of tokens that a task asks for.
+"""Train a trajectory up to the number of tokens of a task.
 
-`attempt` calls `run` for train tasks. A step is a pure function of the state and of the step's number, so an attempt may begin at any
-checkpoint of the trajectory and gives, on one CPU and with one number of threads, the same bits.
+`attempt` calls `run` for train tasks. A step is a pure function of the state and the step's number, so an attempt may start from any
+checkpoint of the trajectory. On the same CPU with the same number of threads, the results are bit-identical.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,115 +22,114 @@ from orchestrator.store.checkpoints import Checkpoint
 from orchestrator.store.leases import Lease
 from orchestrator.store.records import read_task
 from trainer.checkpoints import export
-from trainer.checkpoints import state as checkpoint
-from trainer.checkpoints.state import Position, State, Use
+from trainer.checkpoints.state import MODEL_FILES, ExportSettings, Position, State, load_model, load_optimizer, position_of, publish
 from trainer.context import STOPPED_FETCHING, Context, Outcome, Stopped
 from trainer.data.sources import Fetching, Mixture, open_mixture
 from trainer.model.transformer import Model, initialised
-from trainer.training.journal import Curve, Unheard
+from trainer.training.metrics_recorder import MetricsRecorder, NullRecorder
 from trainer.training.optimizer import adamw, moments
 from trainer.training.ranks import Group, join
 from trainer.training.step import DTYPES, step
 
 _EXPORT_TOKENS: Final = 512
-"""How much of a window the exported model is checked on: enough positions to tell, few enough for a CPU."""
+"""Tokens of a window on which the exported model is checked: enough to detect differences, few enough for a CPU."""
 
 
 def run(context: Context) -> Outcome:
-    """Do the train task of `context`. Raises TaskRefused, Stopped, LeaseLost, and what the store raises.
+    """Perform the train task of `context` and return its outcome. Raises TaskRefused, Stopped, LeaseLost, StoreError.
 
-    Stopped comes before the first step or after a checkpoint.
+    Stopped is raised only before the first step or after a checkpoint.
     """
     task = context.task
     assert isinstance(task, TrainTask)
-    _refuse_what_no_retry_mends(task)
+    _validate(task)
     with _processor(context.placement):
         group = join(context.placement)
-        mixture = open_mixture(context.store, task.trajectory, context.shards, _together(group, context.stop, context.lease))
-        state = _take_up(context, task, group.device)
-        _refuse_foreign_ids(mixture, state.model)
+        mixture = open_mixture(context.store, task.trajectory, context.shards, _fetching(group, context.stop, context.lease))
+        state = _resume(context, task, group.device)
+        _validate_vocabulary(mixture, state.model)
         start = state.position.tokens
         context.lease.start_from(start)
-        _share(group, state)
+        _broadcast_state(group, state)
         _train(context, task, mixture, state, group)
-        group.part_company()
-        del state  # the check holds two more models
-        final, difference = _checked_export(context, task, mixture, group.device)
-    results = _results(checkpoint.position_of(final.state), difference)
+        group.leave()
+        del state  # frees memory: the check loads two more models
+        final, difference = _check_export(context, task, mixture, group.device)
+    results = _results(position_of(final.state), difference)
     return Outcome(results, dict(final.files), start, _tokens_lost(context, start))
 
 
 def follow(store: Store, digest: str, placement: Placement, shards: Path, stop: Callable[[], bool]) -> None:
-    """What every rank but rank 0 does for a train task: its part of each step.
+    """Run a rank other than rank 0 of a train task: process its part of each step.
 
-    Raises PeerLost, TaskRefused, Stopped, what the store raises.
+    Raises PeerLost, TaskRefused, Stopped, StoreError.
     """
     task = read_task(store, digest)
     assert isinstance(task, TrainTask)
     with _processor(placement):
         group = join(placement)
-        mixture = open_mixture(store, task.trajectory, shards, _together(group, stop))
-        told: tuple[Shape, Position] = group.tell()
-        shape, position = told
+        mixture = open_mixture(store, task.trajectory, shards, _fetching(group, stop))
+        received: tuple[Shape, Position] = group.broadcast()
+        shape, position = received
         model = Model(shape).to(group.device)
         state = State(model, adamw(model, task.trajectory.optimizer), position)
-        _copy(group, state)
+        _broadcast_tensors(group, state)
         while state.position.tokens < task.tokens:
-            step(task.trajectory, mixture, state, placement.micro_batch, Unheard(), group)
+            step(task.trajectory, mixture, state, placement.micro_batch, NullRecorder(), group)
             if group.any(stop()):
                 break
-        group.part_company()
+        group.leave()
 
 
-def _together(group: Group, stop: Callable[[], bool], lease: Lease | None = None) -> Fetching:
-    """Every rank goes from shard to shard with the others, so that `lease`, which rank 0 has, lives while any machine fetches."""
+def _fetching(group: Group, stop: Callable[[], bool], lease: Lease | None = None) -> Fetching:
+    """Return callbacks that synchronise all ranks after each shard, so that rank 0 renews `lease` while any node fetches."""
 
-    def one_more() -> None:
+    def on_shard() -> None:
         stopping = group.any(stop())
         if lease is not None:
             lease.renew_uncounted()
         if stopping:
             raise Stopped(STOPPED_FETCHING)
 
-    return Fetching(one_more, follows=group.local_rank > 0)
+    return Fetching(on_shard, follows=group.local_rank > 0)
 
 
-def _share(group: Group, state: State) -> None:
-    """Give the other ranks the state that they all go on from."""
+def _broadcast_state(group: Group, state: State) -> None:
+    """Send the initial state from rank 0 to the other ranks."""
     if group.world > 1:
-        group.tell((state.model.shape, state.position))
-        _copy(group, state)
+        group.broadcast((state.model.shape, state.position))
+        _broadcast_tensors(group, state)
 
 
-def _copy(group: Group, state: State) -> None:
+def _broadcast_tensors(group: Group, state: State) -> None:
     group.copy([*state.model.parameters(), *moments(state.optimizer)])
 
 
-def _refuse_what_no_retry_mends(task: TrainTask) -> None:
+def _validate(task: TrainTask) -> None:
     trajectory = task.trajectory
     if trajectory.numerics != NUMERICS:
         raise TaskRefused(
-            f"the task asks for NUMERICS {trajectory.numerics}; this trainer computes {NUMERICS}: use the image that it was planned with"
+            f"the task requires NUMERICS {trajectory.numerics}; this trainer implements {NUMERICS}: use the image that it was planned with"
         )
     if trajectory.precision not in DTYPES:
-        raise TaskRefused(f"precision {trajectory.precision!r} is unknown to this trainer; it knows {', '.join(DTYPES)}")
+        raise TaskRefused(f"unknown precision {trajectory.precision!r}; this trainer supports {', '.join(DTYPES)}")
     if task.tokens <= 0 or task.tokens % trajectory.tokens_per_step:
         raise TaskRefused(
             f"{task.tokens} tokens are not a whole number of steps of {trajectory.tokens_per_step} tokens; plan the study again"
         )
 
 
-def _refuse_foreign_ids(mixture: Mixture, model: Model) -> None:
+def _validate_vocabulary(mixture: Mixture, model: Model) -> None:
     if mixture.vocabulary > model.shape.vocabulary:
         raise TaskRefused(
-            f"the mixture's tokenizer has {mixture.vocabulary} ids and the model {model.shape.vocabulary}; "
+            f"the mixture's tokenizer has {mixture.vocabulary} ids, but the model has {model.shape.vocabulary}; "
             "give the size a vocabulary at least as large as the tokenizer's"
         )
 
 
 @contextmanager
 def _processor(placement: Placement) -> Iterator[None]:
-    """The settings of the process that results depend on, put back afterwards: a worker does other tasks too."""
+    """Set the process-wide settings that affect results, and restore them afterwards for the worker's other tasks."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(placement.threads)
     torch.set_float32_matmul_precision("highest")  # no TF32: float32 means float32
@@ -141,16 +140,16 @@ def _processor(placement: Placement) -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def _take_up(context: Context, task: TrainTask, device: torch.device) -> State:
-    """The highest checkpoint of the trajectory that is not past the task's end, else its start."""
+def _resume(context: Context, task: TrainTask, device: torch.device) -> State:
+    """Return the state at the latest checkpoint of the trajectory up to the task's end, else its initial state."""
     found = checkpoints.load_latest(context.store, context.lease.work_root, task.tokens, context.cache)
     if found is None:
         return _start(context, task.trajectory, device)
     kept, files = found
-    model = checkpoint.load_model(files, device)
+    model = load_model(files, device)
     optimizer = adamw(model, task.trajectory.optimizer)
-    checkpoint.load_optimizer(files, model, optimizer)
-    return State(model, optimizer, checkpoint.position_of(kept.state))
+    load_optimizer(files, model, optimizer)
+    return State(model, optimizer, position_of(kept.state))
 
 
 def _start(context: Context, trajectory: Trajectory, device: torch.device) -> State:
@@ -159,43 +158,42 @@ def _start(context: Context, trajectory: Trajectory, device: torch.device) -> St
         model = initialised(start).to(device)
         return State(model, adamw(model, trajectory.optimizer), Position())
     work_root = addresses.work_root(TaskKind.TRAIN, start.trajectory)
-    _, files = checkpoints.load(
-        context.store, work_root, start.tokens, context.cache, None if start.keep_optimizer else checkpoint.MODEL_FILES
-    )
-    model = checkpoint.load_model(files, device)
+    _, files = checkpoints.load(context.store, work_root, start.tokens, context.cache, None if start.keep_optimizer else MODEL_FILES)
+    model = load_model(files, device)
     optimizer = adamw(model, trajectory.optimizer)
     if start.keep_optimizer:
-        checkpoint.load_optimizer(files, model, optimizer)
+        load_optimizer(files, model, optimizer)
     return State(model, optimizer, Position())
 
 
 def _train(context: Context, task: TrainTask, mixture: Mixture, state: State, group: Group) -> None:
-    """Steps until the end, each told and kept as often as the placement asks."""
-    use = Use(task.trajectory.sequence_length, mixture.end_of_text)
-    curve, kept_at = Curve(context, task.tokens), monotonic()
+    """Train up to the task's end; record every step and write checkpoints at the placement's interval."""
+    use = ExportSettings(task.trajectory.sequence_length, mixture.end_of_text)
+    recorder, saved = MetricsRecorder(context, task.tokens), monotonic()
     while state.position.tokens < task.tokens:
-        step(task.trajectory, mixture, state, context.placement.micro_batch, curve, group)
+        step(task.trajectory, mixture, state, context.placement.micro_batch, recorder, group)
         ended, stopping = state.position.tokens >= task.tokens, group.any(context.stopping())
-        if ended or stopping or monotonic() - kept_at >= context.placement.checkpoint_seconds:
-            curve.write()
-            checkpoint.publish(context.store, context.lease, state, use, context.cache)
-            context.lease.renew_uncounted()  # writing a large one took minutes, and at the end its check begins
-            kept_at = monotonic()
+        if ended or stopping or monotonic() - saved >= context.placement.checkpoint_seconds:
+            recorder.write()
+            publish(context.store, context.lease, state, use, context.cache)
+            context.lease.renew_uncounted()  # writing a large checkpoint takes minutes, and the export check follows the last one
+            saved = monotonic()
         if stopping and not ended:
-            raise Stopped(f"asked to stop; kept at {state.position.tokens} of {task.tokens} tokens")
+            raise Stopped(f"asked to stop; saved at {state.position.tokens} of {task.tokens} tokens")
 
 
-def _checked_export(context: Context, task: TrainTask, mixture: Mixture, device: torch.device) -> tuple[Checkpoint, float]:
-    """The checkpoint that is kept at the task's end, and how far transformers is from us on the first window."""
-    kept, files = checkpoints.load(context.store, context.lease.work_root, task.tokens, context.cache, checkpoint.MODEL_FILES)
+def _check_export(context: Context, task: TrainTask, mixture: Mixture, device: torch.device) -> tuple[Checkpoint, float]:
+    """Return the checkpoint at the task's end and the largest difference between its logits and those of transformers."""
+    kept, files = checkpoints.load(context.store, context.lease.work_root, task.tokens, context.cache, MODEL_FILES)
     window = torch.from_numpy(mixture.batch(0).ids[:1, :-1][:, :_EXPORT_TOKENS])
     return kept, export.check(files, window, device)
 
 
 def _results(position: Position, difference: float) -> dict[str, float | int | str]:
-    """`loss`: the mean over the last steps with a finite one, ten at most, in nats a token; none of them, and it is not there.
+    """Return the results of the record.
 
-    `export_difference`: the largest between two logits of the first window, ours and those of transformers.
+    `loss`: mean over the last steps with a finite loss, at most ten, in nats per token; absent if there are none. `export_difference`:
+    largest difference between a logit of this model and that of transformers on the first window.
     """
     loss = {LOSS: sum(position.losses) / len(position.losses)} if position.losses else {}
     return {

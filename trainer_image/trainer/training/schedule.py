@@ -1,6 +1,6 @@
 """The learning rate of every step.
 
-`train` asks before each update. A rate is a function of the step's place in its own trajectory alone, so it needs no state.
+`step` calls it before each update. The rate depends only on the position of the step in its trajectory, so the schedule has no state.
 """
 
 from math import cos, pi
@@ -10,28 +10,26 @@ from orchestrator.errors import TaskRefused
 
 
 def learning_rate(schedule: Schedule, step: int, tokens_per_step: int) -> float:
-    """The rate of step `step` (from 0), which reads tokens step * tokens_per_step up to the next step's.
+    """Return the learning rate of step `step` (from 0), which reads tokens from step * tokens_per_step on.
 
-    While it warms up, a step has the rate of its end: the first step does something and the one that ends the warm-up has the peak. A fall
-    counts from a step's start: its first step has the peak, and `final` is what a step at `tokens` would have.
+    During warm-up the rate is that of the end of the step: the first step has a rate above zero and the last step of the warm-up has the
+    peak. Decay is evaluated at the start of the step: its first step has the peak, and a step at `tokens` would have `final`.
     """
     peak, start = float(schedule.peak), step * tokens_per_step
     if start < schedule.warmup:
         return peak * min(1.0, (start + tokens_per_step) / schedule.warmup)
     if schedule.shape == "constant":
         return peak
-    final, fall = _end(schedule)
-    way = min(1.0, (start - schedule.warmup) / max(1, fall))
+    final, decay = _end(schedule)
+    progress = min(1.0, (start - schedule.warmup) / max(1, decay))
     if schedule.shape == "linear":
-        return peak + (final - peak) * way
+        return peak + (final - peak) * progress
     if schedule.shape == "cosine":
-        return final + (peak - final) * (1 + cos(pi * way)) / 2
-    raise TaskRefused(f"schedule {schedule.shape!r} is unknown to this trainer; it knows constant, linear and cosine")
+        return final + (peak - final) * (1 + cos(pi * progress)) / 2
+    raise TaskRefused(f"unknown schedule {schedule.shape!r}; this trainer supports constant, linear and cosine")
 
 
 def _end(schedule: Schedule) -> tuple[float, int]:
     if schedule.final is None or schedule.tokens is None:
-        raise TaskRefused(
-            f"schedule {schedule.shape!r} needs `final` and `tokens`, and the task has {schedule.final} and {schedule.tokens}"
-        )
+        raise TaskRefused(f"schedule {schedule.shape!r} needs `final` and `tokens`; the task has {schedule.final} and {schedule.tokens}")
     return float(schedule.final), schedule.tokens - schedule.warmup

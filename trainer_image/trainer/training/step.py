@@ -1,9 +1,9 @@
-"""One step of a trajectory: windows in, gradients, update, a place further.
+"""One step of a trajectory: read a batch, compute gradients, update the parameters, advance the position.
 
-`train` repeats it. What it reads is the state and the step's number, what it changes is the state; the curve only hears of it.
+`run` repeats it. A step reads and changes only the state; the recorder only receives its values.
 
-Gradients are means over the whole step whatever `micro_batch` is. Pieces change the order of float sums, so that without one the whole
-batch goes at once, and in pieces only where a GPU's memory does not hold it.
+Gradients are means over the whole step, whatever `micro_batch` is. Micro-batches change the order of float sums. By default the whole
+batch is therefore processed at once, and split only if it does not fit into GPU memory.
 """
 
 import sys
@@ -22,26 +22,26 @@ from trainer.data.sources import Mixture
 from trainer.model.loss import head_loss
 from trainer.model.transformer import Model
 from trainer.training.optimizer import clear, grad_norm, gradients_of, update
-from trainer.training.ranks import ALONE, Group
+from trainer.training.ranks import SINGLE_RANK, Group
 from trainer.training.schedule import learning_rate
 
 SKIPS_ALLOWED: Final = 10
-"""So many steps in a row may have a loss or gradient that is no number; one more and the task is refused."""
+"""Steps in a row that may have a non-finite loss or gradient; one more and the task is refused."""
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class Notes(Protocol):
-    """Who hears of a step: a curve, or nobody."""
+class Recorder(Protocol):
+    """Receives the values of each step."""
 
-    def note(self, step: int, tokens: int, read: int, loss: float, grad_norm: float, rate: float) -> None: ...
+    def record(self, step: int, tokens: int, read: int, loss: float, grad_norm: float, rate: float) -> None: ...
     def flush(self) -> None: ...
 
 
-def step(trajectory: Trajectory, mixture: Mixture, state: State, micro_batch: int, curve: Notes, group: Group = ALONE) -> None:
-    """Make the next step of `state`, or skip its update when its numbers are none, and note it.
+def step(trajectory: Trajectory, mixture: Mixture, state: State, micro_batch: int, recorder: Recorder, group: Group = SINGLE_RANK) -> None:
+    """Make and record the next step of `state`; skip its update if loss or gradients are not finite.
 
-    Each rank of the group takes its part of the batch. Raises TaskRefused, LeaseLost, PeerLost.
+    Each rank of the group processes its part of the batch. Raises TaskRefused, LeaseLost, PeerLost.
     """
     before = state.position
     ids = mixture.batch(before.step).ids
@@ -59,19 +59,19 @@ def step(trajectory: Trajectory, mixture: Mixture, state: State, micro_batch: in
         state.position = after.after_loss(loss)
     else:
         state.position = replace(after, skipped=before.skipped + 1, skipped_in_row=before.skipped_in_row + 1)
-    curve.note(state.position.step, state.position.tokens, read, loss, norm, rate)
+    recorder.record(state.position.step, state.position.tokens, read, loss, norm, rate)
     if state.position.skipped_in_row > SKIPS_ALLOWED:
-        curve.flush()  # whoever reads the failure wants to see how it came
+        recorder.flush()  # keeps the metrics that led to the failure
         raise TaskRefused(
-            f"{state.position.skipped_in_row} steps in a row up to step {state.position.step} had a loss or gradient that is no number "
+            f"{state.position.skipped_in_row} steps in a row up to step {state.position.step} had a non-finite loss or gradient "
             f"(loss {loss}, gradient norm {norm}, rate {rate}); a lower peak or a longer warm-up usually helps"
         )
 
 
 def gradients_that_fit(state: State, batch: Tensor, z_loss: float, micro_batch: int, dtype: torch.dtype, tokens: int = 0) -> Tensor:
-    """`gradients`, with half as many sequences at a time as before whenever the GPU's memory did not hold them. `state` keeps how many fit.
+    """Call `gradients`; on CUDA out-of-memory, halve the micro-batch until it fits. `state.fits` keeps the size that fits.
 
-    Raises TaskRefused when not even one fits, or not what `micro_batch` asks for.
+    Raises TaskRefused if a single sequence, or the requested `micro_batch`, does not fit.
     """
     while True:
         clear(state.optimizer)
@@ -80,21 +80,21 @@ def gradients_that_fit(state: State, batch: Tensor, z_loss: float, micro_batch: 
             return gradients(state.model, batch, z_loss, pieces, dtype, tokens)
         except torch.OutOfMemoryError as problem:
             if micro_batch or pieces == 1:
-                asked = "; set execution.microBatch lower, or leave it out" if micro_batch > 1 else "; the size needs a larger GPU"
-                told = f"a forward pass of {pieces} x {batch.shape[1] - 1} tokens does not fit the GPU's memory{asked}"
-                raise TaskRefused(f"{told} ({problem})") from problem
+                hint = "; set execution.microBatch lower, or leave it out" if micro_batch > 1 else "; the size needs a larger GPU"
+                message = f"a forward pass of {pieces} x {batch.shape[1] - 1} tokens does not fit into GPU memory{hint}"
+                raise TaskRefused(f"{message} ({problem})") from problem
         # not in the handler: the exception holds the activations
         state.fits = pieces // 2
         if batch.is_cuda:
             torch.cuda.empty_cache()
-        print(f"trainer: {pieces} sequences at once do not fit the GPU's memory; now {state.fits}", file=sys.stderr, flush=True)
+        print(f"trainer: {pieces} sequences do not fit into GPU memory; the micro-batch is now {state.fits}", file=sys.stderr, flush=True)
 
 
 def gradients(model: Model, batch: Tensor, z_loss: float, micro_batch: int, dtype: torch.dtype, tokens: int = 0) -> Tensor:
-    """Leave the gradients of the step's mean loss, z-loss included, in `model`, and return its mean cross-entropy in nats a token.
+    """Compute the gradients of the mean loss with z-loss in `model`; return the mean cross-entropy in nats per token.
 
-    batch (sequences, T + 1) int64 on the model's device; `micro_batch` sequences at a time, 0 for all; `dtype` of products. `tokens` of
-    the whole step, where the batch is a part of it: then both are this part's share of the mean.
+    batch (sequences, T + 1) int64 on the model's device; `micro_batch` sequences at a time, 0 for all; `dtype` of matrix products.
+    `tokens`: tokens of the whole step if the batch is a part of it; the results are then this part's contribution to the means.
     """
     tokens = tokens or batch.shape[0] * (batch.shape[1] - 1)
     total = torch.zeros((), device=batch.device)
