@@ -94,7 +94,7 @@ def test_output_before_a_kill_is_stored(tmp_path: Path) -> None:
         "from orchestrator.store.leases import Holder, acquire; store = open_store(sys.argv[1]);"
         "lease = acquire(store, 'tasks/' + 'a' * 64, 'a' * 64, Holder()); log = PodLog(store, seconds=0.05).__enter__();"
         "log.attach(lease); print('said', flush=True)\n"
-        "while not list(store.objects.list(lease.key('log.txt'))): time.sleep(0.01)\n"
+        "while lease.key('log.txt') not in [stat.key for stat in store.objects.list(lease.key())]: time.sleep(0.01)\n"
         "os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, timeout=60)
