@@ -49,7 +49,7 @@ SIZES: tuple[str, ...] = tuple(_SHAPES)
 
 
 @dataclass(frozen=True)
-class MadeUpStage:
+class SyntheticStage:
     """`code_percent` None means the grid's. A cooldown starts from the stable trajectory, a continue from the result before it."""
 
     name: str
@@ -60,30 +60,32 @@ class MadeUpStage:
 
 
 @dataclass(frozen=True)
-class MadeUpRecipe:
+class SyntheticRecipe:
     name: str
-    stages: tuple[MadeUpStage, ...]
+    stages: tuple[SyntheticStage, ...]
 
     @property
     def has_grid(self) -> bool:
         return any(stage.code_percent is None for stage in self.stages)
 
 
-FROM_SCRATCH = MadeUpRecipe("from-scratch", (MadeUpStage("pretrain", "pretrain", 1000), MadeUpStage("cooldown", "cooldown", 200, "20")))
-BALANCED_TO_TEXT = MadeUpRecipe(
-    "balanced-to-text", (MadeUpStage("init", "pretrain", 500, "50", evaluated=False), MadeUpStage("text", "continue", 500, "10"))
+FROM_SCRATCH = SyntheticRecipe(
+    "from-scratch", (SyntheticStage("pretrain", "pretrain", 1000), SyntheticStage("cooldown", "cooldown", 200, "20"))
+)
+BALANCED_TO_TEXT = SyntheticRecipe(
+    "balanced-to-text", (SyntheticStage("init", "pretrain", 500, "50", evaluated=False), SyntheticStage("text", "continue", 500, "10"))
 )
 
 
 @dataclass(frozen=True)
-class MadeUpStudy:
+class SyntheticStudy:
     """What to plan. `plan()` and `records()` are pure: call them as often as you like."""
 
     name: str = "made-up"
     sizes: tuple[str, ...] = SIZES
     code_percents: tuple[str, ...] = ("0", "25", "50", "100")
     seeds: tuple[int, ...] = (1, 2)
-    recipes: tuple[MadeUpRecipe, ...] = (FROM_SCRATCH, BALANCED_TO_TEXT)
+    recipes: tuple[SyntheticRecipe, ...] = (FROM_SCRATCH, BALANCED_TO_TEXT)
     sources: Mapping[str, str] = field(default_factory=lambda: {"prose": "text", "stdlib": "code"})
     suites: tuple[str, ...] = ("bpb", "continuation")
 
@@ -98,7 +100,7 @@ class MadeUpStudy:
 
 
 class _Planner:
-    def __init__(self, study: MadeUpStudy) -> None:
+    def __init__(self, study: SyntheticStudy) -> None:
         self.study = study
         self.tasks: dict[str, PlannedTask] = {}
         reader = Reader("text", 1_000_000)
@@ -129,7 +131,7 @@ class _Planner:
         shapes = {size: shape(size) for size in self.study.sizes}
         return Plan(self.study.name, SEQUENCE, self.tokenizer, shapes, self.sources, self.tasks, cells, ())
 
-    def cell(self, recipe: MadeUpRecipe, size: str, code: str | None, seed: int) -> Cell:
+    def cell(self, recipe: SyntheticRecipe, size: str, code: str | None, seed: int) -> Cell:
         name = "/".join((recipe.name, size, *(() if code is None else (f"c{code}",)), f"s{seed}"))
         stages: list[CellStage] = []
         stable, result = ("", 0), ("", 0)
@@ -150,7 +152,7 @@ class _Planner:
         return Cell(name, recipe.name, size, code, seed, seed, tuple(stages))
 
     def train(
-        self, stage: MadeUpStage, size: str, code: Fraction, seed: int, stable: tuple[str, int], result: tuple[str, int], label: str
+        self, stage: SyntheticStage, size: str, code: Fraction, seed: int, stable: tuple[str, int], result: tuple[str, int], label: str
     ) -> tuple[tuple[str, ...], tuple[str, int], tuple[str, int]]:
         """The stage's train tasks, and then its stable state and its result as (trajectory, tokens)."""
         tokens, decay = stage.steps * STEP, stage.steps // 10 * STEP
@@ -205,7 +207,7 @@ def _model_of(plan: Plan, task: PlannedTask) -> tuple[float, str]:
     return 0.0, "text"
 
 
-def made_up_bits(n: int, code_percent: float, group: str, noise: str) -> float:
+def synthetic_bits(n: int, code_percent: float, group: str, noise: str) -> float:
     """Falls with N, and with the share of the group that is scored: steeply from 0."""
     share = (code_percent if group == "code" else 100 - code_percent) / 100
     floor, starved = (1.35, 1.1) if group == "code" else (1.75, 0.7)
@@ -220,7 +222,7 @@ def _results(plan: Plan, planned: PlannedTask, code_percent: float, group: str) 
         steps = task.tokens // STEP
         return {"loss": 3.0, "tokens": task.tokens, "steps": steps, "skipped_steps": 0, "token_hash": planned.digest}
     if isinstance(task, EvaluateTask):
-        bits = made_up_bits(plan.shapes[planned.size].n, code_percent, group, planned.digest)
+        bits = synthetic_bits(plan.shapes[planned.size].n, code_percent, group, planned.digest)
         if task.suite == "bpb":
             return {"bits_per_byte": bits, "bytes": 200_000, "documents": 100}
         return {"accuracy": 0.25 + 0.9 / bits**2 if bits < 3 else 0.25, "correct": 100, "items": 400, "choices": 4}

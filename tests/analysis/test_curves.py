@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from analysis.figures.curves import loss_figure, thinned
 from orchestrator.store.memory import in_memory_store
-from tests.analysis.synthetic_study import FROM_SCRATCH, STEP, MadeUpStudy, keep
+from tests.analysis.synthetic_study import FROM_SCRATCH, STEP, SyntheticStudy, keep
 
-STUDY = MadeUpStudy(sizes=("0.03M", "0.09M"), code_percents=("0", "50"), seeds=(2, 1), suites=("bpb",))
+STUDY = SyntheticStudy(sizes=("0.03M", "0.09M"), code_percents=("0", "50"), seeds=(2, 1), suites=("bpb",))
 
 
 def test_losses_are_drawn_for_the_first_seed_behind_the_tokens_of_their_ancestors() -> None:
@@ -46,7 +46,7 @@ def test_a_study_without_metrics_has_no_loss_figure() -> None:
 
 
 def test_a_damaged_table_of_metrics_costs_its_line_and_no_more() -> None:
-    study = MadeUpStudy(sizes=("0.03M",), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,))
+    study = SyntheticStudy(sizes=("0.03M",), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,))
     store, plan = in_memory_store(), study.plan()
     records = study.records(plan)
     keep(store, plan, records)
@@ -58,7 +58,7 @@ def test_a_damaged_table_of_metrics_costs_its_line_and_no_more() -> None:
 
 
 def test_steps_that_were_skipped_leave_no_hole_and_no_error() -> None:
-    study = MadeUpStudy(sizes=("0.03M",), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,))
+    study = SyntheticStudy(sizes=("0.03M",), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,))
     store, plan = in_memory_store(), study.plan()
     records = study.records(plan)
     keep(store, plan, records, loss=lambda _, step: math.nan if step % 3 == 1 else 2.0)

@@ -4,9 +4,9 @@ from analysis.tables.facts import cell_states, facts
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.tasks import TrainTask
 from orchestrator.contract.vocabulary import TaskKind
-from tests.analysis.synthetic_study import FROM_SCRATCH, STEP, MadeUpStudy, lacking
+from tests.analysis.synthetic_study import FROM_SCRATCH, STEP, SyntheticStudy, lacking
 
-ONE = MadeUpStudy(sizes=("0.03M",), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,))
+ONE = SyntheticStudy(sizes=("0.03M",), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,))
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_what_waits_for_a_missing_task_is_counted_and_not_named(plan: Plan) -> N
 
 
 def test_holes_of_one_cell_leave_the_others_complete() -> None:
-    study = MadeUpStudy(sizes=("0.03M",))
+    study = SyntheticStudy(sizes=("0.03M",))
     plan = study.plan()
     hole = plan.cells[3].name
     assert [s.cell.name for s in cell_states(plan, study.records(plan, lacking(plan, [hole]))) if not s.complete] == [hole]

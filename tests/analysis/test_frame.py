@@ -9,9 +9,9 @@ import pytest
 from analysis.tables.frame import CELLS, DONE, MISSING, RUNS, cells_frame, runs_frame, write_tables
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.record import Record
-from tests.analysis.synthetic_study import BALANCED_TO_TEXT, FROM_SCRATCH, MadeUpRecipe, MadeUpStudy, lacking, shape
+from tests.analysis.synthetic_study import BALANCED_TO_TEXT, FROM_SCRATCH, SyntheticRecipe, SyntheticStudy, lacking, shape
 
-SMALL = MadeUpStudy(sizes=("0.03M", "0.09M"), code_percents=("0", "50"))
+SMALL = SyntheticStudy(sizes=("0.03M", "0.09M"), code_percents=("0", "50"))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_a_recipe_that_fixes_its_proportions_has_no_code_percent(plan: Plan, rec
 
 
 def test_a_task_that_two_cells_share_stands_once_in_runs_and_twice_in_cells() -> None:
-    twice = MadeUpStudy(sizes=("0.03M",), recipes=(FROM_SCRATCH, MadeUpRecipe("again", FROM_SCRATCH.stages)), seeds=(1,))
+    twice = SyntheticStudy(sizes=("0.03M",), recipes=(FROM_SCRATCH, SyntheticRecipe("again", FROM_SCRATCH.stages)), seeds=(1,))
     plan = twice.plan()
     records = twice.records(plan)
     cells, runs = cells_frame(plan, records), runs_frame(plan, records)

@@ -5,9 +5,9 @@ from analysis.tables.frame import Records, cells_frame, runs_frame
 from analysis.tables.scores import chance, questions, scores
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.record import Record
-from tests.analysis.synthetic_study import BALANCED_TO_TEXT, FROM_SCRATCH, MadeUpStudy, lacking, shape
+from tests.analysis.synthetic_study import BALANCED_TO_TEXT, FROM_SCRATCH, SyntheticStudy, lacking, shape
 
-STUDY = MadeUpStudy(sizes=("0.24M", "0.03M", "0.09M"), code_percents=("50", "0"))
+STUDY = SyntheticStudy(sizes=("0.24M", "0.03M", "0.09M"), code_percents=("50", "0"))
 
 
 def figures_of(plan: Plan, records: Records) -> dict[str, Figure]:
@@ -15,7 +15,7 @@ def figures_of(plan: Plan, records: Records) -> dict[str, Figure]:
     return {figure.name: figure for figure in figures(scores(runs, cells_frame(plan, records)), chance(runs), questions(runs))}
 
 
-def drawn(study: MadeUpStudy) -> dict[str, Figure]:
+def drawn(study: SyntheticStudy) -> dict[str, Figure]:
     plan = study.plan()
     return figures_of(plan, study.records(plan))
 
@@ -48,7 +48,7 @@ def test_against_code_percent_there_is_a_line_a_size_smallest_first() -> None:
 
 def test_a_recipe_that_fixes_its_proportions_is_not_drawn_against_them() -> None:
     assert [strip.title for strip in drawn(STUDY)["bits-per-byte-by-code"].strips] == ["from-scratch, after cooldown"]
-    only_fixed = drawn(MadeUpStudy(sizes=("0.03M",), recipes=(BALANCED_TO_TEXT,)))
+    only_fixed = drawn(SyntheticStudy(sizes=("0.03M",), recipes=(BALANCED_TO_TEXT,)))
     assert set(only_fixed) == {"bits-per-byte-by-size", "continuation-by-size"}
 
 
@@ -58,7 +58,7 @@ def test_a_recipe_that_fixes_its_proportions_stands_before_the_grid() -> None:
         assert panel.backdrop == before.lines
         assert [line.rank for line in panel.lines] == [None]
     assert all(panel.backdrop == () for panel in with_grid.panels)
-    alone = drawn(MadeUpStudy(sizes=("0.03M",), recipes=(BALANCED_TO_TEXT,)))["bits-per-byte-by-size"].strips[0]
+    alone = drawn(SyntheticStudy(sizes=("0.03M",), recipes=(BALANCED_TO_TEXT,)))["bits-per-byte-by-size"].strips[0]
     assert alone.title == "balanced-to-text, after text: 30 % code in all that was read"
     assert alone.panels[0].backdrop == ()
 
@@ -84,7 +84,7 @@ def test_accuracy_shows_what_a_blind_guess_gets_even_when_all_are_better() -> No
 
 def test_stages_before_the_last_have_figures_of_their_own() -> None:
     assert [strip.title for strip in drawn(STUDY)["earlier-bits-per-byte-by-size"].strips] == ["from-scratch, after pretrain"]
-    assert "earlier-bits-per-byte-by-size" not in drawn(MadeUpStudy(sizes=("0.03M",), recipes=(BALANCED_TO_TEXT,)))
+    assert "earlier-bits-per-byte-by-size" not in drawn(SyntheticStudy(sizes=("0.03M",), recipes=(BALANCED_TO_TEXT,)))
 
 
 def test_heights_are_those_of_what_is_drawn_and_not_of_earlier_stages() -> None:
@@ -125,7 +125,7 @@ def test_nothing_done_draws_nothing() -> None:
 
 
 def test_one_size_one_seed_and_one_proportion_still_draw() -> None:
-    tiny = drawn(MadeUpStudy(sizes=("0.03M",), seeds=(1,), code_percents=("25",), recipes=(FROM_SCRATCH,)))
+    tiny = drawn(SyntheticStudy(sizes=("0.03M",), seeds=(1,), code_percents=("25",), recipes=(FROM_SCRATCH,)))
     panel = tiny["bits-per-byte-by-size"].strips[0].panels[0]
     assert [len(line.dots) for line in panel.lines] == [1]
     assert panel.y_limits[0] < panel.y_limits[1]

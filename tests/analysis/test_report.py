@@ -10,10 +10,10 @@ import pytest
 from analysis.report.page import write_report, write_report_of
 from orchestrator.errors import ReportNotWritten
 from orchestrator.store.memory import in_memory_store
-from tests.analysis.synthetic_study import BALANCED_TO_TEXT, FROM_SCRATCH, MadeUpRecipe, MadeUpStudy, keep, lacking
+from tests.analysis.synthetic_study import BALANCED_TO_TEXT, FROM_SCRATCH, SyntheticRecipe, SyntheticStudy, keep, lacking
 
-STUDY = MadeUpStudy(sizes=("0.03M", "0.09M", "0.24M"), code_percents=("0", "50"), seeds=(1, 2))
-ONE = MadeUpStudy(sizes=("0.03M",), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,), suites=("bpb",))
+STUDY = SyntheticStudy(sizes=("0.03M", "0.09M", "0.24M"), code_percents=("0", "50"), seeds=(1, 2))
+ONE = SyntheticStudy(sizes=("0.03M",), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,), suites=("bpb",))
 VOID = {"meta", "br", "link", "img", "use", "path"}
 
 
@@ -123,20 +123,20 @@ def test_slopes_come_with_their_seeds(written: Path) -> None:
 
 
 def test_two_sizes_get_no_slope_but_a_reason(tmp_path: Path) -> None:
-    two = MadeUpStudy(sizes=("0.03M", "0.09M"), code_percents=("0",), recipes=(FROM_SCRATCH,), suites=("bpb",))
+    two = SyntheticStudy(sizes=("0.03M", "0.09M"), code_percents=("0",), recipes=(FROM_SCRATCH,), suites=("bpb",))
     plan = two.plan()
     text = page_of(write_report_of(plan, two.records(plan), tmp_path)).text
     assert text.count("no slope: needs 3 sizes, has 2") == 2
 
 
 STUDIES = {
-    "one size": MadeUpStudy(sizes=("0.09M",), code_percents=("0", "50"), recipes=(FROM_SCRATCH,), suites=("bpb",)),
-    "one seed": MadeUpStudy(sizes=("0.03M", "0.09M"), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,)),
+    "one size": SyntheticStudy(sizes=("0.09M",), code_percents=("0", "50"), recipes=(FROM_SCRATCH,), suites=("bpb",)),
+    "one seed": SyntheticStudy(sizes=("0.03M", "0.09M"), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,)),
     "one of everything": ONE,
-    "fixed proportions only": MadeUpStudy(sizes=("0.03M",), recipes=(BALANCED_TO_TEXT,), suites=("bpb",)),
-    "one group of sources": MadeUpStudy(sizes=("0.03M",), code_percents=("0",), sources={"prose": "text"}, recipes=(FROM_SCRATCH,)),
-    "no evaluation": MadeUpStudy(sizes=("0.03M",), code_percents=("0",), suites=()),
-    "no cells": MadeUpStudy(sizes=(), recipes=()),
+    "fixed proportions only": SyntheticStudy(sizes=("0.03M",), recipes=(BALANCED_TO_TEXT,), suites=("bpb",)),
+    "one group of sources": SyntheticStudy(sizes=("0.03M",), code_percents=("0",), sources={"prose": "text"}, recipes=(FROM_SCRATCH,)),
+    "no evaluation": SyntheticStudy(sizes=("0.03M",), code_percents=("0",), suites=()),
+    "no cells": SyntheticStudy(sizes=(), recipes=()),
 }
 
 
@@ -150,7 +150,7 @@ def test_unusual_studies_have_a_report(name: str, tmp_path: Path) -> None:
 
 
 def test_a_result_that_two_cells_share_is_one_place_to_link_to(tmp_path: Path) -> None:
-    shared = replace(ONE, recipes=(FROM_SCRATCH, MadeUpRecipe("again", FROM_SCRATCH.stages)))
+    shared = replace(ONE, recipes=(FROM_SCRATCH, SyntheticRecipe("again", FROM_SCRATCH.stages)))
     plan = shared.plan()
     page = page_of(write_report_of(plan, shared.records(plan), tmp_path))
     assert len(page.ids) == len(set(page.ids))
@@ -176,12 +176,12 @@ def test_a_damaged_record_counts_as_missing_and_is_named(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["Größe-λ-研究", "<script>alert(1)</script>", 'a "quoted" & {{ study }}'])
 def test_names_are_shown_as_they_are_written(name: str, tmp_path: Path) -> None:
-    study = MadeUpStudy(
+    study = SyntheticStudy(
         name=name,
         sizes=("0.03M",),
         code_percents=("0",),
         seeds=(1,),
-        recipes=(MadeUpRecipe(f"r {name} $x_1$", FROM_SCRATCH.stages[:1]),),
+        recipes=(SyntheticRecipe(f"r {name} $x_1$", FROM_SCRATCH.stages[:1]),),
         suites=("bpb",),
     )
     plan = study.plan()

@@ -4,10 +4,10 @@ from analysis.tables.frame import Records, cells_frame, runs_frame
 from analysis.tables.scores import Score, chance, last_places, places, scores
 from orchestrator.contract.plan import Plan
 from orchestrator.errors import ContractError
-from tests.analysis.synthetic_study import MadeUpStudy, lacking
+from tests.analysis.synthetic_study import SyntheticStudy, lacking
 
-SMALL = MadeUpStudy(sizes=("0.03M", "0.09M"), code_percents=("0", "50"))
-MANY_SOURCES = MadeUpStudy(sizes=("0.03M",), seeds=(1,), sources={"prose": "text", "stdlib": "code", "markup": "code"})
+SMALL = SyntheticStudy(sizes=("0.03M", "0.09M"), code_percents=("0", "50"))
+MANY_SOURCES = SyntheticStudy(sizes=("0.03M",), seeds=(1,), sources={"prose": "text", "stdlib": "code", "markup": "code"})
 
 
 def scores_of(plan: Plan, records: Records) -> list[Score]:

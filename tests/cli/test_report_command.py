@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.contract.vocabulary import TaskKind
 from orchestrator.study.opening import keep, open_study
-from tests.analysis.synthetic_study import MadeUpStudy
+from tests.analysis.synthetic_study import SyntheticStudy
 from tests.analysis.synthetic_study import keep as keep_records
 
 STUDY = """\
@@ -45,7 +45,7 @@ def study(tmp_path: Path) -> Path:
     opened = open_study(file)
     keep(opened)
     missing = opened.plan.cells[0].stages[-1].evaluations[0].digest
-    records = MadeUpStudy().records(opened.plan, lambda task: task.digest == missing)
+    records = SyntheticStudy().records(opened.plan, lambda task: task.digest == missing)
     keep_records(opened.store, opened.plan, {d: r for d, r in records.items() if opened.plan.tasks[d].kind != TaskKind.PREPARE})
     return file
 

@@ -23,10 +23,10 @@ from orchestrator.store.leases import Holder, Lease, acquire, to_bytes
 from orchestrator.store.objects import utc_now
 from orchestrator.store.plans import freeze
 from orchestrator.store.records import publish_record
-from tests.analysis.synthetic_study import MadeUpRecipe, MadeUpStage, MadeUpStudy
+from tests.analysis.synthetic_study import SyntheticRecipe, SyntheticStage, SyntheticStudy
 
-STAGES = (MadeUpStage("pretrain", "pretrain", 100), MadeUpStage("cooldown", "cooldown", 20, "20"))
-STUDY = MadeUpStudy(sizes=("0.03M",), code_percents=("0", "50"), seeds=(1,), suites=("bpb",), recipes=(MadeUpRecipe("r", STAGES),))
+STAGES = (SyntheticStage("pretrain", "pretrain", 100), SyntheticStage("cooldown", "cooldown", 20, "20"))
+STUDY = SyntheticStudy(sizes=("0.03M",), code_percents=("0", "50"), seeds=(1,), suites=("bpb",), recipes=(SyntheticRecipe("r", STAGES),))
 PLAN = STUDY.plan()
 
 

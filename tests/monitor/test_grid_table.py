@@ -17,16 +17,16 @@ from orchestrator.monitor.grid_table import (
 )
 from orchestrator.reconcile.pace import remaining_fraction
 from orchestrator.reconcile.task_states import TaskState, TaskStatus
-from tests.analysis.synthetic_study import MadeUpRecipe, MadeUpStage, MadeUpStudy
+from tests.analysis.synthetic_study import SyntheticRecipe, SyntheticStage, SyntheticStudy
 
-STAGES = (MadeUpStage("pretrain", "pretrain", 100), MadeUpStage("cooldown", "cooldown", 20, "20"))
-FIXED_STAGES = (MadeUpStage("init", "pretrain", 50, "50"),)
-STUDY = MadeUpStudy(
+STAGES = (SyntheticStage("pretrain", "pretrain", 100), SyntheticStage("cooldown", "cooldown", 20, "20"))
+FIXED_STAGES = (SyntheticStage("init", "pretrain", 50, "50"),)
+STUDY = SyntheticStudy(
     sizes=("0.03M", "0.09M"),
     code_percents=("0", "50"),
     seeds=(1, 2, 3),
     suites=("bpb",),
-    recipes=(MadeUpRecipe("scratch", STAGES), MadeUpRecipe("balanced", FIXED_STAGES)),
+    recipes=(SyntheticRecipe("scratch", STAGES), SyntheticRecipe("balanced", FIXED_STAGES)),
 )
 PLAN = STUDY.plan()
 

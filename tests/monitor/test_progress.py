@@ -18,7 +18,7 @@ from orchestrator.monitor.progress import (
     running_line,
     summary,
 )
-from tests.analysis.synthetic_study import MadeUpRecipe, MadeUpStage, MadeUpStudy
+from tests.analysis.synthetic_study import SyntheticRecipe, SyntheticStage, SyntheticStudy
 
 QUIET = Snapshot(
     total=96, done=12, skipped=3, waiting=82, failed=0, held_back=0, running=(), tokens=0, tokens_per_second=0.0, elapsed=42.0, eta=None
@@ -165,9 +165,9 @@ def test_rate_spans_the_first_to_the_last_progress_report(small_plan: Any) -> No
 
 
 def test_incomplete_cells_name_cell_stage_and_failed_task() -> None:
-    stages = (MadeUpStage("pretrain", "pretrain", 100), MadeUpStage("cooldown", "cooldown", 20, "20"))
-    plan = MadeUpStudy(
-        sizes=("0.03M",), code_percents=("0", "50"), seeds=(1,), suites=("bpb",), recipes=(MadeUpRecipe("r", stages),)
+    stages = (SyntheticStage("pretrain", "pretrain", 100), SyntheticStage("cooldown", "cooldown", 20, "20"))
+    plan = SyntheticStudy(
+        sizes=("0.03M",), code_percents=("0", "50"), seeds=(1,), suites=("bpb",), recipes=(SyntheticRecipe("r", stages),)
     ).plan()
     whole, broken = plan.cells
     trunk = broken.stages[0].trains[0]

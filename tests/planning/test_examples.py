@@ -22,8 +22,10 @@ def read(name: str) -> Study:
 def plan(name: str) -> Plan:
     """The plan, with made-up fingerprints where the file declares none."""
     study = read(name)
-    made_up = {source.name: sha256(source.path.encode()).hexdigest() for source in study.spec.data.sources if source.fingerprint is None}
-    return plan_study(study, made_up, "")
+    fingerprints = {
+        source.name: sha256(source.path.encode()).hexdigest() for source in study.spec.data.sources if source.fingerprint is None
+    }
+    return plan_study(study, fingerprints, "")
 
 
 def tasks_of(plan: Plan, recipe: str, **axes: str | None) -> set[str]:

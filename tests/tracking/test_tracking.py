@@ -29,18 +29,20 @@ from orchestrator.tracking.follow import LastAttempts, follow, mirror_once, sole
 from orchestrator.tracking.mirror import Mirror
 from orchestrator.tracking.mirror_process import command_of
 from orchestrator.tracking.view import CURVE_POINTS, curve, finished, parameters_of, tags_of
-from tests.analysis.synthetic_study import MadeUpRecipe, MadeUpStage, MadeUpStudy
+from tests.analysis.synthetic_study import SyntheticRecipe, SyntheticStage, SyntheticStudy
 from tests.controller.simulated_cluster import SimulatedCluster
 
 # As few tasks and steps as still have a trunk, a leaf, a cooldown and a second stage
-SMALL = MadeUpStudy(
+SMALL = SyntheticStudy(
     sizes=("0.03M",),
     code_percents=("0",),
     seeds=(1,),
     suites=("bpb",),
     recipes=(
-        MadeUpRecipe("from-scratch", (MadeUpStage("pretrain", "pretrain", 400), MadeUpStage("cooldown", "cooldown", 20, "20"))),
-        MadeUpRecipe("balanced", (MadeUpStage("init", "pretrain", 20, "50", evaluated=False), MadeUpStage("text", "continue", 20, "10"))),
+        SyntheticRecipe("from-scratch", (SyntheticStage("pretrain", "pretrain", 400), SyntheticStage("cooldown", "cooldown", 20, "20"))),
+        SyntheticRecipe(
+            "balanced", (SyntheticStage("init", "pretrain", 20, "50", evaluated=False), SyntheticStage("text", "continue", 20, "10"))
+        ),
     ),
 )
 PLAN = SMALL.plan()
@@ -51,7 +53,7 @@ NOWHERE = "http://127.0.0.1:9"
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with its tables: making them takes seconds, so each test begins with a copy."""
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    Mirror(in_memory_store(), MadeUpStudy("another", sizes=("0.03M",), seeds=(1,)).plan(), f"sqlite:///{file}")
+    Mirror(in_memory_store(), SyntheticStudy("another", sizes=("0.03M",), seeds=(1,)).plan(), f"sqlite:///{file}")
     return file
 
 
@@ -80,7 +82,7 @@ def trained(store: Store, planned: PlannedTask, upto: int, after: int = 0, shift
     return lease
 
 
-def finish_all(store: Store, plan: Plan = PLAN, study: MadeUpStudy = SMALL) -> None:
+def finish_all(store: Store, plan: Plan = PLAN, study: SyntheticStudy = SMALL) -> None:
     records = study.records(plan)
     for digest, planned in plan.tasks.items():
         if planned.kind is TaskKind.TRAIN and isinstance(planned.task, TrainTask):
@@ -291,7 +293,7 @@ def test_a_recipe_that_fixes_its_proportions_is_tagged_so() -> None:
 
 
 def test_a_curve_has_few_points_its_last_step_and_only_this_tasks_part() -> None:
-    for planned in MadeUpStudy(sizes=("0.03M",), seeds=(1,)).plan().tasks.values():
+    for planned in SyntheticStudy(sizes=("0.03M",), seeds=(1,)).plan().tasks.values():
         if not isinstance(planned.task, TrainTask):
             continue
         every = rows(planned.task, 0, planned.task.tokens + 5 * planned.task.trajectory.tokens_per_step)

@@ -35,12 +35,12 @@ from tests.trainer.workplace import (
     is_held_out,
     kept_out,
     lines_of,
-    made_up,
     new_workplace,
+    synthetic_documents,
     trained_on,
 )
 
-TEXTS = made_up(120)
+TEXTS = synthetic_documents(120)
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_a_missing_source_is_refused_by_name(workplace: Workplace) -> None:
 
 
 def test_documents_are_shuffled_and_copies_are_apart(workplace: Workplace) -> None:
-    texts = trained_on(made_up(100)) + ["copy"] * 20
+    texts = trained_on(synthetic_documents(100)) + ["copy"] * 20
     prepared = workplace.prepared(workplace.write("a.jsonl", lines_of(texts)), held_out_one_in=10**6)
     assert Counter(prepared.texts) == Counter(texts)
     assert prepared.texts != texts
@@ -236,7 +236,7 @@ def test_the_name_of_the_end_in_a_text_is_text(workplace: Workplace) -> None:
 def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, Path, bytes]:
     workplace = new_workplace(in_memory_store(), tmp_path_factory.mktemp("reference"))
     for number in range(4):
-        workplace.write(f"tree/{number}.jsonl", lines_of(made_up(25, f"file {number}, document")))
+        workplace.write(f"tree/{number}.jsonl", lines_of(synthetic_documents(25, f"file {number}, document")))
     path = workplace.folder / "tree"
     return workplace, path, contents(workplace.store, workplace.attempt(workplace.task(path), Sizes()))
 

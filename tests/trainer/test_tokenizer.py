@@ -17,7 +17,17 @@ from orchestrator.contract.tasks import TokenizerTask
 from orchestrator.errors import KeyMissing, TaskRefused
 from orchestrator.store.leases import Holder, acquire
 from orchestrator.store.memory import in_memory_store
-from tests.trainer.workplace import ONE_IN, READER, Workplace, byte_tokenizer, is_held_out, kept_out, lines_of, made_up, new_workplace
+from tests.trainer.workplace import (
+    ONE_IN,
+    READER,
+    Workplace,
+    byte_tokenizer,
+    is_held_out,
+    kept_out,
+    lines_of,
+    new_workplace,
+    synthetic_documents,
+)
 
 VOCABULARY = 300
 
@@ -169,7 +179,7 @@ def test_another_file_than_planned_is_refused(workplace: Workplace) -> None:
 
 
 def test_a_tokenizer_that_is_not_trained_yet_is_missing(workplace: Workplace) -> None:
-    task = workplace.task(workplace.write("a.jsonl", lines_of(made_up(9))), tokenizer="ab" * 32)
+    task = workplace.task(workplace.write("a.jsonl", lines_of(synthetic_documents(9))), tokenizer="ab" * 32)
     with pytest.raises(KeyMissing, match="has no record yet"):
         workplace.attempt(task)
 
@@ -188,7 +198,7 @@ def test_a_given_tokenizer_neither_cuts_nor_pads_nor_adds(workplace: Workplace) 
     content = json.dumps(document).encode()
     name = f"file:{hashlib.sha256(content).hexdigest()}"
     workplace.inputs[name] = [str(workplace.write("given.json", content))]
-    texts = made_up(20)
+    texts = synthetic_documents(20)
     prepared = workplace.prepared(workplace.write("a.jsonl", lines_of(texts)), tokenizer=name, held_out_one_in=10**6)
     assert sorted(prepared.texts) == sorted(texts)
 

@@ -146,7 +146,7 @@ def is_held_out(text: str, one_in: int = ONE_IN) -> bool:
     return int(hashlib.sha256(text.encode()).hexdigest(), 16) % one_in == 0
 
 
-def made_up(count: int, what: str = "document") -> list[str]:
+def synthetic_documents(count: int, what: str = "document") -> list[str]:
     return [f"{what} {number} " + f"wörd{number} " * (number % 17) for number in range(count)]
 
 
