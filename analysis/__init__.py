@@ -1,6 +1,6 @@
-"""From a plan and its records to tables, figures and a report.
+"""Tables, figures and a report from a study's plan and records.
 
-`cli` and the local run call `report.write_report`; everything else here is its parts: `frame` makes the tables, `panels` says what each
-figure shows, `laws` puts numbers to trends, `plot` draws, `facts` sums up. Nothing here trains, plans or imports torch; pandas, matplotlib
-and jinja2 are imported where they are used, so that the command line starts without them.
+The API and the end of a run call `report.page.write_report`. `tables` builds the tables and scores, `laws` fits trends, `figures` describes
+and draws the figures, `report` renders the page. This package neither trains nor plans and never imports torch. pandas, matplotlib and
+jinja2 are imported inside functions to keep the start of the command line fast.
 """

@@ -1,4 +1,4 @@
-"""Settings and fixtures of every test: small plans, and a worker that speaks the protocol without training anything."""
+"""Settings and fixtures of every test: small plans, and a worker that follows the protocol without training."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ from orchestrator.contract.tasks import (
 )
 from orchestrator.contract.vocabulary import TaskKind
 
-# other tests run on the same cores: how long an example takes says nothing about it
+# Other tests run on the same cores, so the duration of an example is not meaningful
 settings.register_profile("without clock", deadline=None)
 settings.load_profile("without clock")
 
@@ -44,14 +44,14 @@ def trajectory(seed: int) -> Trajectory:
 
 
 def task_called(name: str, number: int) -> Task:
-    """`p...`: prepare; else train, `name:tokens` or 512 tokens a task."""
+    """A prepare task if `name` starts with p, else a train task; `name:tokens` sets its tokens, by default 512."""
     if name.startswith("p"):
         return PrepareTask(name, Reader("text", 1_000_000), "file:" + "b" * 64, 200, None)
     return TrainTask(trajectory(number), int(name.partition(":")[2] or 512))
 
 
 def plan_of(graph: Graph, works: Mapping[str, str] | None = None, cells: Mapping[str, Sequence[str]] | None = None) -> Plan:
-    """A plan whose tasks are `graph` (name -> names it needs), labelled by their names. `works`: tasks with a `work` of that name."""
+    """A plan with the tasks of `graph` (name -> its dependencies). `works`: task -> its `work`; `cells`: cell -> its train tasks."""
     tasks = {name: task_called(name, number) for number, name in enumerate(graph)}
     digests = {name: digest_of_task(task) for name, task in tasks.items()}
     planned = {
@@ -82,8 +82,9 @@ def _stage(trains: tuple[str, ...]) -> CellStage:
 class FakeTrainer:
     """Scripts the attempts of tests/local/fake_worker.py and reads what they did.
 
-    An attempt is a dictionary: `code` (exit code), `message`, `die` (SIGKILL itself), `wait` (until SIGTERM, then exit with 75),
-    `steps` (progress events), `forget` (digests whose done markers are deleted first). Attempts after the last one end with 0.
+    An attempt is a dictionary: `code` (exit code), `message`, `kill` (send SIGKILL to itself), `wait` (until SIGTERM, then exit
+    with 75), `ignore_stop` (run until killed), `steps` (progress events), `print` (a line on stdout), `delete_markers` (digests whose done
+    markers are deleted first). Attempts after the last one end with 0.
     """
 
     folder: Path
@@ -97,7 +98,7 @@ class FakeTrainer:
         (self.folder / "script.json").write_text(json.dumps(attempts))
 
     def seen(self) -> list[list[str]]:
-        """[what, digest, pid] in order: "start" and "end"."""
+        """Events in order, as [what, digest, pid]; `what` is "start" or "end"."""
         log = self.folder / "seen.jsonl"
         return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 

@@ -28,7 +28,7 @@ def study(tmp_path: Path) -> Path:
     return write_study(tmp_path)
 
 
-def test_exported_names() -> None:
+def test_the_package_exports_exactly_the_public_names() -> None:
     assert set(api.__all__) == EXPORTED
     assert set(orchestrator.__all__) == EXPORTED | {"__version__"}
     assert set(orchestrator.__all__) <= set(dir(orchestrator))

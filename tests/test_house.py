@@ -1,4 +1,4 @@
-"""The structure of the code: few packages, layers without circles, and import contracts that name every package."""
+"""The structure of the code: few packages, layers without import cycles, and import contracts that name every package."""
 
 import ast
 import tomllib
@@ -34,17 +34,17 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def module_graph(package: str) -> dict[str, set[str]]:
-    """Module -> modules of the same package that it imports; a package's own `__init__` gathers its modules and is left out."""
+    """Module -> modules of the same package that it imports; `__init__` modules are excluded, because they import their package."""
     known = {name: path for name, path in modules(package).items() if path.name != "__init__.py"}
     return {name: {target for target in imports(path) if target in known and target != name} for name, path in known.items()}
 
 
 @pytest.mark.parametrize("package", CODE)
-def test_no_module_imports_itself_by_a_circle(package: str) -> None:
+def test_modules_have_no_import_cycles(package: str) -> None:
     try:
         TopologicalSorter(module_graph(package)).prepare()
     except CycleError as problem:
-        pytest.fail(f"import circle: {' -> '.join(problem.args[1])}")
+        pytest.fail(f"import cycle: {' -> '.join(problem.args[1])}")
 
 
 def test_no_two_packages_of_orchestrator_import_each_other() -> None:
@@ -57,7 +57,7 @@ def test_no_two_packages_of_orchestrator_import_each_other() -> None:
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as problem:
-        pytest.fail(f"packages in a circle: {' -> '.join(problem.args[1])}")
+        pytest.fail(f"import cycle of packages: {' -> '.join(problem.args[1])}")
 
 
 def test_orchestrator_has_at_most_twenty_entries() -> None:
@@ -65,7 +65,7 @@ def test_orchestrator_has_at_most_twenty_entries() -> None:
     assert len(entries) <= 20, sorted(entries)
 
 
-def test_the_layers_name_every_package_and_module_at_the_top() -> None:
+def test_the_import_layers_list_every_top_level_package_and_module() -> None:
     layers = next(contract for contract in CONTRACTS if contract["type"] == "layers")["layers"]
     named = {name.strip() for layer in layers for name in layer.split("|")}
     entries = [path for path in CODE["orchestrator"].iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]

@@ -1,4 +1,4 @@
-"""The lock files satisfy pyproject.toml, name every package with hashes, and leave torch to the machine."""
+"""The lock files satisfy pyproject.toml, pin every package with hashes, and exclude torch, whose build depends on the machine."""
 
 import re
 import tomllib
@@ -33,7 +33,7 @@ def wanted(*extras: str, trainer: bool) -> list[Requirement]:
 
 def locked(path: str) -> dict[str, str]:
     text = (ROOT / path).read_text()
-    assert ENTRY.sub("", text) == "", "a line that is no package with its version and hashes"
+    assert ENTRY.sub("", text) == "", "a line is not a package with its version and hashes"
     return {match["name"]: match["version"] for match in ENTRY.finditer(text)}
 
 

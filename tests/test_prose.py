@@ -49,5 +49,5 @@ def test_prose_is_plain() -> None:
 @pytest.mark.parametrize(
     "line", ["# Whoever reads it is told so", '"""Lets a stopped study go on."""', "# A store that is away is forgiven"]
 )
-def test_the_check_finds_what_it_is_for(line: str) -> None:
+def test_the_pattern_matches_unclear_phrases(line: str) -> None:
     assert PATTERN.search(line)

@@ -1,1 +1,1 @@
-"""Figures, as data and as SVG."""
+"""Figures of a report: their content as plain data, and SVG drawn from it."""

@@ -1,7 +1,7 @@
-"""The colours of figures and page, each for paper and for a dark screen.
+"""Colours of the figures and the page, each for the light and the dark theme.
 
-`plot` draws with those for paper and, for a figure inside a page, swaps each for a variable of the style sheet that `theme_css` defines.
-Order is shown by lightness first and hue second, so it survives colour blindness and a grey printer.
+`plot` draws with the light theme. In panels embedded in the page it replaces each colour by a CSS variable that `theme_css` defines.
+Ordered colours differ in lightness first and hue second, so the order survives colour blindness and greyscale printing.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Colour:
-    """One colour as lower-case #rrggbb on paper and on a dark screen."""
+    """One colour in the light and the dark theme, as lower-case #rrggbb."""
 
     light: str
     dark: str
@@ -21,31 +21,35 @@ class Colour:
         return f"--c{self.light[1:]}"
 
 
-PAPER: Final = Colour("#ffffff", "#15171b")
-INK: Final = Colour("#1d2127", "#e6e7ea")
+BACKGROUND: Final = Colour("#ffffff", "#15171b")
+TEXT: Final = Colour("#1d2127", "#e6e7ea")
 MUTED: Final = Colour("#5d6570", "#9aa2ad")
 GRID: Final = Colour("#e4e6ea", "#2b2f36")
-FIXED: Final = Colour("#323943", "#d5d8dd")
-"""A line that has no place on a ramp."""
+UNRANKED: Final = Colour("#323943", "#d5d8dd")
+"""Lines that have no rank on a colour ramp."""
 
-BACKDROP: Final = Colour("#b3b9c2", "#59616c")
-"""Lines that are there to compare with."""
+REFERENCE: Final = Colour("#b3b9c2", "#59616c")
+"""Reference lines of another recipe."""
+
 RULE: Final = Colour("#cfd3d9", "#3a3f47")
 LINK: Final = Colour("#0b5cad", "#7cb7ff")
 WARNING: Final = Colour("#8a4b00", "#f0b35e")
-WASH: Final = Colour("#f5f6f8", "#1c1f24")
-"""Behind what stands out a little."""
-PAGE: Final = {
-    "paper": PAPER, "ink": INK, "muted": MUTED, "grid": GRID, "rule": RULE, "link": LINK, "warning": WARNING, "wash": WASH,
-}  # fmt: skip
-"""The page's own colours, by the names that its style sheet uses."""
+HIGHLIGHT: Final = Colour("#f5f6f8", "#1c1f24")
+"""Background of notices and of the table cell that a link leads to."""
 
-# Anchors of matplotlib's `plasma` (van der Walt and Smith 2015), without its ends: the light one fades on paper, the dark one on a screen.
+PAGE_COLOURS: Final = {
+    "background": BACKGROUND, "text": TEXT, "muted": MUTED, "grid": GRID, "rule": RULE, "link": LINK, "warning": WARNING,
+    "highlight": HIGHLIGHT,
+}  # fmt: skip
+"""The page's colours, by the names of the CSS variables in its style sheet."""
+
+# Samples of matplotlib's `plasma` (van der Walt and Smith 2015), light theme first. Both ends are left out: the light one is too faint on a
+# light background, the dark one on a dark background
 _CODE: Final = (
     ("#f0804e", "#d9556a", "#b02a8f", "#7a05a7", "#2e0594"),
     ("#fcce25", "#fb9f3a", "#f0744f", "#d8576b", "#b8389a"),
 )
-# Anchors of matplotlib's `viridis`, its blue to green half; largest darkest on paper, brightest on a screen
+# Samples of matplotlib's `viridis`, from blue to green: the largest size is darkest in the light theme and brightest in the dark theme
 _SIZE: Final = (
     ("#4fc36b", "#26a784", "#23898e", "#306a8e", "#433d84"),
     ("#5067b0", "#3a87a8", "#2fa694", "#54c76c", "#b5de4b"),
@@ -54,25 +58,28 @@ RAMPS: Final = {"code": _CODE, "size": _SIZE}
 
 
 def ramp(name: str, steps: int) -> list[Colour]:
-    """`steps` colours evenly spaced on the ramp `name`, "code" or "size"; a single one is its last."""
+    """Return `steps` evenly spaced colours of the ramp "code" or "size".
+
+    For one step, this is the last colour of the ramp.
+    """
     light, dark = RAMPS[name]
-    places = [1.0] * steps if steps < 2 else [step / (steps - 1) for step in range(steps)]
-    return [Colour(_between(light, place), _between(dark, place)) for place in places]
+    positions = [1.0] * steps if steps < 2 else [step / (steps - 1) for step in range(steps)]
+    return [Colour(_interpolate(light, position), _interpolate(dark, position)) for position in positions]
 
 
 def theme_css(colours: Sequence[Colour]) -> str:
-    """The style sheet's variables for `colours`: paper first, and a dark screen's where that is what the reader prefers."""
+    """Return CSS that defines a variable per colour, with a media query for the dark theme."""
     unique = sorted(set(colours), key=lambda colour: colour.light)
     light = "".join(f"{colour.variable}:{colour.light};" for colour in unique)
     dark = "".join(f"{colour.variable}:{colour.dark};" for colour in unique)
     return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
 
 
-def _between(anchors: Sequence[str], place: float) -> str:
-    at = place * (len(anchors) - 1)
-    left = min(int(at), len(anchors) - 2)
+def _interpolate(anchors: Sequence[str], position: float) -> str:
+    scaled = position * (len(anchors) - 1)
+    left = min(int(scaled), len(anchors) - 2)
     pairs = zip(_channels(anchors[left]), _channels(anchors[left + 1]), strict=True)
-    return "#" + "".join(f"{round(a + (b - a) * (at - left)):02x}" for a, b in pairs)
+    return "#" + "".join(f"{round(a + (b - a) * (scaled - left)):02x}" for a, b in pairs)
 
 
 def _channels(colour: str) -> list[int]:

@@ -1,7 +1,8 @@
-"""Training loss over tokens, as a figure: what the metrics in the store say, thinned to what an eye can see.
+"""The training-loss figure: loss against tokens, read from the metrics in the store and downsampled for plotting.
 
-`report` asks for it. Only what records stand behind is read, and of every recipe, size and code percent the first seed: all seeds together
-would hide each other. A trajectory's tokens are put behind those of its ancestors, so a cooldown leaves the line where it branched off.
+`report` calls it. It reads only metrics that a record covers, and only the first seed of each recipe, size and code percent, because the
+curves of all seeds would overlap. A curve is shifted by the tokens of its trajectory's ancestors, so a cooldown starts where it branches
+off.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from math import isfinite
 from statistics import fmean
 from typing import Final
 
-from analysis.figures.panels import CODE_LEGEND, Figure, Line, Panel, Strip
+from analysis.figures.panels import CODE_LEGEND, Figure, FigureRow, Line, Panel
 from analysis.tables.frame import Records
 from orchestrator.contract.plan import Cell, Plan
 from orchestrator.contract.tasks import FromState, TrainTask, Trajectory
@@ -21,40 +22,43 @@ from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
 from orchestrator.store.metrics import series
 
-NAME: Final = "training-loss"
+FIGURE_NAME: Final = "training-loss"
 
-POINTS: Final = 60
-"""On the line of a cell, each the mean of what was trained between it and the next."""
+POINTS_PER_CELL: Final = 60
+"""Number of points over all tokens of a cell; each is the mean of the steps in its interval."""
 
-SKIPPED: Final = 0.03
-"""Share of a cell's tokens that is not drawn: the fall from the first steps would flatten all the rest."""
+SKIPPED_FRACTION: Final = 0.03
+"""Fraction of a cell's tokens left out at the start, where the steep fall of the loss would compress the rest of the y axis."""
 
 _CAPTION: Final = (
-    "Training loss in nats a token, one seed a line, each point the mean of a sixtieth of the tokens; the first 3 % are left out. "
-    "It is measured on each model's own mixture, so lines of different code percents do not rank models."
+    "Training loss in nats per token for the first seed. Each point is the mean over a sixtieth of the tokens; the first 3 % are omitted. "
+    "The loss is measured on each model's own mixture, so curves of different code percents do not rank the models."
 )
 
 Curve = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
-    """The part of a trajectory that a cell's recorded tasks cover. `whole`: tokens that the cell reads in all its stages."""
+class _Segment:
+    """The part of a trajectory that the recorded tasks of a cell cover.
+
+    `tokens`: length of the part; `offset`: tokens of the trajectory's ancestors; `cell_tokens`: tokens of the cell over all its stages.
+    """
 
     work: str
     tokens: int
     offset: int
-    whole: int
+    cell_tokens: int
 
 
 def loss_figure(store: Store, plan: Plan, records: Records) -> Figure | None:
-    """Loss against tokens, a panel a size, or None when no metrics are there."""
-    first = _first_seeds(plan)
+    """Return loss against tokens with one panel per size, or None if the store holds no metrics."""
+    cells = _first_seeds(plan)
     trajectories = {task.work: task.task.trajectory for task in plan.tasks.values() if isinstance(task.task, TrainTask)}
-    wanted = {cell.name: _wanted(plan, cell, records, trajectories) for cell in first}
-    curves = _read_all(store, {piece for pieces in wanted.values() for piece in pieces})
-    strips = tuple(_strips(plan, first, {name: [curves[p] for p in pieces] for name, pieces in wanted.items()}))
-    return Figure(NAME, "Training loss", _CAPTION, strips) if strips else None
+    segments = {cell.name: _segments(plan, cell, records, trajectories) for cell in cells}
+    curves = _read_all(store, {segment for own in segments.values() for segment in own})
+    rows = tuple(_rows(plan, cells, {name: [curves[segment] for segment in own] for name, own in segments.items()}))
+    return Figure(FIGURE_NAME, "Training loss", _CAPTION, rows) if rows else None
 
 
 def _first_seeds(plan: Plan) -> list[Cell]:
@@ -65,76 +69,80 @@ def _first_seeds(plan: Plan) -> list[Cell]:
     return [cell for cell in plan.cells if cell.name in chosen]
 
 
-def _wanted(plan: Plan, cell: Cell, records: Records, trajectories: dict[str, Trajectory]) -> list[_Wanted]:
+def _segments(plan: Plan, cell: Cell, records: Records, trajectories: dict[str, Trajectory]) -> list[_Segment]:
     reached: dict[str, int] = {}
     for digest in (digest for stage in cell.stages for digest in stage.trains if digest in records):
         task = plan.tasks[digest].task
         if isinstance(task, TrainTask):
             work = plan.tasks[digest].work
             reached[work] = max(task.tokens, reached.get(work, 0))
-    whole = cell.stages[-1].chain_tokens
-    return [_Wanted(work, tokens, _offset(trajectories, work), whole) for work, tokens in reached.items()]
+    cell_tokens = cell.stages[-1].chain_tokens
+    return [_Segment(work, tokens, _offset(trajectories, work), cell_tokens) for work, tokens in reached.items()]
 
 
 def _offset(trajectories: dict[str, Trajectory], work: str) -> int:
-    """Tokens that the ancestors of `work` read before it began."""
+    """Return the tokens that the ancestors of `work` read before it started."""
     start = trajectories[work].start
     return _offset(trajectories, start.trajectory) + start.tokens if isinstance(start, FromState) else 0
 
 
-def _read_all(store: Store, wanted: set[_Wanted]) -> dict[_Wanted, Curve]:
-    ordered = sorted(wanted, key=lambda piece: (piece.work, piece.tokens))
+def _read_all(store: Store, segments: set[_Segment]) -> dict[_Segment, Curve]:
+    ordered = sorted(segments, key=lambda segment: (segment.work, segment.tokens))
     with ThreadPoolExecutor(8) as pool:
-        return dict(zip(ordered, pool.map(lambda piece: _read(store, piece), ordered), strict=True))
+        return dict(zip(ordered, pool.map(lambda segment: _read(store, segment), ordered), strict=True))
 
 
-def _read(store: Store, piece: _Wanted) -> Curve:
+def _read(store: Store, segment: _Segment) -> Curve:
     try:
-        table = series(store, work_root(TaskKind.TRAIN, piece.work), piece.tokens)
+        table = series(store, work_root(TaskKind.TRAIN, segment.work), segment.tokens)
     except Damaged:
-        # `store verify` reports it; a missing curve must not prevent the report
+        # `store verify` reports damaged metrics; the report is written without the curve
         return ()
     rows = zip(table["tokens"].to_pylist(), table["name"].to_pylist(), table["value"].to_pylist(), strict=True)
-    # a step that was skipped has a loss that is no number
-    points = sorted((piece.offset + tokens, value) for tokens, name, value in rows if name == LOSS and isfinite(value))
-    return thinned([point for point in points if point[0] >= SKIPPED * piece.whole], piece.whole / POINTS)
+    # skipped steps have a NaN or infinite loss
+    points = sorted((segment.offset + tokens, value) for tokens, name, value in rows if name == LOSS and isfinite(value))
+    start = SKIPPED_FRACTION * segment.cell_tokens
+    return downsample([point for point in points if point[0] >= start], segment.cell_tokens / POINTS_PER_CELL)
 
 
-def thinned(points: Sequence[tuple[float, float]], width: float) -> Curve:
-    """Means of runs of neighbours, each run less than `width` long; a short last one goes to the run before it."""
-    runs: list[list[tuple[float, float]]] = []
+def downsample(points: Sequence[tuple[float, float]], width: float) -> Curve:
+    """Return the means of consecutive groups of points, each group spanning less than `width` in x.
+
+    A last group with less than half as many points as the group before is merged into that group.
+    """
+    groups: list[list[tuple[float, float]]] = []
     for point in points:
-        if not runs or point[0] - runs[-1][0][0] >= width:
-            runs.append([])
-        runs[-1].append(point)
-    if len(runs) > 1 and 2 * len(runs[-1]) < len(runs[-2]):
-        rest = runs.pop()
-        runs[-1] += rest
-    return tuple((fmean(x for x, _ in run), fmean(y for _, y in run)) for run in runs)
+        if not groups or point[0] - groups[-1][0][0] >= width:
+            groups.append([])
+        groups[-1].append(point)
+    if len(groups) > 1 and 2 * len(groups[-1]) < len(groups[-2]):
+        rest = groups.pop()
+        groups[-1] += rest
+    return tuple((fmean(x for x, _ in group), fmean(y for _, y in group)) for group in groups)
 
 
-def _strips(plan: Plan, cells: Sequence[Cell], curves: dict[str, list[Curve]]) -> Iterator[Strip]:
-    grid = sorted({float(cell.code_percent) for cell in plan.cells if cell.code_percent is not None})
-    lines = {cell.name: _lines(cell, grid, curves[cell.name]) for cell in cells}
-    heights = [y for own in lines.values() for line in own for _, y in line.curve]
-    if not heights:
+def _rows(plan: Plan, cells: Sequence[Cell], curves: dict[str, list[Curve]]) -> Iterator[FigureRow]:
+    code_percents = sorted({float(cell.code_percent) for cell in plan.cells if cell.code_percent is not None})
+    lines = {cell.name: _lines(cell, code_percents, curves[cell.name]) for cell in cells}
+    losses = [y for own in lines.values() for line in own for _, y in line.curve]
+    if not losses:
         return
-    room = (max(heights) - min(heights)) * 0.05 or 0.05
-    limits = (min(heights) - room, max(heights) + room)
-    sizes = sorted(plan.shapes, key=lambda size: (plan.shapes[size].n, size))
+    margin = (max(losses) - min(losses)) * 0.05 or 0.05
+    limits = (min(losses) - margin, max(losses) + margin)
+    ranks = len(code_percents)
     for recipe in dict.fromkeys(cell.recipe for cell in cells):
         panels = []
-        for size in sizes:
+        for size in sorted(plan.shapes, key=lambda size: (plan.shapes[size].n, size)):
             own = tuple(line for cell in cells if (cell.recipe, cell.size) == (recipe, size) for line in lines[cell.name])
             if own:
-                panels.append(Panel(size, "tokens read", "loss, nats per token", False, (), limits, "code", len(grid), CODE_LEGEND, own))
+                panels.append(Panel(size, "tokens read", "loss, nats per token", False, (), limits, "code", ranks, CODE_LEGEND, own))
         if panels:
-            yield Strip(recipe, tuple(panels))
+            yield FigureRow(recipe, tuple(panels))
 
 
-def _lines(cell: Cell, grid: list[float], curves: list[Curve]) -> list[Line]:
+def _lines(cell: Cell, code_percents: list[float], curves: list[Curve]) -> list[Line]:
     code = None if cell.code_percent is None else float(cell.code_percent)
-    rank = None if code is None else grid.index(code)
-    ends = max((curve[-1][0] for curve in curves if curve), default=0.0)
+    rank = None if code is None else code_percents.index(code)
+    last_x = max((curve[-1][0] for curve in curves if curve), default=0.0)
     label = "" if code is None else f"{code:g} %"
-    return [Line(label if curve[-1][0] == ends else "", rank, (), curve) for curve in curves if curve]
+    return [Line(label if curve[-1][0] == last_x else "", rank, (), curve) for curve in curves if curve]

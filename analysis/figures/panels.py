@@ -1,6 +1,6 @@
-"""What every figure shows, as data: panels, lines, dots and labels, without a pixel.
+"""The content of every figure of scores as plain data: panels, lines, dots, labels and limits.
 
-`report` asks for the figures of a study, `plot` draws them. Every dot knows its cell and the digests it came from.
+`report` gets the figures of a study from here, and `plot` draws them. Every dot carries its cell and the digests of its evaluate tasks.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,33 +8,37 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final, TypeAlias
 
-from analysis.tables.scores import CONTINUATION, Place, Score, last_places, places
+from analysis.tables.scores import CONTINUATION, Score, StageKey, last_scored_stages, scored_stages
 from orchestrator.contract.vocabulary import ACCURACY, BITS_PER_BYTE
 
 N_LABEL: Final = "N, parameters without input embedding"
 CODE_LABEL: Final = "code in the grid's stages, % of tokens"
-NAMES: Final = (
+FIGURE_NAMES: Final = (
     "bits-per-byte-by-size", "bits-per-byte-by-code", "continuation-by-size",
     "earlier-bits-per-byte-by-size", "earlier-bits-per-byte-by-code",
 )  # fmt: skip
-"""Of the figures that `figures` may give."""
+"""Names of the figures that `score_figures` can return."""
+
 CODE_LEGEND: Final = "code in training"
 GROUPS: Final = ("text", "code")
 
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """One model. `name` is its cell's."""
+    """The score of one model. `cell`: name of its cell; `digests`: its evaluate tasks."""
 
     x: float
     y: float
-    name: str
+    cell: str
     digests: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """`curve` runs through the means of the seeds. `rank`: its place in the palette, None for a line of no order."""
+    """A line through the means over seeds (`curve`), with a dot per model.
+
+    `rank`: index of its colour on the panel's ramp, None for a line without a rank.
+    """
 
     label: str
     rank: int | None
@@ -44,8 +48,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One pair of axes. `ticks`: of x, value and label, empty for ordinary ones. `ramp`: what the colours order,
-    code or size, and `ranks` how many it has. `backdrop`: lines of another recipe, to compare with."""
+    """One pair of axes.
+
+    `ticks`: (position, label) on the x axis, empty for automatic ticks. `ramp`: what the line colours encode, "code" or "size"; `ranks`:
+    number of colours. `chance`: accuracy of a random choice, drawn as a dashed line. `reference_lines`: lines of another recipe, in grey.
+    """
 
     title: str
     x_label: str
@@ -58,12 +65,12 @@ class Panel:
     legend: str
     lines: tuple[Line, ...]
     chance: float | None = None
-    backdrop: tuple[Line, ...] = ()
+    reference_lines: tuple[Line, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Strip:
-    """Panels side by side that show one recipe."""
+class FigureRow:
+    """The panels of one recipe, side by side."""
 
     title: str
     panels: tuple[Panel, ...]
@@ -71,12 +78,12 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """`name` is that of its file."""
+    """A figure. `name`: its file name without the extension."""
 
     name: str
     title: str
     caption: str
-    strips: tuple[Strip, ...]
+    rows: tuple[FigureRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,122 +95,115 @@ class _Metric:
 
 
 _BITS: Final = _Metric("bpb", BITS_PER_BYTE, "bits per byte", None)
-_SEEDS: Final = "Every dot is one model, that is one seed; lines join the means of the seeds."
+_DOTS_NOTE: Final = "Each dot is one model, trained with one seed. Lines join the means over seeds."
 
 
-def figures(found: Sequence[Score], chance: float | None = None, questions: tuple[int, int] | None = None) -> list[Figure]:
-    """All figures that these scores allow; those that would be empty are left out.
+def score_figures(scores: Sequence[Score], chance: float | None = None, items: tuple[int, int] | None = None) -> list[Figure]:
+    """Return all figures that can be drawn from `scores`; empty ones are left out.
 
-    `chance`: accuracy of a blind guess at a continuation. `questions`: fewest and most of them in an evaluation.
+    `chance`: accuracy of a random choice in the continuation suite. `items`: its smallest and largest number of items per evaluation.
     """
-    last = last_places(found)
-    earlier = [place for place in places(found) if place not in last]
-    bits = [score for score in found if (score.suite, score.metric) == (_BITS.suite, _BITS.metric)]
-    choice = [score for score in found if (score.suite, score.metric) == (CONTINUATION, ACCURACY)]
-    lower = f"Held-out text and code, lower is better. {_SEEDS}"
-    guess = "" if chance is None else f"A blind guess is right in {100 * chance:.3g} %. "
-    right = (
-        "How often the true continuation of a held-out document is preferred to other documents', higher is better. "
-        f"{guess}{_asked(questions)}{_SEEDS}"
+    last = last_scored_stages(scores)
+    earlier = [stage for stage in scored_stages(scores) if stage not in last]
+    bits = [score for score in scores if (score.suite, score.metric) == (_BITS.suite, _BITS.metric)]
+    accuracies = [score for score in scores if (score.suite, score.metric) == (CONTINUATION, ACCURACY)]
+    bits_caption = f"Bits per byte of held-out text and code; lower is better. {_DOTS_NOTE}"
+    chance_note = "" if chance is None else f"A random choice has an accuracy of {100 * chance:.3g} %. "
+    accuracy_caption = (
+        "Share of items in which the model prefers the true continuation of a held-out document to continuations from other documents; "
+        f"higher is better. {chance_note}{_standard_error_note(items)}{_DOTS_NOTE}"
     )
     continuation = _Metric(CONTINUATION, ACCURACY, ACCURACY, chance)
     titles = (
-        "Bits per byte against size", "Bits per byte against code percent", "Choosing the true continuation",
-        "Earlier stages, against size", "Earlier stages, against code percent",
+        "Bits per byte against model size", "Bits per byte against code percent", "Continuation accuracy against model size",
+        "Earlier stages: bits per byte against model size", "Earlier stages: bits per byte against code percent",
     )  # fmt: skip
-    captions = (lower, lower, right, lower, lower)
-    strips = (
-        _strips(bits, last, _BITS, _by_size), _strips(bits, last, _BITS, _by_code), _strips(choice, last, continuation, _by_size),
-        _strips(bits, earlier, _BITS, _by_size), _strips(bits, earlier, _BITS, _by_code),
+    captions = (bits_caption, bits_caption, accuracy_caption, bits_caption, bits_caption)
+    rows = (
+        _rows(bits, last, _BITS, _by_size), _rows(bits, last, _BITS, _by_code), _rows(accuracies, last, continuation, _by_size),
+        _rows(bits, earlier, _BITS, _by_size), _rows(bits, earlier, _BITS, _by_code),
     )  # fmt: skip
-    drawn = [Figure(*parts) for parts in zip(NAMES, titles, captions, strips, strict=True)]
-    return [figure for figure in drawn if figure.strips]
+    figures = [Figure(*parts) for parts in zip(FIGURE_NAMES, titles, captions, rows, strict=True)]
+    return [figure for figure in figures if figure.rows]
 
 
 @dataclass(frozen=True, slots=True)
-class _Axes:
+class _SharedAxes:
     """What the panels of one metric share, so that they can be compared by eye.
 
-    `sizes`: name -> N, smallest first. `grid`: the scores of the first recipe that has a grid, for recipes without one to stand before.
+    `sizes`: name -> N, smallest first. `limits`: y limits by group. `grid_scores`: scores of the first recipe with a code percent grid, the
+    reference lines for recipes without one.
     """
 
     sizes: dict[str, int]
     code_percents: list[float]
     limits: dict[str, tuple[float, float]]
-    grid: list[Score]
+    grid_scores: list[Score]
 
 
-_PanelOf: TypeAlias = Callable[[Sequence[Score], _Axes, _Metric], Panel | None]
+_PanelOf: TypeAlias = Callable[[Sequence[Score], _SharedAxes, _Metric], Panel | None]
 
 
-def _strips(found: Sequence[Score], at: Sequence[Place], metric: _Metric, panel_of: _PanelOf) -> tuple[Strip, ...]:
-    by_place = {place: [s for s in found if (s.recipe, s.stage_number, s.stage) == place] for place in at}
-    axes = _Axes(
-        sizes=dict(sorted({score.size: score.n for score in found}.items(), key=lambda pair: (pair[1], pair[0]))),
-        code_percents=sorted({score.code_percent for score in found if score.code_percent is not None}),
+def _rows(scores: Sequence[Score], stages: Sequence[StageKey], metric: _Metric, panel_of: _PanelOf) -> tuple[FigureRow, ...]:
+    by_stage = {stage: [s for s in scores if (s.recipe, s.stage_number, s.stage) == stage] for stage in stages}
+    axes = _SharedAxes(
+        sizes=dict(sorted({score.size: score.n for score in scores}.items(), key=lambda pair: (pair[1], pair[0]))),
+        code_percents=sorted({score.code_percent for score in scores if score.code_percent is not None}),
         limits={
-            # of what is drawn here alone: an early stage's values would press the lines of the last one to the floor
-            group: _limits([s.value for here in by_place.values() for s in here if s.group == group], metric.chance)
+            # only from the drawn stages: the higher values of early stages would compress the lines of the last one
+            group: _limits([s.value for of_stage in by_stage.values() for s in of_stage if s.group == group], metric.chance)
             for group in GROUPS
         },
-        grid=next((here for here in by_place.values() if any(s.code_percent is not None for s in here)), []),
+        grid_scores=next((of_stage for of_stage in by_stage.values() if any(s.code_percent is not None for s in of_stage)), []),
     )
-    strips = []
-    for place, here in by_place.items():
-        panels = [panel_of(own, axes, metric) for group in GROUPS if (own := [score for score in here if score.group == group])]
+    rows = []
+    for stage, of_stage in by_stage.items():
+        panels = [panel_of(own, axes, metric) for group in GROUPS if (own := [score for score in of_stage if score.group == group])]
         if shown := tuple(panel for panel in panels if panel is not None):
-            strips.append(Strip(_strip_title(place, here, axes), shown))
-    return tuple(strips)
+            rows.append(FigureRow(_row_title(stage, of_stage, axes), shown))
+    return tuple(rows)
 
 
-def _by_size(own: Sequence[Score], axes: _Axes, metric: _Metric) -> Panel:
-    group = own[0].group
+def _by_size(scores: Sequence[Score], axes: _SharedAxes, metric: _Metric) -> Panel:
+    group = scores[0].group
     ticks = tuple((float(n), size) for size, n in axes.sizes.items())
-    fixed = _line("", None, [s for s in own if s.code_percent is None], lambda s: float(s.n))
-    lines = (*_grid_lines(own, axes), *([fixed] if fixed.dots else []))
-    backdrop = _grid_lines([s for s in axes.grid if s.group == group], axes) if fixed.dots else ()
+    fixed = _line("", None, [s for s in scores if s.code_percent is None], lambda s: float(s.n))
+    lines = (*_grid_lines(scores, axes), *([fixed] if fixed.dots else []))
+    reference_lines = _grid_lines([s for s in axes.grid_scores if s.group == group], axes) if fixed.dots else ()
     return Panel(
         f"held-out {group}", N_LABEL, metric.label, True, ticks, axes.limits[group], "code", len(axes.code_percents), CODE_LEGEND, lines,
-        metric.chance, backdrop,
+        metric.chance, reference_lines,
     )  # fmt: skip
 
 
-def _grid_lines(own: Sequence[Score], axes: _Axes) -> tuple[Line, ...]:
-    """A line over N for every code percent."""
+def _grid_lines(scores: Sequence[Score], axes: _SharedAxes) -> tuple[Line, ...]:
+    """Return one line over N per code percent."""
     lines = [
-        _line(f"{code:g} %", rank, [s for s in own if s.code_percent == code], lambda s: float(s.n))
+        _line(f"{code:g} %", rank, [s for s in scores if s.code_percent == code], lambda s: float(s.n))
         for rank, code in enumerate(axes.code_percents)
     ]
     return tuple(line for line in lines if line.dots)
 
 
-def _by_code(own: Sequence[Score], axes: _Axes, metric: _Metric) -> Panel | None:
-    group = own[0].group
-    lines = []
-    for rank, size in enumerate(axes.sizes):
-        on_the_grid = [s for s in own if s.size == size and s.code_percent is not None]
-        lines.append(_line(size, rank, on_the_grid, lambda s: s.code_percent or 0.0))
-    kept = tuple(line for line in lines if line.dots)
-    if not kept:
+def _by_code(scores: Sequence[Score], axes: _SharedAxes, metric: _Metric) -> Panel | None:
+    group = scores[0].group
+    of_grid = [score for score in scores if score.code_percent is not None]
+    all_lines = [
+        _line(size, rank, [score for score in of_grid if score.size == size], lambda s: s.code_percent or 0.0)
+        for rank, size in enumerate(axes.sizes)
+    ]
+    lines = tuple(line for line in all_lines if line.dots)
+    if not lines:
         return None
     ticks = tuple((code, f"{code:g}") for code in axes.code_percents)
     return Panel(
-        f"held-out {group}",
-        CODE_LABEL,
-        metric.label,
-        False,
-        ticks,
-        axes.limits[group],
-        "size",
-        len(axes.sizes),
-        "size",
-        kept,
+        f"held-out {group}", CODE_LABEL, metric.label, False, ticks, axes.limits[group], "size", len(axes.sizes), "size", lines,
         metric.chance,
-    )
+    )  # fmt: skip
 
 
-def _line(label: str, rank: int | None, own: Sequence[Score], x: Callable[[Score], float]) -> Line:
-    dots = tuple(Dot(x(score), score.value, score.cell, score.digests) for score in own)
+def _line(label: str, rank: int | None, scores: Sequence[Score], x: Callable[[Score], float]) -> Line:
+    dots = tuple(Dot(x(score), score.value, score.cell, score.digests) for score in scores)
     by_x: dict[float, list[float]] = {}
     for dot in dots:
         by_x.setdefault(dot.x, []).append(dot.y)
@@ -211,25 +211,25 @@ def _line(label: str, rank: int | None, own: Sequence[Score], x: Callable[[Score
 
 
 def _limits(values: Sequence[float], chance: float | None) -> tuple[float, float]:
-    """A little more than what is shown; never an empty range."""
+    """Return the range of the values and of `chance` with a margin; never an empty range."""
     shown = [*values, *([chance] if chance is not None else [])] or [0.0, 1.0]
-    room = (max(shown) - min(shown)) * 0.06 or 0.05
-    return min(shown) - room, max(shown) + room
+    margin = (max(shown) - min(shown)) * 0.06 or 0.05
+    return min(shown) - margin, max(shown) + margin
 
 
-def _asked(questions: tuple[int, int] | None) -> str:
-    if questions is None:
+def _standard_error_note(items: tuple[int, int] | None) -> str:
+    if items is None:
         return ""
-    fewest, most = questions
-    # of a share p over n answers: sqrt(p (1 - p) / n), largest at a half
+    fewest, most = items
     number = fewest if fewest == most else f"{fewest} to {most}"
-    return f"With {number} questions the standard error of one dot is up to {50 / fewest**0.5:.2g} points. "
+    # standard error of a proportion p over n items: sqrt(p (1 - p) / n), largest at p = 0.5
+    return f"With {number} items per evaluation, the standard error of a dot is at most {50 / fewest**0.5:.2g} percentage points. "
 
 
-def _strip_title(place: Place, here: Sequence[Score], axes: _Axes) -> str:
-    recipe, _, stage = place
-    if any(score.code_percent is not None for score in here):
-        return f"{recipe}, after {stage}"
-    shares = sorted({f"{score.chain_code_percent:.3g}" for score in here})
-    grey = f"; in grey {axes.grid[0].recipe}" if axes.grid else ""
-    return f"{recipe}, after {stage}: {' or '.join(shares)} % code in all that was read{grey}"
+def _row_title(stage: StageKey, scores: Sequence[Score], axes: _SharedAxes) -> str:
+    recipe, _, name = stage
+    if any(score.code_percent is not None for score in scores):
+        return f"{recipe}, after {name}"
+    code_percents = sorted({f"{score.chain_code_percent:.3g}" for score in scores})
+    grey = f"; grey: {axes.grid_scores[0].recipe}" if axes.grid_scores else ""
+    return f"{recipe}, after {name}: {' or '.join(code_percents)} % code over all stages{grey}"

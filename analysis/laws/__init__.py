@@ -1,1 +1,1 @@
-"""How metrics move with size."""
+"""How metrics change with model size."""

@@ -1,1 +1,1 @@
-"""Write the report of a study: one page, its figures, its tables."""
+"""The report of a study: one HTML page, figures and table files."""

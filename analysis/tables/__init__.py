@@ -1,1 +1,1 @@
-"""Tidy tables of a study, from its plan and records."""
+"""Tidy tables, scores and a summary of a study, from its plan and records."""

@@ -1,6 +1,6 @@
-"""What a study has done so far, in a few numbers, and what is still missing, by name.
+"""Totals of a study's records, and the state of every cell with its missing tasks.
 
-`report` shows it above and below the figures. It reads the plan and the records, never a clock.
+`report` shows them above and below the figures.
 """
 
 from collections.abc import Iterable
@@ -14,8 +14,12 @@ from orchestrator.contract.vocabulary import TaskKind
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """`tokens`: trained and kept, each once however many cells share it. `versions`: "torch 2.13.0", one a package and version."""
+class StudySummary:
+    """Totals over the records of a study.
+
+    `tokens`: trained tokens, without those lost to restarts; each trajectory counts once, even if several cells share it. `versions`: one
+    entry per package and version, for example "torch 2.13.0".
+    """
 
     cells_done: int
     cells: int
@@ -33,7 +37,10 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class CellState:
-    """`missing`: the tasks that could run now, in words; `waiting`: how many more wait for them."""
+    """Progress of a cell.
+
+    `missing`: descriptions of the missing tasks whose inputs are complete. `waiting`: number of missing tasks that depend on them.
+    """
 
     cell: Cell
     done: int
@@ -46,11 +53,14 @@ class CellState:
         return self.done == self.total
 
 
-def facts(plan: Plan, records: Records) -> Facts:
-    """Sums over the plan's records. An attempt that two records name counts once."""
+def summarize_study(plan: Plan, records: Records) -> StudySummary:
+    """Return the totals over the plan's records.
+
+    An attempt that appears in two records counts once.
+    """
     attempts = _attempts(plan, records)
     states = cell_states(plan, records)
-    return Facts(
+    return StudySummary(
         cells_done=sum(state.complete for state in states),
         cells=len(states),
         tasks_done=sum(digest in records for digest in plan.tasks),
@@ -60,47 +70,47 @@ def facts(plan: Plan, records: Records) -> Facts:
         attempts=len(attempts),
         cpu_seconds=sum(attempt.cpu_seconds for attempt in attempts),
         gpu_seconds=sum(attempt.gpu_seconds for attempt in attempts),
-        commits=_each(attempt.commit[:12] + (" with changes" if attempt.dirty else "") for attempt in attempts if attempt.commit),
-        versions=_each(f"{name} {version}" for attempt in attempts for name, version in attempt.versions.items()),
-        processors=_each(attempt.processor for attempt in attempts if attempt.processor),
+        commits=_unique(_commit(attempt) for attempt in attempts if attempt.commit),
+        versions=_unique(f"{name} {version}" for attempt in attempts for name, version in attempt.versions.items()),
+        processors=_unique(attempt.processor for attempt in attempts if attempt.processor),
     )
 
 
 def cell_states(plan: Plan, records: Records) -> list[CellState]:
-    """Every cell in the order of the plan, and what it still lacks."""
-    roots: dict[str, tuple[str, ...]] = {}
-    return [_cell_state(plan, cell, records, roots) for cell in plan.cells]
+    """Return the state of every cell, in the order of the plan."""
+    cache: dict[str, tuple[str, ...]] = {}
+    return [_cell_state(plan, cell, records, cache) for cell in plan.cells]
 
 
-def _cell_state(plan: Plan, cell: Cell, records: Records, known: dict[str, tuple[str, ...]]) -> CellState:
-    own = cell.tasks
-    missing = [digest for digest in own if digest not in records]
-    roots = list(dict.fromkeys(root for digest in missing for root in _roots(plan, digest, records, known)))
-    names = tuple(_in_words(plan, cell, plan.tasks[digest]) for digest in roots)
-    return CellState(cell, len(own) - len(missing), len(own), names, len(set(missing) - set(roots)))
+def _cell_state(plan: Plan, cell: Cell, records: Records, cache: dict[str, tuple[str, ...]]) -> CellState:
+    tasks = cell.tasks
+    missing = [digest for digest in tasks if digest not in records]
+    ready = list(dict.fromkeys(root for digest in missing for root in _ready_tasks(plan, digest, records, cache)))
+    descriptions = tuple(_describe(plan, cell, plan.tasks[digest]) for digest in ready)
+    return CellState(cell, len(tasks) - len(missing), len(tasks), descriptions, len(set(missing) - set(ready)))
 
 
-def _roots(plan: Plan, digest: str, records: Records, known: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The missing tasks that `digest` waits for and that wait for nothing themselves; itself if there are none. `known` is filled."""
-    if digest not in known:
-        waits = [need for need in plan.tasks[digest].needs if need not in records and need in plan.tasks]
-        found = dict.fromkeys(root for need in waits for root in _roots(plan, need, records, known))
-        known[digest] = tuple(found) or (digest,)
-    return known[digest]
+def _ready_tasks(plan: Plan, digest: str, records: Records, cache: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the missing tasks upstream of `digest` whose inputs are complete, or `digest` itself; fills `cache`."""
+    if digest not in cache:
+        needs = [need for need in plan.tasks[digest].needs if need not in records and need in plan.tasks]
+        ready = dict.fromkeys(root for need in needs for root in _ready_tasks(plan, need, records, cache))
+        cache[digest] = tuple(ready) or (digest,)
+    return cache[digest]
 
 
-def _in_words(plan: Plan, cell: Cell, task: PlannedTask) -> str:
+def _describe(plan: Plan, cell: Cell, task: PlannedTask) -> str:
     short = task.digest[:12]
     for stage in cell.stages:
         if task.digest in stage.trains:
             return f"train {stage.name} ({short})"
         for evaluation in stage.evaluations:
             if evaluation.digest == task.digest:
-                of = f" of {evaluation.source}" if evaluation.source else ""
-                return f"{evaluation.suite}{of} after {stage.name} ({short})"
+                source = f" of {evaluation.source}" if evaluation.source else ""
+                return f"{evaluation.suite}{source} after {stage.name} ({short})"
     names = [source.name for source in plan.sources if source.digest == task.digest]
-    what = "the tokenizer" if task.digest == plan.tokenizer else names[0] if names else task.label
-    return f"{task.kind} {what} ({short})"
+    name = "the tokenizer" if task.digest == plan.tokenizer else names[0] if names else task.label
+    return f"{task.kind} {name} ({short})"
 
 
 def _attempts(plan: Plan, records: Records) -> list[Attempt]:
@@ -119,5 +129,9 @@ def _tokens(plan: Plan, records: Records) -> int:
     return sum(reached.values())
 
 
-def _each(values: Iterable[str]) -> tuple[str, ...]:
+def _commit(attempt: Attempt) -> str:
+    return attempt.commit[:12] + (" with local changes" if attempt.dirty else "")
+
+
+def _unique(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(values)))

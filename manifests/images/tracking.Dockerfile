@@ -2,6 +2,8 @@
 #
 #   docker build -f manifests/images/tracking.Dockerfile -t tracking .
 #
+# The tag of the base image can move. To pin its digest: --build-arg PYTHON_IMAGE=docker.io/library/python:3.11-slim@sha256:...
+#
 # Runs as an unprivileged user on a read-only root file system.
 ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim
 FROM ${PYTHON_IMAGE}

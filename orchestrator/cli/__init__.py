@@ -17,27 +17,27 @@ from orchestrator.cli.connect import PLUGIN
 from orchestrator.errors import InvalidStudy, ScalingStudyError, UsageError
 
 # Commands for a study on a cluster: the verbs of the kubectl plugin
-ON_CLUSTER: Final = ("submit", "status", "watch", "logs", "stop", "resume", "retry", "delete")
+ON_CLUSTER: Final = ("submit", "status", "watch", "logs", "stop", "resume", "retry", "delete", "account")
 # In the order of --help: from study file to report, then maintenance
 COMMANDS: Final = ("plan", "explain", "render", "run", *ON_CLUSTER, "report", "tracking", "store", "fingerprint", "demo_corpus")
 
 HELP: Final = """Plan, price and run scaling studies, and report their results.
 
-Exit codes: 0 done; 1 something failed or is missing; 2 the command or the study file has mistakes; 75 stopped on request.
+Exit codes: 0 done; 1 something failed or is missing; 2 the command line or the study file is invalid; 75 stopped on request.
 """
 
 
 PLUGIN_HELP: Final = """Submit, inspect, stop and resume scaling studies on a cluster.
 
-STUDY is the study's name or its file. The namespace is that of -n, else the file's, else the context's. `scaling-study` has the same
-commands, and those that need no cluster.
+STUDY is the study's name or the path of its file. The namespace is the one given with -n, else the one in the file, else that of the
+kubeconfig context. `scaling-study` has the same commands, and more that need no cluster.
 
-Exit codes: 0 done; 1 something failed, is missing or was rejected; 2 the command or the file has mistakes; 75 stopped on request.
+Exit codes: 0 done; 1 something failed, is missing or was rejected; 2 the command line or the file is invalid; 75 stopped on request.
 """
 
 
 def build_app(commands: Sequence[str] = COMMANDS, text: str = HELP, *, completion: bool = False) -> typer.Typer:
-    """Return the app with these commands. `completion`: with options that install shell completion. Imports nothing heavy."""
+    """Return the app with these commands. `completion`: with options that install shell completion. Does not import large packages."""
     app = typer.Typer(help=text, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=completion)
     app.callback()(_global_options)
     for name in commands:
@@ -80,7 +80,7 @@ def _show_version(is_asked: bool) -> None:
 def _global_options(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)] = False,
 ) -> None:
-    """Options before the command; they also keep a single command a subcommand."""
+    """Declare the options before the command. Without this callback, an app with one command would not accept its name."""
 
 
 def _print_error(problem: ScalingStudyError) -> None:

@@ -22,11 +22,19 @@ PLUGIN: Final = "kubectl sstudy"
 FileArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="FILE", help="Path of the study file.")]
 StudyArgument: TypeAlias = Annotated[str, typer.Argument(metavar="STUDY", help="Path of the study file, or the study's name.")]
 NamespaceOption: TypeAlias = Annotated[
-    str, typer.Option("--namespace", "-n", help="Namespace on the cluster. Default: the file's, else the context's.")
+    str,
+    typer.Option(
+        "--namespace", "-n", help="Use this namespace of the cluster. Default: the one in the study file, else that of the context."
+    ),
 ]
-ContextOption: TypeAlias = Annotated[str, typer.Option("--context", help="Context of the kubeconfig. Default: the current one.")]
+ContextOption: TypeAlias = Annotated[
+    str, typer.Option("--context", help="Use this context of the kubeconfig. Default: the current context.")
+]
 StoreOption: TypeAlias = Annotated[
-    str | None, typer.Option("--store", help="Address of the store: a folder or a URL. Default: the one in the study file or object.")
+    str | None,
+    typer.Option(
+        "--store", help="Use the store at this address: a folder or a URL (s3://, gs://, az://). Default: the one that the study names."
+    ),
 ]
 
 

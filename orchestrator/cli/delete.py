@@ -21,7 +21,7 @@ def delete(
 ) -> None:
     """Delete a study from a cluster, with its Workflows and pods. Its store and all results are kept.
 
-    Running tasks get their grace period to write a checkpoint; if the study is submitted again, it continues from there.
+    Running tasks have their grace period to write a checkpoint. A study that is submitted again resumes from its checkpoints.
     """
     from orchestrator.cli.connect import on_cluster
 

@@ -12,9 +12,9 @@ def register(app: typer.Typer) -> None:
 
 
 def demo_corpus(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; manifests/examples/demo.yaml reads corpus/demo.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write to. manifests/examples/demo.yaml reads corpus/demo.")],
 ) -> None:
-    """Write OUT/code (Python's standard library) and OUT/text (prose of the installed packages), unless they exist."""
+    """Write the demo's corpus, unless it exists: OUT/code (the standard library) and OUT/text (prose of installed packages)."""
     from orchestrator.cli.outputs import writing
     from orchestrator.demo_corpus import write_corpus
 

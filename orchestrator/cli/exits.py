@@ -5,6 +5,6 @@ from typing import Final
 FAILED: Final = 1
 """Something failed, is missing, or was rejected."""
 MISTAKES: Final = 2
-"""The command or the study file has mistakes."""
+"""The command line or the study file is invalid."""
 STOPPED: Final = 75
 """Stopped on request."""

@@ -14,18 +14,22 @@ def register(app: typer.Typer) -> None:
 def explain(
     file: FileArgument,
     cell: Annotated[
-        str, typer.Argument(metavar="CELL", help="A cell, such as from-scratch/470M/c25/s1, or a task digest (12 digits or more).")
+        str,
+        typer.Argument(
+            metavar="CELL", help="Name of a cell, such as from-scratch/470M/c25/s1, or the first 12 or more digits of a task digest."
+        ),
     ],
-    other: Annotated[str | None, typer.Option("--with", help="Cell to compare with. Default: the nearest one.")] = None,
+    other: Annotated[str | None, typer.Option("--with", help="Compare with this cell. Default: the most similar one.")] = None,
     store: StoreOption = None,
 ) -> None:
-    """Show a cell's stages and tasks and which are done; or, for a digest, the task, its cells and its record.
+    """Show a cell's stages, its tasks and which of them are done; or, for a digest, the task, its cells and its record.
 
-    Train tasks can be shared: the last column shows with how many other cells.
+    A task can serve several cells: the column `shared with` counts the others. Below the table are the settings that prevent sharing with
+    the compared cell.
     """
     from orchestrator.cli.explain_tables import print_cell, print_task
     from orchestrator.planning.explain import find_cell
-    from orchestrator.store.records import done
+    from orchestrator.store.records import finished_tasks
     from orchestrator.study.opening import open_study
 
     opened = open_study(file, store, read_only=True)
@@ -34,4 +38,5 @@ def explain(
         print_task(opened.store, opened.plan, digests[0])
         return
     found = find_cell(opened.plan, cell)
-    print_cell(opened.plan, found, None if other is None else find_cell(opened.plan, other), done(opened.store))
+    done = finished_tasks(opened.store, opened.plan.tasks)
+    print_cell(opened.plan, found, None if other is None else find_cell(opened.plan, other), done)

@@ -11,21 +11,21 @@ def register(app: typer.Typer) -> None:
 
 
 def fingerprint(
-    source: Annotated[list[str], typer.Option(help="NAME=PATH of a source, as in the study file. Repeatable.")] = [],  # noqa: B006
-    tokenizer: Annotated[str, typer.Option(help="Path of a tokenizer.json.")] = "",
-    store: Annotated[str, typer.Option(help="Store to write the result to, under --key.")] = "",
-    key: Annotated[str, typer.Option(help="Key in the store.")] = "",
+    source: Annotated[list[str], typer.Option(help="Hash the files of this source: NAME=PATH, as in the study file. Repeatable.")] = [],  # noqa: B006
+    tokenizer: Annotated[str, typer.Option(help="Hash this tokenizer.json.")] = "",
+    store: Annotated[str, typer.Option(help="Write the result to the store at this address, under --key.")] = "",
+    key: Annotated[str, typer.Option(help="Use this key in the store; requires --store.")] = "",
 ) -> None:
-    """Hash the files of sources and print their fingerprints, to declare them with `fingerprint:` in a study file."""
+    """Print the fingerprints of sources: hashes of their files, for the field `fingerprint` of a study file."""
     from orchestrator.errors import StoreUnavailable
     from orchestrator.store import open_store
-    from orchestrator.study.fingerprints import Wanted, fingerprint_paths, write_result
+    from orchestrator.study.fingerprints import FingerprintRequest, fingerprint_paths, write_result
 
     if not source and not tokenizer:
         raise typer.BadParameter("nothing to hash: give --source NAME=PATH, --tokenizer PATH or both")
     if wrong := [text for text in source if not text.partition("=")[0] or "=" not in text]:
         raise typer.BadParameter(f"--source {wrong[0]}: write NAME=PATH, for example web=s3://corpora/web")
-    found = fingerprint_paths(Wanted(dict(text.split("=", 1) for text in source), tokenizer), Path())
+    found = fingerprint_paths(FingerprintRequest(dict(text.split("=", 1) for text in source), tokenizer), Path())
     for name, digest in found.fingerprints.items():
         print(f"{name}\t{digest}\t{found.bytes_of[name]} bytes")
     if found.tokenizer:

@@ -78,7 +78,7 @@ def _parts(view: StudyView, only_ascii: bool) -> Iterator[RenderableType]:
 
 
 def headline(view: StudyView) -> Text:
-    """`to-code: Running, 4/18 cells, 30/75 tasks done in s3://..., about 12 min left`."""
+    """Return a line such as `to-code: Running, 4/18 cells, 30/75 tasks done in s3://..., about 12 min left`."""
     where = f" in namespace {view.namespace}" if view.namespace else ""
     text = Text.assemble((view.name, "bold"), f"{where}: ", (view.phase, _PHASES.get(view.phase, "bold")))
     counts = summary(view)
@@ -154,7 +154,7 @@ def _legend(grids: tuple[RecipeGrid, ...], only_ascii: bool) -> Text:
 
 
 def sections(view: StudyView) -> Iterator[tuple[str, list[str]]]:
-    """Yield titles and lines for what is running, waiting, failed, and unknown here."""
+    """Yield titles and lines for the running, waiting, failed and damaged tasks, and why the progress is unknown."""
     if view.active_tasks:
         yield "running:", _capped([work_line(work, view.now) for work in view.active_tasks])
     elif view.plan is None and view.pods:
@@ -164,6 +164,8 @@ def sections(view: StudyView) -> Iterator[tuple[str, list[str]]]:
         yield "submitted but waiting:", _capped([f"{number} x {reason}" for reason, number in view.waits.items()])
     if lost := missing(view):
         yield "failed; fix and rerun:", _capped(lost)
+    if damaged := damaged_tasks(view):
+        yield "not done, because the record is damaged; the next run repeats these tasks:", _capped(damaged)
     if view.trouble and view.phase != "Refused":
         yield "progress and tasks are unknown here:" if view.cells else "no grid:", [view.trouble]
 
@@ -175,8 +177,14 @@ def missing(view: StudyView) -> list[str]:
     return [f"{cell['name']}: {cell.get('reason', '')}" for cell in status_of(view.body or {}).get("failedCells") or ()]
 
 
+def damaged_tasks(view: StudyView) -> list[str]:
+    """Return a line for every task that was done and has lost its record."""
+    tasks = view.plan.tasks if view.plan is not None else {}
+    return [f"{tasks[digest].kind} {tasks[digest].label}: {why}" for digest, why in view.damaged.items() if digest in tasks]
+
+
 def work_line(work: ActiveTask, now: datetime) -> str:
-    """`train scratch/60M/c25/s1 pretrain: at 12.3k of 64k tokens, pod ss-... for 3 min 20 s, last step 5 s ago`."""
+    """Return a line such as `train scratch/60M/c25/s1 pretrain: at 12.3k of 64k tokens, pod ss-... for 3 min 20 s, last step 5 s ago`."""
     parts = []
     lease, target = work.lease, target_of(work.task)
     if lease is not None and lease.tokens:

@@ -30,18 +30,23 @@ def logs(
     ctx: typer.Context,
     study: StudyArgument,
     what: Annotated[
-        str, typer.Argument(metavar="[CELL | DIGEST | POD]", help="A cell, a digest prefix or a pod. Default: all running pods.")
+        str,
+        typer.Argument(
+            metavar="[CELL | DIGEST | POD]", help="A cell, the first 6 or more digits of a digest, or a pod. Default: all running pods."
+        ),
     ] = "",
     namespace: NamespaceOption = "",
     context: ContextOption = "",
     store: StoreOption = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow logs, including new pods.")] = False,
-    tail: Annotated[int, typer.Option(min=0, help="Number of lines from the end of each log; 0: all.")] = 0,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Keep printing new lines as they are written, including those of new pods.")
+    ] = False,
+    tail: Annotated[int, typer.Option(min=0, help="Print this many lines from the end of each log; 0: all.")] = 0,
 ) -> None:
     """Show the logs of the pods that run, or ran, a cell or task.
 
-    Pods are deleted a minute after they end; their logs are then read from the store, which keeps one per attempt. If there is no log,
-    prints the reason and exits 1.
+    Pods are deleted a minute after they end; their logs are then read from the store, which keeps one log per attempt. Exits 1, with the
+    reason, if there is no log. Ctrl-C stops --follow (75), not the study.
     """
     with status_reader(ctx, study, namespace, context, store) as reader:
         if follow:
@@ -136,7 +141,7 @@ def label_of(pod: "ObservedPod", selection: "LogSelection") -> str:
 class _Streams:
     """Reads the logs of several pods, one thread each. An interrupted stream continues after the last line that was read.
 
-    `before`: the pods at the start. Those that had ended are not read; for those that were running, the last `tail` lines are (0: all).
+    `before`: the pods at the start. Pods that had ended are not read. Running pods are read from their last `tail` lines on (0: all).
     """
 
     def __init__(self, cluster: "Cluster", say: Callable[[str], None], before: "Iterable[ObservedPod]", tail: int) -> None:
@@ -160,7 +165,7 @@ class _Streams:
         return bool(self._threads)
 
     def may_have_unread_lines(self, pod: "ObservedPod") -> bool:
-        """Whether a pod that has ended since may have unread lines: its stream broke off, or it ran between two polls."""
+        """Whether a pod that has ended may have unread lines, because its stream broke or it ran only between two polls."""
         known = self._before.get(pod.name)
         return pod.is_over and not (known and known.is_over) and pod.name not in self._read_whole
 

@@ -1,4 +1,4 @@
-"""Turns a failure to write an output into a mistake of the command, reported in one sentence."""
+"""Convert a failure to write an output file to a UsageError, which the command reports in one sentence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @contextmanager
 def writing(path: Path, alternative: str) -> Iterator[None]:
-    """Wrap code that writes to `path`. `alternative`: what the user can name instead. Raises UsageError."""
+    """Wrap code that writes to `path`. `alternative`: what to name instead, for the message. Raises UsageError if a write fails."""
     try:
         yield
     except OSError as problem:

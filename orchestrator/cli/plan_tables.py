@@ -37,7 +37,7 @@ def print_summary(shown: PlanSummary) -> None:
 
 
 def print_tasks(rows: Sequence[TaskRow]) -> None:
-    """Print one line per task, in an order in which each comes after all that it needs."""
+    """Print one line per task, in dependency order."""
     table = table_of("\ntasks", "digest", "kind", "state", "tokens", "needs", "task")
     table.columns[-1].justify = "left"
     for row in rows:

@@ -16,18 +16,20 @@ def register(app: typer.Typer) -> None:
 def render(
     file: FileArgument,
     store: StoreOption = None,
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the Workflows.")] = "default",
-    run_number: Annotated[int, typer.Option(min=1, help="Run number, part of every name.")] = 1,
-    waiter_image: Annotated[str, typer.Option(help="Image of the pods that wait for multi-node training.")] = "controller",
-    out: Annotated[Path | None, typer.Option(help="Folder for one file per Workflow. Default: all on standard output.")] = None,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Set the namespace of the Workflows.")] = "default",
+    run_number: Annotated[int, typer.Option(min=1, help="Use this run number; it changes the name of every Workflow.")] = 1,
+    waiter_image: Annotated[str, typer.Option(help="Use this image for pods that wait for multi-node training.")] = "controller",
+    out: Annotated[
+        Path | None, typer.Option(help="Write one file per Workflow to this folder. Default: print all to standard output.")
+    ] = None,
 ) -> None:
-    """Render the study's Argo Workflows in dependency order.
+    """Render the study's Argo Workflows as YAML, in dependency order, without a cluster.
 
-    The same study always gives the same bytes. The controller submits each Workflow when the tasks it needs are done; Workflows that are
-    applied by hand do not wait for each other.
+    The same study always renders to the same bytes. On a cluster, the controller submits each Workflow when the tasks that it needs are
+    done; Workflows that you apply with kubectl do not wait for each other.
     """
     from orchestrator.cli.outputs import writing
-    from orchestrator.study.opening import inputs, preview_study
+    from orchestrator.study.opening import paths_by_fingerprint, preview_study
     from orchestrator.workflow import PodSettings, build_workflow, units
     from orchestrator.workflow.yaml_writer import to_yaml
 
@@ -39,7 +41,7 @@ def render(
         store=opened.store.url,
         run_number=run_number,
         execution=opened.study.spec.execution,
-        inputs=inputs(opened.study, opened.plan),
+        inputs=paths_by_fingerprint(opened.study, opened.plan),
         waiter_image=waiter_image,
     )
     workflows = (build_workflow(unit, opened.plan, settings) for unit in units(opened.plan))

@@ -10,7 +10,7 @@ def register(app: typer.Typer) -> None:
 
 
 def resume(ctx: typer.Context, study: StudyArgument, namespace: NamespaceOption = "", context: ContextOption = "") -> None:
-    """Resume a paused study from its checkpoints (clears `spec.paused`). Failed tasks are retried by `retry`."""
+    """Resume a paused study from its checkpoints (clears `spec.paused`). To retry failed tasks, use `retry`."""
     from orchestrator.cli.connect import on_cluster
 
     with on_cluster(ctx, study, namespace, context) as found:

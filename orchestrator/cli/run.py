@@ -29,54 +29,86 @@ def run(
     ctx: typer.Context,
     file: FileArgument,
     workers: Annotated[
-        int, typer.Option(min=0, help="Number of worker processes; 0: one per core, or one per GPU.", rich_help_panel=LOCAL)
+        int,
+        typer.Option(min=0, help="Start this many worker processes; 0: one per core, or with --gpus one per GPU.", rich_help_panel=LOCAL),
     ] = 0,
     only: Annotated[
         list[str] | None, typer.Option(help="Run only these cells: a name or a pattern like '*/60M/*'. Repeatable.", rich_help_panel=LOCAL)
     ] = None,
     store: StoreOption = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the report. Default: `report` beside the results.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the report to this folder. Default: `report` in the store, or in ./STUDY.local if the store is a bucket."),
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the tasks that would run and any blockers; write nothing.", rich_help_panel=LOCAL)
+        bool,
+        typer.Option("--dry-run", help="List the tasks that would run, and what prevents the run; write nothing.", rich_help_panel=LOCAL),
     ] = False,
     replan: Annotated[
-        bool, typer.Option("--replan", help="Plan again even though the files of a source have changed.", rich_help_panel=LOCAL)
+        bool,
+        typer.Option(
+            "--replan",
+            help="Make a new plan if the files of a source have changed, instead of exiting with an error.",
+            rich_help_panel=LOCAL,
+        ),
     ] = False,
     threads: Annotated[
-        int, typer.Option(min=1, help="Threads per worker. Another number changes the last bits of results.", rich_help_panel=LOCAL)
+        int,
+        typer.Option(
+            min=1, help="Use this many threads per worker. A different number changes the last bits of results.", rich_help_panel=LOCAL
+        ),
     ] = 1,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs per worker: 1, or 0 for the CPU.", rich_help_panel=LOCAL)] = 0,
-    checkpoint_seconds: Annotated[int, typer.Option(min=1, help="Seconds between checkpoints of a task.", rich_help_panel=LOCAL)] = 60,
+    gpus: Annotated[int, typer.Option(min=0, help="Give each worker this many GPUs: 1, or 0 to use the CPU.", rich_help_panel=LOCAL)] = 0,
+    checkpoint_seconds: Annotated[
+        int, typer.Option(min=1, help="Write a checkpoint of each task at this interval, in seconds.", rich_help_panel=LOCAL)
+    ] = 60,
     tracking_uri: Annotated[
-        str, typer.Option(help="MLflow tracking URI. Default: MLFLOW_TRACKING_URI (put a password there), else an SQLite file.")
+        str,
+        typer.Option(
+            help="Mirror to this MLflow tracking URI. Default: MLFLOW_TRACKING_URI (for a URI with a password), else an SQLite file."
+        ),
     ] = "",
-    tracking: Annotated[bool, typer.Option(help="Mirror to MLflow during the run.")] = True,
+    tracking: Annotated[bool, typer.Option(help="Mirror metrics and records to MLflow during the run.")] = True,
     plain: Annotated[bool, typer.Option("--plain", help="Print plain lines instead of the live view.")] = False,
     argo_server: Annotated[str, typer.Option(help="Run on the cluster of the Argo Server at this URL.", rich_help_panel=REMOTE)] = "",
     token: Annotated[
         str,
         typer.Option(
-            envvar="ARGO_TOKEN", help="Bearer token; prefer --token-file or ARGO_TOKEN over passing it here.", rich_help_panel=REMOTE
+            envvar="ARGO_TOKEN",
+            help="Authenticate with this bearer token. Other users can see arguments: prefer --token-file or ARGO_TOKEN.",
+            rich_help_panel=REMOTE,
         ),
     ] = "",
-    token_file: Annotated[Path | None, typer.Option(help="File with the token, read before every request.", rich_help_panel=REMOTE)] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Read the bearer token from this file before every request.", rich_help_panel=REMOTE)
+    ] = None,
     namespace: Annotated[
-        str, typer.Option("--namespace", "-n", envvar="ARGO_NAMESPACE", help="Namespace of the Workflows.", rich_help_panel=REMOTE)
+        str,
+        typer.Option(
+            "--namespace",
+            "-n",
+            envvar="ARGO_NAMESPACE",
+            help="Create the Workflows in this namespace; required with --argo-server.",
+            rich_help_panel=REMOTE,
+        ),
     ] = "",
-    ca_file: Annotated[Path | None, typer.Option(help="CA certificate that signed the server's.", rich_help_panel=REMOTE)] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(help="Verify the server with the CA certificate in this file.", rich_help_panel=REMOTE)
+    ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure-skip-verify", help="Skip TLS certificate verification.", rich_help_panel=REMOTE)
     ] = False,
     logs: Annotated[
-        bool, typer.Option("--logs", help="Print the pods' logs; needs permission to read them.", rich_help_panel=REMOTE)
+        bool, typer.Option("--logs", help="Print the logs of the pods; requires permission to read them.", rich_help_panel=REMOTE)
     ] = False,
 ) -> None:
     """Run a study on this machine, or on a cluster through an Argo Server, and write its report.
 
-    Completed tasks are skipped and interrupted tasks continue from their checkpoints, so it is always safe to run again. Ctrl-C once:
-    tasks write a checkpoint and stop; twice: they stop immediately. Exits 1 if cells are missing at the end, 75 if the run was stopped.
+    Completed tasks are skipped and interrupted tasks resume from their checkpoints, so it is always safe to run the command again. The
+    first Ctrl-C stops the tasks at a checkpoint, the second stops them immediately. Exits 1 if a cell is incomplete at the end, 75 if the
+    run was stopped.
 
-    With --argo-server this process only manages the Workflows. They continue without it; run the same command to attach again.
+    With --argo-server, this process only manages the Workflows. They continue without it; to attach again, run the same command.
     """
     from orchestrator import api
 
@@ -167,7 +199,7 @@ def finish(outcome: "RunOutcome") -> None:
     if result.was_stopped:
         raise typer.Exit(exits.STOPPED)
     if not result.is_complete:
-        print(f"{len(result.failed)} tasks failed, and {len(result.held_back)} tasks need them. Missing:")
+        print(f"{len(result.failed)} tasks failed and block {len(result.held_back)} dependent tasks. Missing:")
         for hole in incomplete_cells(outcome.plan, result.failed, result.held_back):
             print(f"  {hole}")
         raise typer.Exit(exits.FAILED)

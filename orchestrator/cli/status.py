@@ -25,10 +25,10 @@ def status(
     store: StoreOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON document.")] = False,
 ) -> None:
-    """Show the progress of a study: a table of sizes x code percent per recipe, and what is running, waiting and missing.
+    """Show the progress of a study: a table of sizes x code percent per recipe, and the tasks that are running, waiting or failed.
 
-    Reads the plan, records and leases in the store, never the sources. With a namespace, or if the store cannot be reached from here, it
-    also reads the cluster. Exits 1 if a task has failed permanently or the study was rejected.
+    Reads the plan, records and leases in the store, never the training data. Reads the cluster if you name one (-n, --context or the file's
+    namespace), give only the study's name, or the store is unreachable. Exits 1 if a task has failed permanently or the study was rejected.
     """
     from orchestrator import api
     from orchestrator.cli.grid import console, needs_ascii, render_view
@@ -50,7 +50,7 @@ def needs_attention(view: "StudyView") -> bool:
 
 def document(view: "StudyView") -> dict[str, Any]:
     """Return everything `status` shows, as JSON values. Times are in seconds; unknown values are null."""
-    from orchestrator.cli.grid import missing
+    from orchestrator.cli.grid import damaged_tasks, missing
     from orchestrator.cluster.study_object import status_of
     from orchestrator.monitor.grid_table import recipe_grids
 
@@ -71,6 +71,7 @@ def document(view: "StudyView") -> dict[str, Any]:
         "atWork": [_at_work(work) for work in view.active_tasks],
         "waits": [{"reason": reason, "tasks": number} for reason, number in view.waits.items()],
         "missing": missing(view),
+        "damaged": damaged_tasks(view),
         "conditions": list(written.get("conditions") or ()),
     }
 

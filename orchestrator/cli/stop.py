@@ -4,7 +4,7 @@ import typer
 
 from orchestrator.cli.connect import ContextOption, NamespaceOption, StudyArgument, StudyOnCluster
 
-# Not Refused: tasks of a study that was rejected after an edit, of the study or of the policy, may still run
+# Refused is not in the list: after an edit of the study or the policy, tasks of a rejected study may still run
 NOTHING_RUNS = ("Succeeded", "Failed")
 
 
@@ -13,9 +13,10 @@ def register(app: typer.Typer) -> None:
 
 
 def stop(ctx: typer.Context, study: StudyArgument, namespace: NamespaceOption = "", context: ContextOption = "") -> None:
-    """Pause a study on a cluster: running tasks write a checkpoint and release their GPUs. `resume` continues from there.
+    """Pause a study on a cluster: running tasks write a checkpoint and release their GPUs. To resume it, use `resume`.
 
-    Sets `spec.paused: true`; editing the study file or kubectl can do the same. Stop a run on this machine with Ctrl-C in its terminal.
+    Sets `spec.paused: true`, which you can also set in the study file or with kubectl. To stop a run on this machine, press Ctrl-C in its
+    terminal.
     """
     from orchestrator.cli.connect import on_cluster
 

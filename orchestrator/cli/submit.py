@@ -39,15 +39,17 @@ def submit(
     file: FileArgument,
     namespace: NamespaceOption = "",
     context: ContextOption = "",
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until the study starts or is rejected.")] = False,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that --wait waits, including for an unreachable cluster.")] = 600,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the study is planned or rejected.")] = False,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Wait at most this many seconds with --wait; an unreachable cluster is retried.")
+    ] = 600,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate the study on the cluster without saving it.")] = False,
 ) -> None:
     """Submit a study to a cluster, or update an existing one to match the file.
 
-    The whole file is checked before anything is sent; the cluster also rejects unknown fields. A change to anything but `paused`, `budget`
-    or `execution` makes a new plan; completed tasks are never repeated. Exits 1 if the cluster or its policy rejects the study, 2 if the
-    file has mistakes.
+    Checks the whole file before it sends anything; the cluster also rejects unknown fields. A change to any field except `paused`, `budget`
+    and `execution` makes a new plan; completed tasks are never repeated. Exits 1 if the cluster or its policy rejects the study or --wait
+    times out, 2 if the file is invalid.
     """
     values = load_for_cluster(file)
     with on_cluster(ctx, str(file), namespace, context) as study:
@@ -59,11 +61,11 @@ def submit(
 def load_for_cluster(file: Path) -> "Document":
     """Return the content of a study file. Raises InvalidStudy, or PlanRefused for a study that cannot run on any cluster."""
     from orchestrator.errors import PlanRefused
-    from orchestrator.reconcile.policy import Policy, policy_violations
+    from orchestrator.reconcile.policy import violations_on_any_cluster
     from orchestrator.spec import read_study
     from orchestrator.spec.yaml_text import read_document
 
-    broken = policy_violations(read_study(file), Policy())
+    broken = tuple(violations_on_any_cluster(read_study(file)))
     if broken:
         rules = "\n".join(f"{file}: {rule.message}" for rule in broken)
         raise PlanRefused(f"{rules}\n    Unchanged, it can run on this machine: scaling-study run {file}")
@@ -90,12 +92,13 @@ def submit_study(
 
 def describe(study: StudyOnCluster, submitted: "Submitted", *, dry_run: bool) -> str:
     """Return a message such as `to-code: changed in namespace studies (spec.grid.seeds); a new plan is made`."""
+    from orchestrator.spec.messages import escaped
     from orchestrator.store.plans import NOT_PLANNED
 
     what = f"would be {submitted.outcome}" if dry_run else submitted.outcome
     line = f"{study.name}: {what} in namespace {study.cluster.namespace}"
     if submitted.changes:
-        line += f" ({', '.join(submitted.changes)})"
+        line += f" ({escaped(', '.join(submitted.changes))})"
         paths = [path.split(".") for path in submitted.changes]
         if any(path[0] == "spec" and path[1] not in NOT_PLANNED for path in paths):
             line += "; a new plan is made, and completed tasks are kept"
@@ -104,13 +107,13 @@ def describe(study: StudyOnCluster, submitted: "Submitted", *, dry_run: bool) ->
 
 def _report_verdict(study: StudyOnCluster, waiting: WaitOptions, say: Callable[[str], None]) -> bool:
     verdict = await_verdict(study, waiting, say)
-    if verdict.word == "refused":
+    if verdict.state == "refused":
         say(f"rejected: {verdict.message}")
         return False
-    if verdict.word == "planned":
+    if verdict.state == "planned":
         say(f"accepted and planned: {verdict.message}. To follow it: {study.command('watch')}")
         return True
-    if verdict.word == "planning":
+    if verdict.state == "planning":
         say(f"accepted; before planning, {verdict.message}. To follow it: {study.command('watch')}")
     else:
         say(
@@ -121,9 +124,9 @@ def _report_verdict(study: StudyOnCluster, waiting: WaitOptions, say: Callable[[
 
 
 def await_verdict(study: StudyOnCluster, waiting: WaitOptions, say: Callable[[str], None]) -> "Verdict":
-    """Return the controller's verdict on the newest version: the first one, or the final one with `until_planned`.
+    """Return the controller's verdict on the newest version: its first verdict, or with `until_planned` its final one.
 
-    An unreachable cluster is asked again until the time is over. Raises ClusterError.
+    Retries an unreachable cluster until the timeout. Raises ClusterError.
     """
     from orchestrator.cluster.study_object import find_object, verdict_of
     from orchestrator.errors import ClusterError
@@ -132,7 +135,7 @@ def await_verdict(study: StudyOnCluster, waiting: WaitOptions, say: Callable[[st
     while True:
         try:
             verdict = verdict_of(find_object(study.cluster, study.name))
-            is_final = verdict.word in ("planned", "refused") or (verdict.word == "planning" and not waiting.until_planned)
+            is_final = verdict.state in ("planned", "refused") or (verdict.state == "planning" and not waiting.until_planned)
             if is_final or waiting.clock() >= end:
                 return verdict
         except ClusterError as problem:

@@ -24,15 +24,18 @@ def mirror(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Path of the study file, or the study's name together with --store.")],
     store: StoreOption = None,
     uri: Annotated[
-        str, typer.Option(help="MLflow tracking URI. Default: MLFLOW_TRACKING_URI (put a password there), else an SQLite file.")
+        str,
+        typer.Option(
+            help="Mirror to this MLflow tracking URI. Default: MLFLOW_TRACKING_URI (for a URI with a password), else an SQLite file."
+        ),
     ] = "",
     follow: Annotated[bool, typer.Option("--follow", help="Keep updating until every task is done and mirrored.")] = False,
-    interval: Annotated[float, typer.Option(min=1, help="Seconds between updates with --follow.")] = 15,
+    interval: Annotated[float, typer.Option(min=1, help="Wait this many seconds between updates with --follow.")] = 15,
 ) -> None:
-    """Create or repair the MLflow mirror of a study from its plan, metrics and records. Running it again changes nothing.
+    """Create or repair the MLflow mirror of a study from its plan, metrics and records. It is safe to run again.
 
-    Writes one experiment per study, one run per task, and curves over tokens. With --follow, an unreachable server is retried until it
-    answers; Ctrl-C once makes one last update, twice stops immediately (75). Exits 1 if MLflow is unreachable or a task could not be
+    Writes one experiment per study, one run per task, and metrics with tokens as the step. With --follow, an unreachable server is retried;
+    the first Ctrl-C makes one last update, the second stops immediately (75). Exits 1 if MLflow is unreachable or a task could not be
     mirrored.
     """
     from orchestrator.monitor.connect import existing_store
@@ -65,10 +68,11 @@ def _no_options() -> None:
 def locate_study(study: str, store: str | None) -> tuple[str, str]:
     """Return the name and store address of a study that is given by file or by name. Raises PlanRefused, InvalidStudy."""
     from orchestrator.errors import PlanRefused
+    from orchestrator.monitor.connect import is_file
     from orchestrator.spec import read_study
     from orchestrator.study.opening import store_address
 
-    if Path(study).is_file():
+    if is_file(study):
         found = read_study(Path(study))
         return found.name, store_address(found, store)
     if store is None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Screen(Protocol):
-    """Shows a view. `note` prints a line that stays."""
+    """Displays a view. `note` prints a permanent line."""
 
     def show(self, view: "StudyView") -> None: ...
     def note(self, text: str) -> None: ...
@@ -33,13 +33,13 @@ def watch(
     namespace: NamespaceOption = "",
     context: ContextOption = "",
     store: StoreOption = None,
-    interval: Annotated[float, typer.Option(min=0.2, help="Seconds between updates.")] = 3.0,
+    interval: Annotated[float, typer.Option(min=0.2, help="Wait this many seconds between updates.")] = 3.0,
     plain: Annotated[bool, typer.Option("--plain", help="Print a line per change instead of the live view.")] = False,
 ) -> None:
-    """Watch a study until it ends: redraw its grid on a terminal, print a line per change elsewhere.
+    """Watch a study until it ends: redraw its table on a terminal; otherwise print a line per change.
 
-    Exits 0 when every cell is done, 1 if some cells cannot be completed or the study was rejected. Ctrl-C stops watching (75), not the
-    study. A store or cluster that becomes unreachable is retried.
+    Exits 0 when every cell is done, 1 if a cell cannot be completed or the study was rejected. Ctrl-C stops watching (75), not the study. A
+    store or cluster that becomes unreachable is retried.
     """
     with status_reader(ctx, study, namespace, context, store) as reader, open_screen(plain) as screen:
         try:
@@ -84,7 +84,7 @@ def open_screen(plain: bool) -> Iterator[Screen]:
 
 
 class LiveView:
-    """The view of `status`, redrawn in place on a terminal. The last one stays on the screen."""
+    """The view of `status`, redrawn in place on a terminal. The last view stays on the screen."""
 
     def __init__(self) -> None:
         from rich.live import Live

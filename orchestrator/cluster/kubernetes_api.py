@@ -27,6 +27,7 @@ _OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/name
 
 _GROUPS: Final[dict[str, str]] = {
     "scalingstudies": f"/apis/{API_VERSION}",
+    "gpuaccounts": f"/apis/{API_VERSION}",
     "workflows": "/apis/argoproj.io/v1alpha1",
     "pods": "/api/v1",
     "nodes": "/api/v1",
@@ -136,7 +137,7 @@ class KubernetesCluster:
             "metadata": {"name": name, "namespace": self._namespace},
             "involvedObject": {
                 "apiVersion": API_VERSION,
-                "kind": OBJECT_KIND,
+                "kind": study.kind,
                 "name": study.name,
                 "namespace": self._namespace,
                 "uid": study.uid,

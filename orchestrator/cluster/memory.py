@@ -295,6 +295,9 @@ class InMemoryCluster:
         before = self._require(kind, name)
         if kind == "scalingstudies":
             changes.pop("status", None)
+        version = (changes.get("metadata") or {}).get("resourceVersion")
+        if version is not None and version != before["metadata"]["resourceVersion"]:
+            raise Conflict(f"{kind} {name!r}: the object has been modified; please apply your changes to the latest version")
         after = _merged(before, changes)
         if after == before:
             return before
@@ -338,7 +341,7 @@ class InMemoryCluster:
             return
         body: Document = {
             "metadata": {"name": name},
-            "involvedObject": {"kind": "ScalingStudy", "name": study.name, "uid": study.uid},
+            "involvedObject": {"kind": study.kind, "name": study.name, "uid": study.uid},
             "reason": reason,
             "message": message,
             "type": "Warning" if is_warning else "Normal",

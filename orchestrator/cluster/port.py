@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
+from orchestrator.contract.vocabulary import OBJECT_KIND
+
 Document: TypeAlias = dict[str, Any]
 
-Kind: TypeAlias = Literal["scalingstudies", "workflows", "pods", "nodes", "events", "jobsets"]
-KINDS: Final[tuple[Kind, ...]] = ("scalingstudies", "workflows", "pods", "nodes", "events", "jobsets")
+Kind: TypeAlias = Literal["scalingstudies", "gpuaccounts", "workflows", "pods", "nodes", "events", "jobsets"]
+KINDS: Final[tuple[Kind, ...]] = ("scalingstudies", "gpuaccounts", "workflows", "pods", "nodes", "events", "jobsets")
 """The resource kinds that can be requested. Nodes are cluster-scoped, so access to them may be denied."""
 
 Change: TypeAlias = Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
@@ -28,10 +30,11 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class StudyReference:
-    """The ScalingStudy object that an event refers to."""
+    """The ScalingStudy object that an event refers to, or an object of another `kind` of this system."""
 
     name: str
     uid: str
+    kind: str = OBJECT_KIND
 
 
 def event_name(study: StudyReference, reason: str, message: str) -> str:
@@ -56,7 +59,7 @@ class Cluster(Protocol):
         """Return every object with these labels. Raises Refused."""
 
     def pages(self, kind: Kind, labels: Mapping[str, str] | None = None) -> Iterator[Listing]:
-        """Yield the objects of `list` in pages, at least one, so that large objects need not be held in memory together.
+        """Yield the objects of `list` in pages (at least one page), so that they need not all be in memory at once.
 
         Each page has the resource version of the whole listing. Raises Refused, and Expired if reading took too long (list again).
         """
@@ -64,7 +67,7 @@ class Cluster(Protocol):
     def watch(
         self, kind: Kind, resource_version: str, labels: Mapping[str, str] | None = None, timeout_seconds: int = 240
     ) -> Iterator[tuple[Change, Document]]:
-        """Yield changes after `resource_version`. May end at any time. Bookmarks have a newer version. Raises Expired (list again)."""
+        """Yield changes after `resource_version`. The stream may end at any time. Bookmarks carry a newer version. Raises Expired."""
 
     def get(self, kind: Kind, name: str) -> Document | None:
         """Return one object, or None if it does not exist."""
@@ -73,7 +76,10 @@ class Cluster(Protocol):
         """Create an object, rejecting unknown fields; `dry_run` only validates. Raises AlreadyExists, Refused."""
 
     def patch(self, kind: Kind, name: str, changes: Document, *, dry_run: bool = False) -> Document:
-        """Apply a JSON merge patch (None deletes a key); `dry_run` only validates. Raises NotFound, Refused."""
+        """Apply a JSON merge patch (None deletes a key); `dry_run` only validates. Raises NotFound, Refused.
+
+        With `metadata.resourceVersion`, raises Conflict if the object was changed since.
+        """
 
     def delete(self, kind: Kind, name: str, *, force: bool = False) -> None:
         """Delete an object and its dependents, if it exists. `force` does not wait for confirmation from the pod's node."""

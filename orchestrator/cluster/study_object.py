@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from orchestrator.cluster.port import Cluster, Document
+from orchestrator.contract.vocabulary import ANNOTATION_RETRY
 from orchestrator.errors import ClusterError, NotFound, Refused
 from orchestrator.spec.fields import LABEL
-from orchestrator.spec.messages import did_you_mean, listed
+from orchestrator.spec.messages import did_you_mean, format_list
 
 TERMINAL_PHASES: Final = ("Succeeded", "Failed", "Refused")
 """Phases that only an edit or a retry by a user ends."""
+
+RUN_NUMBER: Final = re.compile(r"[0-9]{1,15}")
+"""A run number in the `retry` annotation. It also fits into a label and into the status."""
 
 _NOT_INSTALLED: Final = (
     "the cluster has no resource type ScalingStudy: scaling-study is not installed there.\n"
@@ -29,8 +33,13 @@ _UNKNOWN_KIND_MESSAGES: Final = ("404 page not found", "could not find the reque
 class Verdict:
     """The controller's verdict on the current generation: `unseen` before its first reconcile, `planning` while input files are read."""
 
-    word: Literal["unseen", "planning", "planned", "refused"]
+    state: Literal["unseen", "planning", "planned", "refused"]
     message: str = ""
+
+
+def retry_requested(body: Document) -> str:
+    """Return the run number that the `retry` annotation requests, as text; "" without one. A valid text matches RUN_NUMBER."""
+    return str((body["metadata"].get("annotations") or {}).get(ANNOTATION_RETRY, ""))
 
 
 def find_object(cluster: Cluster, name: str) -> Document:
@@ -40,7 +49,9 @@ def find_object(cluster: Cluster, name: str) -> Document:
     body = cluster.get("scalingstudies", name)
     if body is None:
         names = sorted(found["metadata"]["name"] for found in cluster.list("scalingstudies").items)
-        there = f"Existing studies: {listed(names)}." if names else "There is none: create one with `submit FILE`, or use -n NAMESPACE."
+        there = (
+            f"Existing studies: {format_list(names)}." if names else "There is none: create one with `submit FILE`, or use -n NAMESPACE."
+        )
         raise NotFound(f"no study in namespace {cluster.namespace} is called {name!r}.\n    {did_you_mean(name, names, there)}")
     return body
 
@@ -95,7 +106,7 @@ def verdict_of(body: Document) -> Verdict:
 
 @contextmanager
 def explain_errors(namespace: str) -> Iterator[None]:
-    """Re-raise the cluster errors that a user can fix with the fix added to the message."""
+    """Re-raise cluster errors; if the user can fix the error, its message explains how."""
     try:
         yield
     except Refused as problem:

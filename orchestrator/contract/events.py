@@ -108,7 +108,7 @@ def read_event(line: str) -> Event:
     try:
         body = json.loads(line)
         event: Event = _EVENTS[body["event"]](**body)
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, RecursionError) as problem:
         raise ContractError(f"not an event of a worker: {line[:200]!r}") from problem
     return event
 
@@ -118,5 +118,5 @@ def read_request(line: str) -> Request:
     try:
         body = json.loads(line)
         return Request(body["run"], Placement(**body["placement"]))
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, RecursionError) as problem:
         raise ContractError(f"not a request to a worker: {line[:200]!r}") from problem

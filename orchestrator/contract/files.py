@@ -1,4 +1,4 @@
-"""The reader of a file by its name, and the fingerprint of a source from its files.
+"""Select the reader of a file by its name, and compute the fingerprint of a source from its files.
 
 `orchestrator.study.sources` computes fingerprints for the planner, and `trainer.prepare` checks them before it reads. Both must agree on
 which files of a folder are read, with which reader, and in which order. Pure: no file is opened.
@@ -114,7 +114,7 @@ READABLE: Final = ".jsonl or .json lines (plain, .gz, .zst), .parquet, .txt, .md
 
 
 def kind_of(name: str) -> FileKind | None:
-    """Return how a file is read, by its name (a path or URL); None for an unknown type."""
+    """Return the kind of the file with this name (a path or URL); None for an unknown type."""
     base = PurePosixPath(name).name.lower()
     if base in _LANGUAGE_NAMES:
         return FileKind(CODE, _LANGUAGE_NAMES[base])

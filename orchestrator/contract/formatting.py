@@ -1,4 +1,4 @@
-"""Format counts and durations for people. Pure; used by the command line and the controller."""
+"""Format counts and durations for people. Pure; used by the command line, the controller and the report."""
 
 
 def format_count(number: float) -> str:

@@ -1,7 +1,7 @@
-"""The source of every window of a trajectory: a closed form with random access.
+"""Compute the source of any window of a trajectory, in closed form.
 
-The planner counts with it how far each source is read, the trainer selects the next window. Sources, sorted by prepare digest, are the
-leaves of a balanced binary tree. Of the first n windows of a node, the left half with share a of the node's total t gets
+The planner counts the windows of each source with it, the trainer selects the next window. Sources, sorted by prepare digest, are the
+leaves of a balanced binary tree. Of the first n windows of a node, the left child, with share a of the node's total t, gets
 floor((2 n a + t) / 2 t). With up to 16 sources, every prefix is within two windows of its target.
 """
 

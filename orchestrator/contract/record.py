@@ -76,6 +76,9 @@ def read_record(body: bytes, key: str) -> Record:
     """Return the record in `body`. Raises ContractError, which names `key`, if it is truncated or invalid."""
     try:
         return Record.model_validate_json(body)
+    except RecursionError:
+        raise ContractError(f"{key} is not a complete record: its JSON is nested too deeply") from None
     except ValidationError as problem:
         first = problem.errors()[0]
-        raise ContractError(f"{key} is not a complete record: {'.'.join(map(str, first['loc']))}: {first['msg']}") from problem
+        field = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
+        raise ContractError(f"{key} is not a complete record: {field}{first['msg']}") from problem

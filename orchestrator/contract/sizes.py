@@ -17,7 +17,7 @@ LADDER_VOCABULARY: Final = 50_304
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A named shape without its vocabulary. `tiny`: small enough for a CPU, with its own scaling rules."""
+    """A named shape without a vocabulary size. `tiny`: small enough for a CPU, with its own scaling rules."""
 
     width: int
     layers: int

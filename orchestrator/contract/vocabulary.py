@@ -6,6 +6,9 @@ from typing import Final
 
 API_VERSION: Final = "scaling-study.dev/v1alpha1"
 OBJECT_KIND: Final = "ScalingStudy"
+ACCOUNT_KIND: Final = "GpuAccount"
+ACCOUNT_NAME: Final = "scaling-study"
+"""Name of the one GpuAccount object of a namespace."""
 
 
 class TaskKind(StrEnum):
@@ -80,6 +83,8 @@ LABEL_RUN: Final = LABEL_PREFIX + "run"
 LABEL_SIZE: Final = LABEL_PREFIX + "size"
 LABEL_STORE: Final = LABEL_PREFIX + "store"
 """Short hash of the store's address: the same task in two stores is two units of work."""
+LABEL_JOBSET: Final = "jobset.sigs.k8s.io/jobset-name"
+"""JobSet's own label on its pods."""
 LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
 WAITER: Final = "scaling-study-waiter"
 """Service account of the JobSet waiter for training on several nodes. It may create JobSets and read their pods; no other container of a

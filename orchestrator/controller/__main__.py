@@ -109,17 +109,28 @@ def own_image(cluster: Cluster) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m orchestrator.controller", description="Run the scaling studies of one namespace.")
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.controller",
+        description="Run the scaling studies of one namespace.",
+    )
     parser.add_argument("--namespace", default="", help="namespace; default: this pod's own, or that of the kubectl context")
-    parser.add_argument("--identity", default=os.environ.get("POD_NAME") or socket.gethostname(), help="holder identity in the Lease")
-    parser.add_argument("--lease", default="scaling-study-controller", help="name of the Lease for leader election")
-    parser.add_argument("--lease-seconds", type=int, default=15, help="duration of the Lease; an unreachable leader is replaced after it")
+    parser.add_argument(
+        "--identity", default=os.environ.get("POD_NAME") or socket.gethostname(), help="holder identity in the Lease; default: %(default)s"
+    )
+    parser.add_argument("--lease", default="scaling-study-controller", help="name of the Lease for leader election; default: %(default)s")
+    parser.add_argument(
+        "--lease-seconds", type=int, default=15, help="seconds after which an unreachable leader is replaced; default: %(default)s"
+    )
     parser.add_argument("--alone", action="store_true", help="disable leader election; no other controller may run in the namespace")
-    parser.add_argument("--policy", default="scaling-study-policy", help="name of the ConfigMap with the namespace's policy")
+    parser.add_argument(
+        "--policy", default="scaling-study-policy", help="name of the ConfigMap with the namespace's policy; default: %(default)s"
+    )
     parser.add_argument("--image", default=os.environ.get("IMAGE", ""), help="image of pods that fingerprint files; default: the study's")
     parser.add_argument("--waiter-image", default="", help="image of pods that wait for multi-node training; default: this pod's own")
-    parser.add_argument("--relist-seconds", type=float, default=180.0, help="interval in seconds for reconciling every study")
-    parser.add_argument("--port", type=int, default=8080, help="port of /metrics, /healthz and /readyz")
+    parser.add_argument(
+        "--relist-seconds", type=float, default=180.0, help="interval in seconds for reconciling every study; default: %(default)s"
+    )
+    parser.add_argument("--port", type=int, default=8080, help="port of /metrics, /healthz and /readyz; default: %(default)s")
     parser.add_argument("--verbose", action="store_true", help="log at DEBUG level")
     return parser
 

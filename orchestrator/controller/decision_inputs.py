@@ -6,9 +6,10 @@
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
+from orchestrator.cluster.study_object import retry_requested
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.tasks import TrainTask
-from orchestrator.contract.vocabulary import ANNOTATION_RETRY, TaskKind
+from orchestrator.contract.vocabulary import DIGEST_LABEL_LENGTH, TaskKind
 from orchestrator.controller.lease_cache import LeaseCache, TaskActivity
 from orchestrator.controller.planning import Planned, run_number
 from orchestrator.controller.snapshot import Snapshot
@@ -31,7 +32,8 @@ def read_leases(planned: Planned, cache: LeaseCache, snapshot: Snapshot, now: da
         # a submitted Workflow takes no lease, only its pods do
         workflows = snapshot.workflows_of_task(digest, store)
         ended = [workflow.name for workflow in workflows if workflow.is_over or workflow.was_stopped]
-        return TaskActivity(pods, ended, any(pod.phase == "Running" for pod in pods))
+        attempts = sum(workflow.ended_attempts.get(digest[:DIGEST_LABEL_LENGTH], 0) for workflow in workflows)
+        return TaskActivity(pods, ended, any(pod.phase == "Running" for pod in pods), attempts)
 
     cache.read_leases_of_plan(planned.study.name, planned.plan, activity, now, planned.roots)
 
@@ -39,11 +41,10 @@ def read_leases(planned: Planned, cache: LeaseCache, snapshot: Snapshot, now: da
 def study_facts(planned: Planned, cache: LeaseCache, body: Document) -> StudyFacts:
     """Return what the object and its status say about the study, and its run number."""
     study, status = planned.study, body.get("status") or {}
-    requested = (body["metadata"].get("annotations") or {}).get(ANNOTATION_RETRY, "")
     return StudyFacts(
         name=study.name,
         generation=body["metadata"].get("generation", 1),
-        run_number=run_number(status, requested, study.spec.paused, _earlier_run_number(body, cache, planned)),
+        run_number=run_number(status, retry_requested(body), study.spec.paused, _earlier_run_number(body, cache, planned)),
         is_paused=study.spec.paused,
         plan_digest=planned.digest,
         plan_version=planned.version,
@@ -65,7 +66,7 @@ def study_limits(planned: Planned, cache: LeaseCache, policy: Policy) -> Limits:
 
 
 def _earlier_run_number(body: Document, cache: LeaseCache, planned: Planned) -> int:
-    """Return the highest run number of the study's name before the object was created, from a deleted study or a run elsewhere."""
+    """Return the highest run number that a deleted study of this name, or a run outside this cluster, used before."""
     if (body.get("status") or {}).get("runNumber"):
         return 0
     return cache.highest_run(planned.roots, planned.study.name, parse_time(body["metadata"]["creationTimestamp"]))

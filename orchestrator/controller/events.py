@@ -37,7 +37,7 @@ class EventRecorder:
         self._studies: dict[str, _StudyEvents] = {}
 
     def retain(self, uids: set[str]) -> None:
-        """Forget all studies but those in `uids`."""
+        """Forget all studies except those in `uids`."""
         self._studies = {uid: known for uid, known in self._studies.items() if uid in uids}
 
     def record(self, body: Document, events: Sequence[StudyEvent]) -> None:

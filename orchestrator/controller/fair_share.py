@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from orchestrator.cluster.port import Document
+from orchestrator.reconcile.account import Account
 
 
 class FairShare:
@@ -24,10 +25,24 @@ class FairShare:
 
     # GPU-seconds
 
-    def usage_of_others(self, name: str, studies: Mapping[str, Document]) -> tuple[float, float]:
-        """Return the GPU-seconds used by, and promised to, all studies but `name`. The status is used for a study not reconciled yet."""
-        usage = [self._usage.get(other) or _usage_in_status(body) for other, body in studies.items() if other != name]
-        return sum(used for used, _ in usage), sum(promised for _, promised in usage)
+    def promised_to_others(self, name: str, studies: Mapping[str, Document]) -> float:
+        """Return the GPU-seconds promised to all studies except `name`."""
+        return sum(self._usage_of(other, body)[1] for other, body in studies.items() if other != name)
+
+    def namespace_usage(self, name: str, account: Account, studies: Mapping[str, Document], spent: float) -> float:
+        """Return the GPU-seconds that count against the namespace's cap: those of the account, and those it does not contain yet.
+
+        A study that ran before the account existed is missing in it until it is reconciled. `spent`: GPU-seconds of study `name`.
+        """
+        missing = max(0.0, spent - account.billed_to(studies[name]["metadata"]["uid"])) if not account.resets else 0.0
+        for other, body in studies.items():
+            if other != name and not account.resets:
+                missing += max(0.0, self._usage_of(other, body)[0] - account.billed_to(body["metadata"]["uid"]))
+        return account.used + missing
+
+    def _usage_of(self, name: str, body: Document) -> tuple[float, float]:
+        """Return the GPU-seconds used by, and promised to, a study; from its status if this process has not reconciled it yet."""
+        return self._usage.get(name) or _usage_in_status(body)
 
     def set_usage(self, name: str, used: float, promised: float) -> None:
         """Record the GPU-seconds of a study's attempts and the estimated remaining GPU-seconds of its tasks in flight."""
@@ -36,14 +51,14 @@ class FairShare:
     # The queue for Workflows
 
     def dequeue(self, name: str, now: datetime) -> datetime:
-        """Remove a study from the queue and return since when it was queued, `now` if it was not.
+        """Remove a study from the queue and return the time from which it waited; `now` if it was not queued.
 
         A study is not queued while it is reconciled, so that a failing reconcile never blocks the others.
         """
         return self._queued_since.pop(name, now)
 
     def enqueue(self, name: str, since: datetime) -> None:
-        """Queue a study, by the time since which it has waited."""
+        """Queue a study. `since`: the time from which it has waited; the queue is sorted by it."""
         self._queued_since[name] = since
 
     def count_ahead(self, since: datetime) -> int:

@@ -1,4 +1,4 @@
-"""Workflows that read the files of a study and store their fingerprints, for studies whose file states none.
+"""Workflows that read the files of a study and store their fingerprints, for studies whose file declares none.
 
 `study_reconciler` calls it while a study has no plan, and removes outdated Workflows once it has one.
 """
@@ -20,7 +20,7 @@ PREFIX: Final = "ss-files-"
 
 
 class FileFingerprints:
-    """Submits and deletes these Workflows. `image`: image of the pods, "" for the study's own."""
+    """Submits and deletes the Workflows that fingerprint files. `image`: image of the pods, "" for the study's own."""
 
     def __init__(self, cluster: Cluster, image: str) -> None:
         self._cluster = cluster
@@ -46,7 +46,7 @@ class FileFingerprints:
             LOG.info("study %s: Workflow %s already exists", why.study.name, name)
 
     def delete_outdated(self, study: str, current: str, snapshot: Snapshot) -> None:
-        """Delete the running Workflows of a study but `current`. Otherwise Argo would retry them for days after an edit."""
+        """Delete the running Workflows of a study except `current`. Otherwise Argo would retry them for days after an edit."""
         for workflow in snapshot.workflows_of_study(study):
             if workflow.name.startswith(PREFIX) and workflow.name != current and not workflow.is_over:
                 self._cluster.delete("workflows", workflow.name)

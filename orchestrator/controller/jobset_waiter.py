@@ -24,11 +24,11 @@ from typing import Any, Final
 
 from orchestrator.cluster.port import Cluster, Document
 from orchestrator.contract.exits import KILLED, RETRIED_WITHOUT_COUNTING, ExitCode
+from orchestrator.contract.vocabulary import LABEL_JOBSET
 from orchestrator.errors import AlreadyExists, ClusterError, NotFound, ScalingStudyError
 
-LABEL_JOBSET: Final = "jobset.sigs.k8s.io/jobset-name"
 LABEL_INDEX: Final = "batch.kubernetes.io/job-completion-index"
-"""Labels that JobSet and Kubernetes set on the pods."""
+"""Label that Kubernetes sets on the pods of an indexed job."""
 
 ROUND_SECONDS: Final = 2
 """Duration of one watch; a stop request is handled after at most this time."""
@@ -210,6 +210,9 @@ def main() -> int:
     """Run the waiter and return one of the exit codes of `contract.exits`."""
     from orchestrator.cluster.kubernetes_api import connect
 
+    if missing := [name for name in ("POD_NAME", "POD_UID", "JOBSET") if name not in os.environ]:
+        print(f"{__doc__}\nMissing in the environment: {', '.join(missing)}", file=sys.stderr)
+        return ExitCode.FAILED
     owner = os.environ["POD_NAME"], os.environ["POD_UID"]
     try:
         waiter = Waiter(connect(), json.loads(os.environ["JOBSET"]), owner, show)

@@ -17,12 +17,13 @@ from orchestrator.contract.exits import ExitCode, meaning_of
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.vocabulary import CLOCK_MARGIN
 from orchestrator.errors import KeyMissing, StoreUnavailable
+from orchestrator.reconcile.account import LeasedTime
 from orchestrator.reconcile.observed import ObservedLease, ObservedPod
 from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
 from orchestrator.store.leases import LeaseBody, history, record_end, seconds
 from orchestrator.store.maintenance import GcReport, read_gc_report
-from orchestrator.store.records import done
+from orchestrator.store.records import IntactRecords, done
 
 # A lease is renewed every five seconds at most (orchestrator.store.leases.RENEW_SECONDS)
 REREAD_AFTER: Final = timedelta(seconds=10)
@@ -49,11 +50,17 @@ class _Attempt:
     reached: int
     start: datetime
     number: int
+    host: str
+    node: str
+    gpus: int
 
 
 @dataclass(slots=True)
 class _History:
-    """Attempts on a work root. `depends_on`: by study, because studies that share a trajectory have different tasks on it."""
+    """Cached attempts on a work root.
+
+    `depends_on`: study -> the facts that the cached attempts depend on. Studies that share a trajectory have different tasks on it.
+    """
 
     attempts: tuple[_Attempt, ...]
     depends_on: dict[str, Hashable]
@@ -67,6 +74,7 @@ class TaskActivity:
     pods: Sequence[ObservedPod]
     ended_workflows: Sequence[str]
     is_active: bool
+    ended_attempts: int = 0
 
 
 class LeaseCache:
@@ -75,16 +83,34 @@ class LeaseCache:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.done: frozenset[str] = frozenset()
+        """Tasks that are marked as finished, without those whose record `check_records` found to be damaged or missing."""
         self.created: set[str] = set()
         """Digests whose `task.json` is known to exist."""
         self.retention: GcReport | None = None
         """Report of the last garbage collection of the store."""
+        self._records = IntactRecords(store)
         self._histories: dict[str, _History] = {}
         self._retention_read_at: datetime | None = None
 
     def read_done(self) -> None:
         """List the completed tasks; called once per round. Raises StoreUnavailable."""
-        self.done = frozenset(intern(digest) for digest in done(self.store))
+        marked = frozenset(intern(digest) for digest in done(self.store))
+        self._records.forget_others(marked)
+        self.done = marked - self._records.damaged.keys()
+
+    @property
+    def damaged_records(self) -> Mapping[str, str]:
+        """Task -> problem of its record, for tasks that are marked as finished but do not count as done."""
+        return self._records.damaged
+
+    def check_records(self, digests: Iterable[str]) -> None:
+        """Read the records of these tasks that are marked as finished: each once, a damaged one at every call until it is replaced.
+
+        A task with a damaged or missing record is not done: it runs again, and the trainer quarantines the record. Raises StoreUnavailable.
+        """
+        asked = [digest for digest in digests if digest in self.done or digest in self._records.damaged]
+        intact = self._records.finished(asked)
+        self.done = (self.done - self._records.damaged.keys()) | intact
 
     def read_retention(self, now: datetime) -> None:
         """Read the garbage-collection report if the cached one is some minutes old. Raises StoreUnavailable."""
@@ -94,16 +120,17 @@ class LeaseCache:
     def read_leases_of_plan(
         self, study: str, plan: Plan, activity: Callable[[str], TaskActivity], now: datetime, other_roots: Iterable[str] = ()
     ) -> None:
-        """Read the lease histories of a plan's tasks that may have changed.
+        """Check the records of a plan's tasks, and read the lease histories that may have changed.
 
         `activity`: returns the activity of a digest. `other_roots`: work roots of earlier plans, read once. Raises StoreUnavailable.
         """
+        self.check_records(plan.tasks)
         depends_on: dict[str, list[Hashable]] = defaultdict(list)
         active: set[str] = set()
         for digest, task in plan.tasks.items():
             root, seen = work_root(task.kind, task.work), activity(digest)
             pods = [(pod.name, pod.phase, pod.deletion_deadline is None) for pod in seen.pods]
-            depends_on[root].append((digest in self.done, *seen.ended_workflows, *pods))
+            depends_on[root].append((digest in self.done, seen.ended_attempts, *seen.ended_workflows, *pods))
             if seen.is_active and digest not in self.done:
                 active.add(root)
         roots = {**dict.fromkeys(other_roots, ()), **{root: tuple(parts) for root, parts in depends_on.items()}}
@@ -151,6 +178,14 @@ class LeaseCache:
     def gpu_seconds(self, roots: Iterable[str], study: str) -> float:
         """Return the GPU-seconds of a study's attempts on these work roots."""
         return sum(attempt.gpu_seconds for root in roots for attempt in self._attempts(root) if attempt.study == study)
+
+    def leased_times(self, roots: Iterable[str], study: str) -> list[LeasedTime]:
+        """Return the GPU-seconds of each of a study's attempts on these work roots."""
+        own = (attempt for root in roots for attempt in self._attempts(root) if attempt.study == study)
+        return [
+            LeasedTime(attempt.host, attempt.start, attempt.gpu_seconds, attempt.gpus, attempt.node, attempt.code is not None)
+            for attempt in own
+        ]
 
     def gpu_seconds_of_task(self, root: str, digest: str) -> float:
         return sum(attempt.gpu_seconds for attempt in self._attempts(root) if attempt.digest == digest)
@@ -222,6 +257,9 @@ def _attempt(body: LeaseBody) -> _Attempt:
         reached=body.tokens,
         start=body.start,
         number=body.number,
+        host=intern(body.host),
+        node=intern(body.workflow_node),
+        gpus=body.gpus,
     )
 
 

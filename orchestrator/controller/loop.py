@@ -14,7 +14,7 @@ from orchestrator.controller.queue import WorkQueue
 from orchestrator.controller.snapshot import Snapshot, take_snapshot
 from orchestrator.controller.study_reconciler import StudyReconciler
 from orchestrator.errors import ClusterError, ScalingStudyError
-from orchestrator.reconcile.policy import read_policy
+from orchestrator.reconcile.policy import missing_limits, read_policy
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -22,13 +22,18 @@ LOG: Final = logging.getLogger(__name__)
 DEBOUNCE_SECONDS: Final = 0.1
 # Minimum pause between rounds. A listing that takes longer raises it, so that at most half of the time is spent on listing.
 MIN_INTERVAL: Final = 0.2
+# Interval of rounds while pods hold GPUs, so that the namespace's cap is enforced in time also for studies that are not reconciled
+BILLING_SECONDS: Final = 10.0
 # Consecutive failures before a study's status reports the error
 FAILURES_BEFORE_REPORT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class LoopOptions:
-    """`relist`: seconds between reconciles of all studies, with or without watch events. `policy`: name of the ConfigMap."""
+    """`relist`: seconds between reconciles of all studies, with or without watch events.
+
+    `policy`: name of the ConfigMap with the namespace's policy, "" where there is none to read.
+    """
 
     relist: float = 180.0
     policy: str = "scaling-study-policy"
@@ -62,7 +67,9 @@ class Loop:
         self._monotonic = monotonic
         self._relist_at = float("-inf")
         self._not_before = float("-inf")
+        self._bill_at = float("inf")
         self._waiting_for_others: set[str] = set()
+        self._missing_limits = ""
 
     def relist(self) -> None:
         """Reconcile all studies in the next step."""
@@ -78,32 +85,60 @@ class Loop:
         """Run one round if any study is due. Errors of the cluster or the store are not raised; the study is queued again."""
         now = self._monotonic()
         is_full = now >= self._relist_at
+        must_bill = now >= self._bill_at
         if not self._may_work() or now < self._not_before:
             return
         due = self.queue.take_due()
-        if not due and not is_full:
+        if not (due or is_full or must_bill):
             return
         try:
             snapshot = take_snapshot(self._cluster, self._clock())
-            self._reconciler.policy = read_policy(self._cluster.read_config(self._options.policy))
+            self._read_policy()
         except ClusterError as problem:
-            self._requeue_after_failed_listing(due, problem)
+            self._requeue_after_failed_listing(due, problem, "listed")
+            return
+        try:
+            self._reconciler.begin_round(snapshot)
+        except ClusterError as problem:
+            self._requeue_after_failed_listing(due, problem, "billed")
+            if not problem.retryable:
+                self._report(snapshot.studies if is_full else due, snapshot, problem)
             return
         self._not_before = self._monotonic() + max(MIN_INTERVAL, self._monotonic() - now)
         self.queue.reset_backoff("")
         if is_full:
             self._relist_at = now + self._options.relist
-        self._reconciler.begin_round(set(snapshot.studies))
         self.on_listed(snapshot)
         self._reconcile_all(dict.fromkeys((*due, *(snapshot.studies if is_full else ()))), snapshot)
+        self._end_round(snapshot)
+        self._bill_at = now + BILLING_SECONDS if self._reconciler.has_running_pods else float("inf")
         self._metrics.observe_round(self._monotonic() - now)
         # set last: a ready controller has reconciled every study that existed
         self.has_listed.set()
 
-    def _requeue_after_failed_listing(self, due: Iterable[str], problem: ClusterError) -> None:
+    def _read_policy(self) -> None:
+        """Read the policy, and log once which limits it does not set. Raises ClusterError."""
+        if not self._options.policy:
+            return
+        data = self._cluster.read_config(self._options.policy)
+        self._reconciler.policy = read_policy(data)
+        missing = missing_limits(data)
+        if missing and missing != self._missing_limits:
+            LOG.warning("ConfigMap %s: %s", self._options.policy, missing)
+        self._missing_limits = missing
+
+    def _end_round(self, snapshot: Snapshot) -> None:
+        try:
+            self._reconciler.end_round(snapshot)
+        except ClusterError as problem:
+            # the next round bills the same pods and leases again
+            self._metrics.count_error(problem)
+            LOG.warning("the namespace's account cannot be written; it is repeated in the next round: %s", problem)
+
+    def _requeue_after_failed_listing(self, due: Iterable[str], problem: ClusterError, what: str) -> None:
         self._metrics.count_error(problem)
         after = self.queue.add_failed("")
-        LOG.warning("the namespace cannot be listed; retrying in %.0f s: %s", after, problem)
+        LOG.warning("the namespace cannot be %s; retrying in %.0f s: %s", what, after, problem)
         self._not_before = self._monotonic() + after
         for name in due:
             self.queue.add(name, after)
@@ -139,8 +174,13 @@ class Loop:
         is_known = isinstance(problem, ScalingStudyError)
         LOG.warning("study %s: retrying in %.0f s: %s", name, after, problem, exc_info=None if is_known else problem)
         if self.queue.failures(name) >= FAILURES_BEFORE_REPORT:
+            self._report((name,), snapshot, problem)
+
+    def _report(self, names: Iterable[str], snapshot: Snapshot, problem: Exception) -> None:
+        for name in names:
             try:
-                self._reconciler.report_failure(snapshot.studies[name], problem)
+                if name in snapshot.studies:
+                    self._reconciler.report_failure(snapshot.studies[name], problem)
             except ClusterError as write_problem:
                 LOG.warning("study %s: the error could not be written to its status: %s", name, write_problem)
 

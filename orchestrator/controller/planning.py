@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from orchestrator.cluster.study_object import RUN_NUMBER
 from orchestrator.contract.plan import Plan
+from orchestrator.contract.vocabulary import ANNOTATION_RETRY
 from orchestrator.errors import InvalidStudy, KeyMissing, PlanRefused
 from orchestrator.planning import plan_study
 from orchestrator.reconcile.policy import Policy, policy_violations
@@ -15,7 +17,7 @@ from orchestrator.spec import Study, read_object
 from orchestrator.store import Store
 from orchestrator.store.addresses import work_root
 from orchestrator.store.plans import freeze, read_plan, versions
-from orchestrator.study.fingerprints import Found, Wanted, key_of, read_result, wanted
+from orchestrator.study.fingerprints import FingerprintRequest, FingerprintResult, fingerprint_request, read_result, result_key
 from orchestrator.study.opening import frozen_plan
 from orchestrator.workflow import Unit, units
 
@@ -39,13 +41,16 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Unplanned:
-    """Why there is no plan, as a false condition. `files`: the files that a pod must fingerprint first, stored under `key`."""
+    """The reason for a missing plan, as a condition with status False.
+
+    `files`: the files that a pod must fingerprint first; their fingerprints are stored under `key`.
+    """
 
     condition: str
     reason: str
     message: str
     study: Study | None = None
-    files: Wanted | None = None
+    files: FingerprintRequest | None = None
     key: str = ""
 
     @property
@@ -74,9 +79,9 @@ def plan(study: Study, uid: str, store: Store) -> Planned | Unplanned:
     frozen = frozen_plan(store, study)
     if frozen is not None:
         return _planned(study, store, *frozen)
-    files = wanted(study)
-    key = key_of(uid, files)
-    found = Found() if files.is_nothing else read_result(store, key)
+    files = fingerprint_request(study)
+    key = result_key(uid, files)
+    found = FingerprintResult() if files.is_empty else read_result(store, key)
     if found is None:
         return Unplanned("Planned", "Fingerprinting", "a pod reads the files that have no `fingerprint:`", study, files, key)
     if found.unreachable:
@@ -102,12 +107,26 @@ def _roots(found: Plan) -> set[str]:
     return {work_root(task.kind, task.work) for task in found.tasks.values()}
 
 
+def roots_of_all_versions(store: Store, study: str) -> set[str]:
+    """Return the work roots of every version of a study's plan. Raises StoreError."""
+    return set().union(*(_roots_of_earlier(store, digest) for digest in set(versions(store, study).values())))
+
+
 def _roots_of_earlier(store: Store, digest: str) -> set[str]:
     """Return the work roots of an earlier plan. If the plan was removed, the costs of tasks that only it had are not counted."""
     try:
         return _roots(read_plan(store, digest))
     except KeyMissing:
         return set()
+
+
+def refuse_retry(requested: str) -> Unplanned | None:
+    """Return why the run number requested by the `retry` annotation is invalid, or None."""
+    if not requested or RUN_NUMBER.fullmatch(requested):
+        return None
+    given = requested if len(requested) <= 40 else f"{requested[:40]}... ({len(requested)} characters)"
+    problem = f"{given!r} is not a run number: a whole number of at most 15 digits. Correct it with `scaling-study retry NAME`"
+    return Unplanned("Accepted", "InvalidRetry", f"metadata.annotations[{ANNOTATION_RETRY}]: {problem}")
 
 
 def run_number(status: Mapping[str, Any], requested: str, is_paused: bool, earlier: int = 0) -> int:
@@ -117,4 +136,4 @@ def run_number(status: Mapping[str, Any], requested: str, is_paused: bool, earli
     """
     before = int(status.get("runNumber") or earlier + 1)
     resumed = not is_paused and status.get("phase") in ("Paused", "Stopping")
-    return max(before + resumed, int(requested) if requested.isdecimal() else 1)
+    return max(before + resumed, int(requested) if RUN_NUMBER.fullmatch(requested) else 1)

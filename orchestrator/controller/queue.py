@@ -1,4 +1,4 @@
-"""Work queue of studies, by the time at which they are due.
+"""Work queue of studies, ordered by due time.
 
 The loop takes due studies; watches and reconciles add them. A study is queued at most once, at the earliest requested time. A study that
 fails is queued again with exponential backoff.

@@ -11,14 +11,12 @@ from orchestrator.cluster.port import Cluster
 from orchestrator.controller.planning import Unplanned
 from orchestrator.errors import Conflict, NotFound
 from orchestrator.reconcile import StudyFacts
-from orchestrator.reconcile.status import condition_of
+from orchestrator.reconcile.status import VALID_MESSAGE, condition_of
 from orchestrator.store.maintenance import GcReport
 
 Document: TypeAlias = dict[str, Any]
 
 MAX_MESSAGE_LENGTH: Final = 1024
-# Equal to the message in orchestrator.reconcile.status, so that the condition does not change once the study is planned
-VALID: Final = "the study is valid and the namespace's policy allows it"
 
 
 class StatusWriter:
@@ -29,7 +27,7 @@ class StatusWriter:
         self._clock = clock
 
     def report_failure(self, body: Document, problem: Exception) -> None:
-        """Set the Degraded condition to an error that stops the reconcile. Raises ClusterError."""
+        """Set the Degraded condition after an error that ended a reconcile. Raises ClusterError."""
         before = body.get("status") or {}
         conditions = {condition["type"]: condition for condition in before.get("conditions") or ()}
         known, reason = conditions.get("Degraded"), type(problem).__name__
@@ -59,17 +57,25 @@ class StatusWriter:
         body["status"], metadata["resourceVersion"] = status, written["metadata"]["resourceVersion"]
 
 
-def unplanned_status(body: Document, why: Unplanned, now: datetime) -> Document:
-    """Return the status of a study without a plan. Other entries are kept from the plan before an edit."""
+def unplanned_status(body: Document, why: Unplanned, now: datetime, *, is_stopping: bool = False) -> Document:
+    """Return the status of a study without a plan. Entries of its previous plan, before an edit, are kept.
+
+    `is_stopping`: Workflows of the previous plan are still running and were requested to stop.
+    """
     before = body.get("status") or {}
     generation = body["metadata"].get("generation", 1)
     conditions = {condition["type"]: condition for condition in before.get("conditions") or ()}
     stamp = _timestamp(now)
     if why.condition == "Planned":
-        conditions["Accepted"] = condition_of("Accepted", True, "Valid", VALID, generation, conditions.get("Accepted"), stamp)
+        conditions["Accepted"] = condition_of("Accepted", True, "Valid", VALID_MESSAGE, generation, conditions.get("Accepted"), stamp)
     conditions[why.condition] = condition_of(
         why.condition, False, why.reason, why.message, generation, conditions.get(why.condition), stamp
     )
+    if why.phase == "Refused":
+        text = "its Workflows are being stopped after a checkpoint; they resume" if is_stopping else "no Workflow runs; the study starts"
+        conditions["Progressing"] = condition_of(
+            "Progressing", is_stopping, "Refused", f"{text} once the study is accepted", generation, conditions.get("Progressing"), stamp
+        )
     return {**before, "observedGeneration": generation, "phase": why.phase, "conditions": list(conditions.values())}
 
 

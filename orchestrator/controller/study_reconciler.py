@@ -11,6 +11,8 @@ from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from orchestrator.cluster.port import Cluster
+from orchestrator.cluster.study_object import retry_requested
+from orchestrator.controller.accounting import Accounting
 from orchestrator.controller.applying import Applier
 from orchestrator.controller.decision_inputs import read_leases, study_facts, study_limits
 from orchestrator.controller.events import EventRecorder
@@ -18,7 +20,7 @@ from orchestrator.controller.fair_share import FairShare
 from orchestrator.controller.file_fingerprints import FileFingerprints, fingerprint_workflow_name
 from orchestrator.controller.lease_cache import LeaseCache, LeaseCaches
 from orchestrator.controller.metrics import Metrics
-from orchestrator.controller.planning import Planned, Unplanned, accept, allow, plan
+from orchestrator.controller.planning import Planned, Unplanned, accept, allow, plan, refuse_retry
 from orchestrator.controller.snapshot import Snapshot
 from orchestrator.controller.status_writer import StatusWriter, retention_status, unplanned_status, with_rejection
 from orchestrator.reconcile import Decision, StudyEvent, Submit, reconcile
@@ -27,7 +29,7 @@ from orchestrator.reconcile.policy import Policy
 from orchestrator.reconcile.task_states import TaskState
 from orchestrator.spec import Study
 from orchestrator.store import Store
-from orchestrator.study.opening import inputs
+from orchestrator.study.opening import paths_by_fingerprint
 from orchestrator.workflow import WAITER_IMAGE, PodSettings, store_label
 
 LOG: Final = logging.getLogger(__name__)
@@ -81,15 +83,31 @@ class StudyReconciler:
         self._files = FileFingerprints(cluster, image)
         self._studies: dict[str, _CachedStudy] = {}
         self._caches = LeaseCaches(open_store)
+        self._accounting = Accounting(cluster, clock, self._caches)
 
-    def begin_round(self, names: set[str]) -> None:
-        """Forget all studies but `names`. Each store is listed again once in the round."""
-        for name in set(self._studies) - names:
+    @property
+    def has_running_pods(self) -> bool:
+        """Whether pods hold GPUs. The next round then starts without waiting for a change."""
+        return self._accounting.account.has_running_pods
+
+    def begin_round(self, snapshot: Snapshot) -> None:
+        """Forget deleted studies, and bill the pods of the namespace.
+
+        Each store is listed once per round. Raises ClusterError: nothing may be submitted then, because it could not be billed.
+        """
+        for name in set(self._studies) - set(snapshot.studies):
             del self._studies[name]
             self._fair_share.forget(name)
             self._metrics.forget(name)
         self._events.retain({known.version[0] for known in self._studies.values()})
         self._caches.begin_round()
+        self._accounting.begin_round(snapshot)
+
+    def end_round(self, snapshot: Snapshot) -> None:
+        """Complete and write the namespace's account; stop all pods if its cap is exceeded. Raises ClusterError."""
+        self._accounting.settle_unplanned(snapshot)
+        self._accounting.enforce_cap(self.policy.gpu_hours, snapshot)
+        self._accounting.save()
 
     def waits_for_others(self, name: str, snapshot: Snapshot) -> bool:
         """Return whether the study waits for a task that another study runs, or is the next to submit a Workflow."""
@@ -108,7 +126,8 @@ class StudyReconciler:
         """
         body = snapshot.studies[name]
         if "deletionTimestamp" in body["metadata"]:
-            return None
+            self._accounting.forget_plan(body["metadata"]["uid"])
+            return self._stop_running(name, snapshot)
         started = time.perf_counter()
         known = self._cached(name, body)
         queued_since = self._fair_share.dequeue(name, self._clock())
@@ -121,7 +140,7 @@ class StudyReconciler:
         return after
 
     def report_failure(self, body: Document, problem: Exception) -> None:
-        """Set the Degraded condition to an error that stops the reconcile. Raises ClusterError."""
+        """Set the Degraded condition after an error that ended a reconcile. Raises ClusterError."""
         self._status.report_failure(body, problem)
 
     def _cached(self, name: str, body: Document) -> _CachedStudy:
@@ -135,7 +154,7 @@ class StudyReconciler:
     def _plan(self, known: _CachedStudy, body: Document) -> Planned | Unplanned:
         if isinstance(known.study, Unplanned):
             return known.study
-        forbidden = allow(known.study, self.policy)
+        forbidden = refuse_retry(retry_requested(body)) or allow(known.study, self.policy)
         if forbidden is not None:
             return forbidden
         if known.planned is None:
@@ -147,22 +166,31 @@ class StudyReconciler:
 
     def _reconcile_unplanned(self, why: Unplanned, body: Document, snapshot: Snapshot) -> float | None:
         name = body["metadata"]["name"]
-        if isinstance(body["spec"], dict) and body["spec"].get("paused"):
-            self._stop_running(name, snapshot)
+        self._accounting.forget_plan(body["metadata"]["uid"])
+        stops = why.phase == "Refused" or (isinstance(body["spec"], dict) and bool(body["spec"].get("paused")))
+        after = self._stop_running(name, snapshot) if stops else ACTIVE_SECONDS
         self._files.delete_outdated(name, fingerprint_workflow_name(why), snapshot)
         if why.files is not None and why.study is not None:
             self._files.submit(why, self._pod_settings(why.study, body, 1, {}), snapshot)
-        status = unplanned_status(body, why, self._clock())
+        status = unplanned_status(body, why, self._clock(), is_stopping=stops and after is not None)
         if why.phase == "Refused":
             self._events.record(body, [StudyEvent(why.reason, why.message.partition("\n")[0][:512], is_warning=True)])
         self._status.write(body, status)
-        return None if why.phase == "Refused" else ACTIVE_SECONDS
+        return after if why.phase == "Refused" else ACTIVE_SECONDS
 
-    def _stop_running(self, name: str, snapshot: Snapshot) -> None:
-        """Stop the Workflows that run for an earlier plan of the study."""
-        for workflow in snapshot.workflows_of_study(name):
-            if workflow.digests and not workflow.is_over and not workflow.was_stopped:
+    def _stop_running(self, name: str, snapshot: Snapshot) -> float | None:
+        """Stop the Workflows of a study that is refused, paused without a plan, or being deleted.
+
+        Return the seconds until the next reconcile, None once nothing runs.
+        """
+        running = [workflow for workflow in snapshot.workflows_of_study(name) if workflow.digests]
+        for workflow in running:
+            if not workflow.is_over and not workflow.was_stopped:
+                LOG.info("study %s: stopping Workflow %s, because the study is refused, paused or being deleted", name, workflow.name)
                 self._cluster.stop_workflow(workflow.name)
+        names = {workflow.name for workflow in running}
+        has_pods = any(pod.workflow in names and not pod.is_over for pod in snapshot.pods)
+        return ACTIVE_SECONDS if has_pods or not all(workflow.is_over for workflow in running) else None
 
     def _reconcile_planned(
         self, known: _CachedStudy, planned: Planned, body: Document, snapshot: Snapshot, queued_since: datetime
@@ -172,12 +200,14 @@ class StudyReconciler:
         cache = self._caches.get(study.spec.store)
         read_leases(planned, cache, snapshot, now)
         facts = study_facts(planned, cache, body)
-        spent = cache.gpu_seconds(planned.roots, study.name)
+        uid = body["metadata"]["uid"]
+        self._accounting.settle(study.name, uid, study.spec.store, cache, planned.roots, snapshot)
+        spent = max(cache.gpu_seconds(planned.roots, study.name), self._accounting.account.billed_to(uid))
         if known.failures_run_number != facts.run_number:
             known.final_failures, known.failures_run_number = {}, facts.run_number
         observed = self._observe(planned, cache, snapshot, known.final_failures, spent, queued_since)
         decision = reconcile(facts, planned.plan, planned.units, observed, study_limits(planned, cache, self.policy), now)
-        settings = self._pod_settings(study, body, facts.run_number, inputs(study, planned.plan))
+        settings = self._pod_settings(study, body, facts.run_number, paths_by_fingerprint(study, planned.plan))
         applier = Applier(self._cluster, cache, snapshot, planned.plan, settings)
         applier.apply(decision.actions)
         self._fair_share.set_usage(study.name, spent, decision.promised)
@@ -201,15 +231,14 @@ class StudyReconciler:
     ) -> Observation:
         name = planned.study.name
         workflows, pods = snapshot.related(name, planned.plan.tasks, store_label(planned.study.spec.store))
-        others, others_promised = self._fair_share.usage_of_others(name, snapshot.studies)
         return Observation(
             done=cache.done,
             workflows=workflows,
             pods=pods,
             leases=cache.leases(planned.plan, self._clock()),
             spent=spent,
-            others=others,
-            others_promised=others_promised,
+            namespace_spent=self._fair_share.namespace_usage(name, self._accounting.account, snapshot.studies, spent),
+            others_promised=self._fair_share.promised_to_others(name, snapshot.studies),
             others_in_flight=snapshot.count_running_of_others(name),
             others_first=self._fair_share.count_ahead(queued_since),
             final_failures=failures,

@@ -8,6 +8,7 @@ from typing import Any, Final
 import yaml
 
 from orchestrator.contract.vocabulary import API_VERSION, OBJECT_KIND
+from orchestrator.crd.account import account_definition
 from orchestrator.crd.rules import rules
 from orchestrator.crd.schema import Schema, schema_of
 from orchestrator.crd.status import COLUMNS, STATUS
@@ -21,7 +22,7 @@ _HEADER: Final = "# Generated from the models of the study file by `python -m or
 
 
 def definition() -> dict[str, Any]:
-    """Return the CustomResourceDefinition as a plain object."""
+    """Return the CustomResourceDefinition as a dictionary."""
     version = {
         "name": VERSION,
         "served": True,
@@ -45,7 +46,7 @@ def _schema() -> Schema:
     name = {"type": "string", "maxLength": 63, "pattern": f"^{LABEL_PATTERN}$"}
     return {
         "type": "object",
-        "description": "A scaling study: a grid of sizes x code proportions x seeds, and the stages that its models go through.",
+        "description": "A scaling study: a grid of sizes x code proportions x seeds, and the training stages of its models.",
         "required": ["spec"],
         "properties": {
             "apiVersion": {"type": "string", "description": "Version of the format."},
@@ -57,9 +58,10 @@ def _schema() -> Schema:
     }
 
 
-def written() -> str:
-    """Return the definition as the text of its file."""
-    return _HEADER + yaml.dump(definition(), Dumper=_Dumper, sort_keys=False, width=140, allow_unicode=True)
+def to_yaml() -> str:
+    """Return the definitions of study and account as YAML documents, with a header."""
+    both = [definition(), account_definition()]
+    return _HEADER + yaml.dump_all(both, Dumper=_Dumper, sort_keys=False, width=140, allow_unicode=True)
 
 
 class _Dumper(yaml.SafeDumper):

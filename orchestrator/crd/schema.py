@@ -1,7 +1,7 @@
-"""The models as a structural schema.
+"""Convert the models to a structural schema (OpenAPI v3, as a CustomResourceDefinition requires).
 
-What a structural schema cannot express is checked by the controller: values with a short and a long form (`tokens`, `seeds`, settings by
-size) and the keys of maps are not checked here. Rules across several fields are in `rules`, as far as CEL can express them.
+The controller checks what a structural schema cannot express: values with a short and a long form (`tokens`, `seeds`, settings by size)
+and the keys of maps. Rules across several fields are in `rules`, as far as CEL can express them.
 """
 
 from decimal import Decimal
@@ -9,13 +9,13 @@ from typing import Any, Final
 
 from orchestrator.spec.fields import Choice, Text
 from orchestrator.spec.messages import Path
-from orchestrator.spec.model_tree import Anything, Either, Entry, Fields, Leaf, Listed, Mapped
-from orchestrator.spec.numbers import LARGEST_PLAIN, Quantity
+from orchestrator.spec.model_tree import AnyValue, Entry, Fields, Leaf, ListOf, MapOf, OneOf
+from orchestrator.spec.numbers import MAX_SAFE_INTEGER, Quantity
 
 Schema = dict[str, Any]
 
-# The longest number that anybody needs: 18 digits before the point, 17 after it, an exponent
-LONGEST_NUMBER: Final = 48
+# Characters of the longest valid number: 18 digits, a point, 17 digits and an exponent, with some reserve
+MAX_NUMBER_LENGTH: Final = 48
 
 
 def schema_of(entry: Entry, rules: dict[Path, list[Schema]], path: Path = ()) -> Schema:
@@ -27,32 +27,38 @@ def schema_of(entry: Entry, rules: dict[Path, list[Schema]], path: Path = ()) ->
 def _plain(entry: Entry, rules: dict[Path, list[Schema]], path: Path) -> Schema:
     if isinstance(entry, Leaf):
         return _leaf(entry)
-    if isinstance(entry, Listed):
+    if isinstance(entry, ListOf):
         items = schema_of(entry.item, rules, (*path, "*"))
-        return {"type": "array", "minItems": entry.fewest, "maxItems": entry.most, "x-kubernetes-list-type": "atomic", "items": items}
-    if isinstance(entry, Mapped):
+        return {
+            "type": "array",
+            "minItems": entry.min_items,
+            "maxItems": entry.max_items,
+            "x-kubernetes-list-type": "atomic",
+            "items": items,
+        }
+    if isinstance(entry, MapOf):
         values = schema_of(entry.value, rules, (*path, "*"))
-        return {"type": "object", "minProperties": entry.fewest, "maxProperties": entry.most, "additionalProperties": values}
+        return {"type": "object", "minProperties": entry.min_items, "maxProperties": entry.max_items, "additionalProperties": values}
     if isinstance(entry, Fields):
         return _object(entry, rules, path)
-    return _either(entry, rules, path) if isinstance(entry, Either) else {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    return _either(entry, rules, path) if isinstance(entry, OneOf) else {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 
 
 def _object(entry: Fields, rules: dict[Path, list[Schema]], path: Path) -> Schema:
     properties = {}
     for key, field in entry.fields.items():
         inner = schema_of(field.entry, rules, (*path, key))
-        properties[key] = {"description": field.description, **inner} if not isinstance(field.entry, Anything) else inner
-    needed = [key for key, field in entry.fields.items() if field.needed]
-    return {"type": "object", **({"required": needed} if needed else {}), "properties": properties}
+        properties[key] = {"description": field.description, **inner} if not isinstance(field.entry, AnyValue) else inner
+    required = [key for key, field in entry.fields.items() if field.required]
+    return {"type": "object", **({"required": required} if required else {}), "properties": properties}
 
 
-def _either(entry: Either, rules: dict[Path, list[Schema]], path: Path) -> Schema:
-    if all(isinstance(way, Fields) for way in entry.ways):
-        fields = {key: field for way in entry.ways if isinstance(way, Fields) for key, field in way.fields.items()}
+def _either(entry: OneOf, rules: dict[Path, list[Schema]], path: Path) -> Schema:
+    if all(isinstance(form, Fields) for form in entry.forms):
+        fields = {key: field for form in entry.forms if isinstance(form, Fields) for key, field in form.fields.items()}
         return {key: value for key, value in _object(Fields("", "", fields), rules, path).items() if key != "required"}
-    leaves = [kind for way in entry.ways if isinstance(way, Leaf) for kind in way.types]
-    if any(not isinstance(way, Leaf) for way in entry.ways):
+    leaves = [kind for form in entry.forms if isinstance(form, Leaf) for kind in form.types]
+    if any(not isinstance(form, Leaf) for form in entry.forms):
         return {"x-kubernetes-preserve-unknown-fields": True}
     patterns = [kind.pattern.removeprefix("^").removesuffix("$") for kind in leaves if isinstance(kind, (Text, Quantity))]
     return _int_or_string("|".join(f"({pattern})" for pattern in patterns), [kind for kind in leaves if isinstance(kind, Quantity)])
@@ -63,20 +69,20 @@ def _leaf(entry: Leaf) -> Schema:
     if isinstance(kind, Choice):
         return {"type": "string", "enum": [str(word) for word in kind.words]}
     if isinstance(kind, Text):
-        return {"type": "string", "minLength": 1, "maxLength": kind.longest, "pattern": f"^({kind.pattern})$"}
-    if isinstance(kind, Quantity) and kind.plain:
+        return {"type": "string", "minLength": 1, "maxLength": kind.max_length, "pattern": f"^({kind.pattern})$"}
+    if isinstance(kind, Quantity) and kind.allow_integer:
         return _int_or_string(kind.pattern.removeprefix("^").removesuffix("$"), [kind])
     if isinstance(kind, Quantity):
-        return {"type": "string", "maxLength": LONGEST_NUMBER, "pattern": kind.pattern}
+        return {"type": "string", "maxLength": MAX_NUMBER_LENGTH, "pattern": kind.pattern}
     return {"type": "boolean"}
 
 
 def _int_or_string(pattern: str, quantities: list[Quantity]) -> Schema:
     schema: Schema = {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}
-    schema |= {"maxLength": LONGEST_NUMBER, "pattern": f"^({pattern})$"}
+    schema |= {"maxLength": MAX_NUMBER_LENGTH, "pattern": f"^({pattern})$"}
     lowest = [quantity.low for quantity in quantities if quantity.low is not None]
     highest = [quantity.high for quantity in quantities if quantity.high is not None]
     if lowest:
         schema["minimum"] = int(min(lowest)) + (1 if any(quantity.above for quantity in quantities) else 0)
-    schema["maximum"] = min(int(max(highest, default=Decimal(LARGEST_PLAIN))), LARGEST_PLAIN)
+    schema["maximum"] = min(int(max(highest, default=Decimal(MAX_SAFE_INTEGER))), MAX_SAFE_INTEGER)
     return schema

@@ -2,114 +2,114 @@
 
 from typing import Any, Final
 
-from orchestrator.reconcile.task_states import MOST_CELL_LETTERS
+from orchestrator.reconcile.task_states import MAX_CELL_LETTERS
 
 Schema = dict[str, Any]
 
-MOST_FAILED_CELLS: Final = 20
-"""Maximum number of failed cells that the status names; the count includes all."""
+MAX_FAILED_CELLS: Final = 20
+"""Maximum number of failed cells listed in the status; `counts.cellsFailed` counts all."""
 
 
-def _text(description: str, longest: int = 1024) -> Schema:
+def text_field(description: str, longest: int = 1024) -> Schema:
     return {"type": "string", "maxLength": longest, "description": description}
 
 
-def _count(description: str) -> Schema:
+def count_field(description: str) -> Schema:
     return {"type": "integer", "format": "int64", "minimum": 0, "description": description}
 
 
-# metav1.Condition, as the API of Kubernetes itself has it
+# metav1.Condition of the Kubernetes API
 _CONDITION: Final[Schema] = {
     "type": "object",
     "required": ["type", "status", "lastTransitionTime", "reason", "message"],
     "properties": {
-        "type": _text("Accepted, Planned, Progressing, BudgetExhausted, Degraded or Succeeded.", 316),
-        "status": {"type": "string", "enum": ["True", "False", "Unknown"], "description": "Whether it holds."},
-        "observedGeneration": _count("The generation of the study that it was said of."),
-        "lastTransitionTime": {"type": "string", "format": "date-time", "description": "When its status last changed."},
-        "reason": {**_text("One word for why.", 1024), "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"},
-        "message": _text("Why, for people.", 32768),
+        "type": text_field("Accepted, Planned, Progressing, BudgetExhausted, Degraded or Succeeded.", 316),
+        "status": {"type": "string", "enum": ["True", "False", "Unknown"], "description": "Status of the condition."},
+        "observedGeneration": count_field("Generation of the study that the condition is based on."),
+        "lastTransitionTime": {"type": "string", "format": "date-time", "description": "Time of the last change of `status`."},
+        "reason": {**text_field("Machine-readable reason.", 1024), "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"},
+        "message": text_field("Human-readable explanation.", 32768),
     },
 }
 
 _FAILED_CELL: Final[Schema] = {
     "type": "object",
     "required": ["name"],
-    "properties": {"name": _text("Name of the cell.", 256), "reason": _text("What failed, and what its last attempt said.")},
+    "properties": {"name": text_field("Name of the cell.", 256), "reason": text_field("Failed task, and the error of its last attempt.")},
 }
 
 STATUS: Final[Schema] = {
     "type": "object",
     "description": "Written by the controller.",
     "properties": {
-        "observedGeneration": _count("The generation of the study that all of this is about."),
-        "phase": _text("One word for the whole: Planning, Refused, Running, Stopping, Paused, Held, Failed or Succeeded.", 64),
-        "planDigest": _text("Digest of the frozen plan.", 64),
-        "planVersion": _count("Which plan of the study it is, from 1."),
-        "runNumber": _count("One more after every pause, and after a person's retry."),
+        "observedGeneration": count_field("Generation of the study that the status is based on."),
+        "phase": text_field("Phase of the study: Planning, Refused, Running, Stopping, Paused, Held, Failed or Succeeded.", 64),
+        "planDigest": text_field("Digest of the frozen plan.", 64),
+        "planVersion": count_field("Version of the frozen plan, counted from 1."),
+        "runNumber": count_field("Number of the run; every resume after a pause, and every retry by a user, adds 1."),
         "conditions": {
             "type": "array",
             "maxItems": 16,
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["type"],
-            "description": "What holds of the study.",
+            "description": "Conditions of the study.",
             "items": _CONDITION,
         },
         "counts": {
             "type": "object",
-            "description": "Cells and tasks by how far they are.",
+            "description": "Numbers of cells and tasks by state.",
             "properties": {
-                "cells": _count("Cells of the grid."),
-                "cellsDone": _count("Cells with every record."),
-                "cellsFailed": _count("Cells that no retry of the controller's can finish."),
-                "tasks": _count("Tasks of the plan, each once however many cells share it."),
-                "tasksDone": _count("Tasks with a record."),
-                "tasksRunning": _count("Tasks whose pod runs."),
-                "tasksQueued": _count("Tasks that are submitted and wait: for a GPU, a quota, or an earlier task."),
-                "tasksFailed": _count("Tasks that were refused or failed too often."),
+                "cells": count_field("Cells of the grid."),
+                "cellsDone": count_field("Cells with all records."),
+                "cellsFailed": count_field("Cells that failed permanently: the controller does not retry them."),
+                "tasks": count_field("Tasks of the plan; a task that several cells share is counted once."),
+                "tasksDone": count_field("Tasks with a record."),
+                "tasksRunning": count_field("Tasks with a running pod."),
+                "tasksQueued": count_field("Submitted tasks that wait for a GPU, a quota, or an earlier task."),
+                "tasksFailed": count_field("Tasks that failed permanently."),
             },
         },
-        "cellsDone": _text("done/total.", 64),
-        "cellStates": _text(
-            "A letter for every cell, in the order of the plan: Done, Running, Queued, Stopping, sTalled, Failed, Awaited; a dot waits.",
-            MOST_CELL_LETTERS,
+        "cellsDone": text_field("Cells done / total.", 64),
+        "cellStates": text_field(
+            "One letter per cell, in plan order: Done, Running, Queued, Stopping, sTalled, Failed, Awaited; a dot: not submitted.",
+            MAX_CELL_LETTERS,
         ),
         "failedCells": {
             "type": "array",
-            "maxItems": MOST_FAILED_CELLS,
+            "maxItems": MAX_FAILED_CELLS,
             "x-kubernetes-list-type": "atomic",
-            "description": f"The first {MOST_FAILED_CELLS} failed cells.",
+            "description": f"The first {MAX_FAILED_CELLS} failed cells.",
             "items": _FAILED_CELL,
         },
         "gpuHours": {
             "type": "object",
-            "description": "What it has cost, by the leases.",
+            "description": "GPU-hours of the study, from the leases of its tasks.",
             "properties": {
-                "used": _text("Spent, also by attempts whose pods are gone.", 32),
-                "budget": _text("What may be spent.", 32),
-                "promised": _text("What is in flight is still estimated to cost.", 32),
-                "summary": _text("used/budget.", 64),
+                "used": text_field("GPU-hours used, including attempts whose pods were deleted.", 32),
+                "budget": text_field("Budget in GPU-hours.", 32),
+                "promised": text_field("Estimated remaining GPU-hours of the submitted tasks.", 32),
+                "summary": text_field("Used / budget.", 64),
             },
         },
         "retention": {
             "type": "object",
-            "description": "What the last clearing of the study's store found.",
+            "description": "Result of the last garbage collection of the study's store.",
             "properties": {
-                "lookedAt": {"type": "string", "format": "date-time", "description": "When."},
-                "objects": _count("Objects that no plan, record or attempt needs."),
-                "bytes": _count("Their size."),
-                "removed": {"type": "boolean", "description": "Whether they were removed; otherwise they would have been."},
+                "lookedAt": {"type": "string", "format": "date-time", "description": "Time of the garbage collection."},
+                "objects": count_field("Number of unreferenced objects: no plan, record or attempt needs them."),
+                "bytes": count_field("Total size of these objects."),
+                "removed": {"type": "boolean", "description": "Whether the objects were removed; false for a dry run."},
             },
         },
-        "eta": _text("When it will be done as it goes now.", 64),
+        "eta": text_field("Estimated time of completion at the current rate.", 64),
     },
 }
 
 COLUMNS: Final[list[Schema]] = [
-    {"name": "State", "type": "string", "jsonPath": ".status.phase", "description": "One word for the whole."},
-    {"name": "Cells", "type": "string", "jsonPath": ".status.cellsDone", "description": "Cells done of all."},
-    {"name": "Failed", "type": "integer", "jsonPath": ".status.counts.cellsFailed", "description": "Cells that no retry can finish."},
-    {"name": "GPU-h", "type": "string", "jsonPath": ".status.gpuHours.summary", "description": "GPU-hours spent of the budget."},
-    {"name": "ETA", "type": "string", "jsonPath": ".status.eta", "description": "When it will be done as it goes now."},
+    {"name": "State", "type": "string", "jsonPath": ".status.phase", "description": "Phase of the study."},
+    {"name": "Cells", "type": "string", "jsonPath": ".status.cellsDone", "description": "Cells done / total."},
+    {"name": "Failed", "type": "integer", "jsonPath": ".status.counts.cellsFailed", "description": "Cells that failed permanently."},
+    {"name": "GPU-h", "type": "string", "jsonPath": ".status.gpuHours.summary", "description": "GPU-hours used / budget."},
+    {"name": "ETA", "type": "string", "jsonPath": ".status.eta", "description": "Estimated time of completion at the current rate."},
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
 ]

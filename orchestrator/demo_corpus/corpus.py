@@ -80,7 +80,7 @@ def _not_ours(folder: Path, why: str) -> ScalingStudyError:
 
 
 def _begin(folder: Path) -> None:
-    """Marks the folder as ours and clears what an interrupted run has left there; never anything else."""
+    """Mark the folder as a demo corpus and delete what an interrupted run has written. Other files are never deleted."""
     if folder.exists() and any(folder.iterdir()) and not (folder / UNFINISHED).exists():
         raise _not_ours(folder, "it has files in it and no manifest of a demo corpus")
     folder.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ from orchestrator.local.workers import (
 )
 from orchestrator.monitor.progress import Listener, Meter, Snapshot
 from orchestrator.store import Store
-from orchestrator.store.records import create_task, done
+from orchestrator.store.records import IntactRecords, create_task, done, finished_tasks
 
 # Longest wait for a message, in seconds; also the interval at which the displayed times are updated without events
 TICK: Final = 0.5
@@ -78,7 +78,10 @@ def run_plan(
     `python -m trainer worker` with this interpreter. Raises PlanRefused for an unknown cell or missing GPUs, StoreError if the store
     cannot be read, ScalingStudyError if workers cannot start.
     """
-    schedule = Schedule(plan, wanted_tasks(plan, only), done(store))
+    wanted, records = wanted_tasks(plan, only), IntactRecords(store)
+    schedule = Schedule(plan, wanted, records.finished(wanted & done(store)))
+    for digest, why in records.damaged.items():
+        listener.note(f"{plan.tasks[digest].kind} {plan.tasks[digest].label} is run again: {why}")
     devices = share_gpus(placement.gpus, workers) if placement.gpus else []
     pool = WorkerPool(
         command or trainer_command(store.url), environment(placement.threads), logs, len(devices) or workers or cores(), devices
@@ -228,7 +231,7 @@ class _Run:
     def _recheck_needs(self, digest: str) -> None:
         """Queue again the tasks whose outputs are missing: a trainer that reads a damaged input quarantines it."""
         try:
-            there = done(self.store)
+            there = finished_tasks(self.store, self.schedule.plan.tasks[digest].needs)
         except StoreError:
             return
         for lost in self.schedule.recheck(digest, there):

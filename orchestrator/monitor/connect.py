@@ -43,7 +43,7 @@ def resolve_study(study: str) -> StudyReference:
     A file needs only a readable name; its other mistakes are ignored here. Raises InvalidStudy for a file without a name.
     """
     path = Path(study)
-    if not path.is_file():
+    if not is_file(study):
         return StudyReference(study)
     try:
         values = read_document(path.read_bytes(), study)[0].values
@@ -54,6 +54,14 @@ def resolve_study(study: str) -> StudyReference:
         namespace = metadata.get("namespace")
         return StudyReference(metadata["name"], path, namespace if isinstance(namespace, str) else "")
     return StudyReference(read_study(path).name, path)
+
+
+def is_file(path: str) -> bool:
+    """Return whether there is a file at a path; False for a text that cannot be a path, such as one of 300 characters."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def resolve_namespace(reference: StudyReference, given: str) -> str:
@@ -117,7 +125,7 @@ def status_reader(
 
 
 def _unreadable(problem: ScalingStudyError, study: str, reference: StudyReference, trouble: str) -> ScalingStudyError:
-    """Neither the cluster nor the store can be read: name the alternatives."""
+    """Return the error to raise if neither the cluster nor the store can be read; its message lists alternatives."""
     if trouble:
         return ScalingStudyError(f"{study}: {trouble}, and {problem}")
     if reference.file is None:
@@ -131,7 +139,7 @@ def _store_address(reference: StudyReference) -> str:
 
 
 def _store_reader(name: str, address: str) -> StatusReader | None:
-    """Return a reader of the store alone; None if a bucket does not hold the study, because its cluster may know it."""
+    """Return a reader of the store alone; None if a bucket does not hold the study, which may then exist on a cluster."""
     opened = existing_store(address, name)
     if "://" in address and current_spec(opened, name) is None:
         return None
@@ -139,7 +147,7 @@ def _store_reader(name: str, address: str) -> StatusReader | None:
 
 
 def cluster_status_reader(cluster: Cluster, name: str, store: str | None, opener: Callable[[str], Store] = open_store) -> StatusReader:
-    """Return a reader of a study on a cluster, and of its store if it is reachable from here. Raises NotFound, ClusterError."""
+    """Return a reader of a study on a cluster, and of its store if this machine can reach it. Raises NotFound, ClusterError."""
     body: Document = find_object(cluster, name)
     address = store or str(body["spec"].get("store", ""))
 

@@ -1,4 +1,4 @@
-"""Find the logs of a study's tasks: in their pods while those exist, afterwards with the attempts in the store.
+"""Find the logs of a study's tasks: in their pods while these exist, afterwards in the attempts' folders in the store.
 
 Called by `cli.logs`. Users select a cell, a digest, a pod, or nothing for all running tasks.
 """

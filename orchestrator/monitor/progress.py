@@ -134,7 +134,7 @@ class Meter:
         gauge.last = (now, progress)
 
     def ended(self, digest: str, is_done: bool) -> None:
-        """Record the end of the attempt. Its fraction counts as measured; a task found already done counts as neither done nor left."""
+        """Record the end of the attempt. Its fraction counts as measured; the cost of a task found already done is not measured."""
         gauge = self._gauges.pop(digest)
         self._tokens += gauge.tokens()
         if gauge.begun:
@@ -229,13 +229,13 @@ def summary(snapshot: Snapshot) -> str:
     """Return a one-line summary: tasks, tokens, rate, loss, remaining time."""
     parts = [f"{snapshot.done}/{snapshot.total} tasks done", f"{len(snapshot.running)} running", f"{snapshot.waiting} waiting"]
     if snapshot.failed:
-        parts.append(f"{snapshot.failed} failed, {snapshot.held_back} held back")
+        parts.append(f"{snapshot.failed} failed, {snapshot.held_back} blocked")
     if snapshot.tokens:
         parts.append(f"{format_count(snapshot.tokens)} tokens at {format_count(snapshot.tokens_per_second)}/s")
     losses = [f"{task.loss:.3f}" for task in snapshot.running if task.loss is not None]
     if losses:
         parts.append(f"loss {' '.join(losses[:4])}")
-    parts.append(f"{format_duration(snapshot.elapsed)} gone")
+    parts.append(f"{format_duration(snapshot.elapsed)} elapsed")
     if snapshot.eta is not None:
         parts.append(f"about {format_duration(snapshot.eta)} left")
     return ", ".join(parts)

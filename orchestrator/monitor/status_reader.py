@@ -84,6 +84,7 @@ class StatusReader:
         return replace(
             bare,
             tasks={digest: self._describe(seen, leases.get(digest)) for digest, seen in tasks.items()},
+            damaged={digest: why for digest, why in self._cache.damaged_records.items() if digest in bare.plan.tasks},
             attempts=attempts,
             attempt_progress={digest: _progress(lease, bare.now) for digest, lease in attempts.items()},
             gpu_seconds=self._cache.gpu_seconds(roots, self._name),

@@ -41,7 +41,8 @@ class StudyView:
     `body`: the object in the cluster, None if no cluster was read. `plan`: None before planning or if the store is unreachable; then
     `trouble` gives the reason, and `reported_cells` holds the cells reported in the object's status. `pods`: of the study, on the cluster.
     `attempts`: the last lease of every task that was started and is not done; `attempt_progress`: its progress. `gpu_seconds`: recorded in
-    the leases. `budget`: in GPU-hours, "" without one.
+    the leases. `budget`: in GPU-hours, "" without one. `damaged`: digest -> reason, for tasks that are marked as finished but whose
+    record is damaged or missing; they run again.
     """
 
     name: str
@@ -58,6 +59,7 @@ class StudyView:
     pods: tuple[ObservedPod, ...] = ()
     gpu_seconds: float = 0.0
     budget: str = ""
+    damaged: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def counts(self) -> Counter[TaskState]:
@@ -97,7 +99,7 @@ class StudyView:
 
     @property
     def waits(self) -> dict[str, int]:
-        """Number of queued tasks by the reason they do not run, most frequent first."""
+        """Number of queued tasks by the reason why they do not run yet, most frequent first."""
         reasons = Counter(seen.reason for seen in self.tasks.values() if seen.state == TaskState.QUEUED and seen.reason)
         return dict(reasons.most_common())
 

@@ -151,7 +151,7 @@ class _Planner:
         return PlannedSource(source.name, source.group, fingerprint, digest, source.path)
 
     def _asked(self, window: int) -> tuple[_Asked, ...]:
-        """What every evaluated state is scored on: each source of the study, and the benchmarks."""
+        """Return the suites and sources that every evaluated state is scored on, and the benchmarks."""
         if window not in self.asked:
             self.asked[window] = tuple(
                 self._question(suite, source, window)
@@ -166,7 +166,7 @@ class _Planner:
         return _Asked(suite, source, items, dumps(items))
 
     def _used(self, cells: Iterable[Cell]) -> set[str]:
-        """Digests of the prepare tasks that at least one cell reads or is scored on."""
+        """Return the digests of the prepare tasks whose output at least one cell reads or is scored on."""
         read = {digest for cell in cells for digest, _ in cell.stages[-1].read}
         scored = {asked.source.digest for of_window in self.asked.values() for asked in of_window if asked.source is not None}
         return read | scored | {self.tokenizer}
@@ -305,7 +305,7 @@ def benchmark_items(suite: str) -> dict[str, Any]:
 
 
 def _groups(sources: Iterable[PlannedSource]) -> dict[str, str]:
-    """Prepare digest -> group. Raises PlanRefused if the same content is in both groups."""
+    """Return the group of each prepare digest. Raises PlanRefused if the same content is in both groups."""
     found: dict[str, PlannedSource] = {}
     for source in sources:
         other = found.setdefault(source.digest, source)
@@ -318,7 +318,7 @@ def _groups(sources: Iterable[PlannedSource]) -> dict[str, str]:
 
 
 def _part(point: Point, leg: Leg) -> str:
-    """Label suffix that distinguishes the two parts of a wsd stage in lists of tasks and of MLflow runs."""
+    """Return a label suffix that distinguishes the two parts of a wsd stage in lists of tasks and of MLflow runs."""
     if leg.reach[0].trajectory.schedule.shape != "constant":
         return ""
     return " (stable)" if point.trajectory.schedule.shape == "constant" else " (decay)"

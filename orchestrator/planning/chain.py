@@ -1,6 +1,6 @@
 """Turn the stages of a cell into trajectories, and the tokens that each must reach.
 
-`build` calls this for every cell. Cells share the trajectories that are equal here; nothing else decides what is shared.
+`build` calls this for every cell. Cells share equal trajectories; no other rule decides what is shared.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ Windows = tuple[tuple[str, int], ...]
 """Windows read of each source: (prepare digest, windows), sorted by digest. The same for all seeds of an arm."""
 
 
-# Not frozen, unlike all that leaves this package: a plan creates a hundred thousand of these, and a frozen one costs twice as much
+# Not frozen, unlike the dataclasses of a plan: planning creates a hundred thousand of these, and a frozen one takes twice as long
 @dataclass(slots=True)
 class Point:
     """A model state: a trajectory, tokens since its start, the windows read up to it, and its learning rate."""
@@ -117,14 +117,14 @@ def legs(arm: Arm, seed: Seed, trajectories: Trajectories) -> Iterator[Leg]:
 
 
 def starts_from(stage: Stage, shape_before: str) -> Literal["result", "stable"]:
-    """Return which state of the previous stage a stage starts from: a cooldown from the stable one, if any, others from the result."""
+    """Return the state of the previous stage that `stage` starts from: by default `stable` for a cooldown after wsd, else `result`."""
     if stage.start is not None:
         return stage.start
     return "stable" if stage.kind == StageKind.COOLDOWN and shape_before == "wsd" else "result"
 
 
 def shares_of(mixture: Mixture, percent: Decimal, prepared: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
-    """Return the mixture as coprime shares by prepare digest. Sources with the same content are added up."""
+    """Return the mixture as coprime shares by prepare digest. Shares of sources with the same content are added."""
     exact: dict[str, Fraction] = {}
     for weights, part in ((mixture.code, Fraction(percent)), (mixture.text, 100 - Fraction(percent))):
         for name, weight in weights.items():
@@ -245,7 +245,7 @@ def _reach(
 
 
 def _leaf(stable: Trajectory, branch: Point, steps: int, final: str) -> Trajectory:
-    """Return the decay leaf of a wsd stage: linearly from the branch point to `final`, on the same mixture."""
+    """Return the decay leaf of a wsd stage: a linear decay from the branch point to `final`, on the same mixture."""
     return replace(
         stable,
         start=FromState(branch.digest, branch.tokens, keep_optimizer=True),
@@ -262,7 +262,7 @@ def _point(trajectory: Trajectory, digest: str, steps: int, read: Windows) -> Po
 
 @lru_cache(maxsize=4096)
 def _read_on(read: Windows, shares: tuple[tuple[str, int], ...], windows: int) -> Windows:
-    """Return the windows read of each source after `windows` more of a mixture."""
+    """Return the windows read of each source after reading `windows` more from a mixture."""
     total = dict(read)
     for (source, _), taken in zip(shares, counts([share for _, share in shares], windows), strict=True):
         total[source] = total.get(source, 0) + taken

@@ -148,7 +148,7 @@ def _origin(given: object, tiny: bool) -> str:
 
 
 def by_size(value: T | Mapping[str, T] | None, size: str) -> T | None:
-    """Return a setting that is one value or a map by size."""
+    """Return the value for `size` of a setting that is one value or a map from size to value."""
     return value.get(size) if isinstance(value, Mapping) else value
 
 

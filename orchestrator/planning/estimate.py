@@ -1,6 +1,6 @@
 """Estimate the cost of a plan: FLOPs, GPU-hours, money, and the longest path through it.
 
-`plan` prints it; the controller admits Workflows by it. A price is computed from FLOPs and a utilisation, and replaced by measurements
+`plan` prints it; the controller admits Workflows with it. A price is computed from FLOPs and a utilisation, and replaced by measurements
 of finished tasks of the same size. Pure: measurements are passed in.
 """
 

@@ -1,7 +1,7 @@
 """Count how often each cell reads each source, over all of its stages.
 
-`plan` warns and rejects by it before anything runs, `run` again after `prepare` has counted the tokens. Repeating a source more than
-about four times adds little (Muennighoff et al. 2023, arXiv:2305.16264).
+`plan` warns about too many readings, or rejects them, before anything runs. `run` checks again once `prepare` has counted the tokens.
+Repeating a source more than about four times adds little (Muennighoff et al. 2023, arXiv:2305.16264).
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ class SourceTokens:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The cell that reads most of a source, and how many tokens it reads."""
+    """The cell that reads the most tokens of a source, and their number."""
 
     source: str
     cell: str
@@ -37,7 +37,7 @@ class Reading:
 
     @property
     def is_over(self) -> bool:
-        """Whether the source is read more often than it allows, by an exact or estimated count."""
+        """Whether the cell reads the source more often than the source allows, by an exact or estimated count."""
         return self.epochs is not None and self.epochs > self.allowed
 
     def epochs_text(self) -> str:
@@ -48,7 +48,7 @@ class Reading:
 
 
 def readings(plan: Plan, sources: Iterable[Source], known: Mapping[str, SourceTokens]) -> list[Reading]:
-    """Return the cell that reads most of each source of the plan. `known`: prepare digest -> tokens."""
+    """Return, for each source of the plan, the cell that reads the most tokens of it. `known`: prepare digest -> tokens."""
     allowed = {source.name: Fraction(source.max_repetition) for source in sources}
     most: dict[str, tuple[int, str]] = {}
     for cell in plan.cells:
@@ -63,7 +63,7 @@ def readings(plan: Plan, sources: Iterable[Source], known: Mapping[str, SourceTo
 
 
 def refuse_repetition(found: Iterable[Reading]) -> None:
-    """Raise PlanRefused, naming every source with counted tokens that a cell reads more often than allowed."""
+    """Raise PlanRefused if a cell reads a source with counted tokens more often than allowed; the message names these sources."""
     over = [reading for reading in found if reading.is_over and reading.of is not None and reading.of.exact]
     if over:
         raise PlanRefused("\n".join(_complaint(reading) for reading in over))

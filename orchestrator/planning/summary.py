@@ -38,7 +38,7 @@ class SizeRow:
 
 @dataclass(frozen=True, slots=True)
 class StageRow:
-    """A stage of a recipe over all its cells. Pairs are minimum and maximum."""
+    """A stage of a recipe over all its cells. Tuples are (minimum, maximum)."""
 
     recipe: str
     stage: str
@@ -52,7 +52,7 @@ class StageRow:
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """A source and the cell that reads most of it. `epochs`: `2.10`, `~2.10` (estimated) or `?` (unknown)."""
+    """A source and the cell that reads the most tokens of it. `epochs`: `2.10`, `~2.10` (estimated) or `?` (unknown)."""
 
     source: str
     group: str
@@ -66,7 +66,7 @@ class SourceRow:
 
 @dataclass(frozen=True, slots=True)
 class CostRow:
-    """Remaining work of one size, or of all. `seconds`: of one GPU, or of one worker where the CPU is priced; `gpu_hours` is 0 there."""
+    """Remaining work of one size, or of all. `seconds`: on one GPU; if the CPU is priced, on one worker, and `gpu_hours` is 0."""
 
     size: str
     tasks: int
@@ -79,7 +79,7 @@ class CostRow:
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """A task of a plan. `needs`: digests of the tasks before it. `tokens`: trained by it. `state`: done, or pending."""
+    """A task of a plan. `needs`: digests of its dependencies. `tokens`: tokens that it trains. `state`: done or pending."""
 
     digest: str
     kind: str
@@ -159,7 +159,7 @@ def summarize_plan(
 
 
 def task_rows(plan: Plan, done: Collection[str]) -> list[TaskRow]:
-    """Return every task of the plan, each after all that it needs."""
+    """Return every task of the plan, in dependency order."""
     return [
         TaskRow(
             digest=digest,

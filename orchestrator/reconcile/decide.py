@@ -94,7 +94,7 @@ class Budget:
         self.used = observed.spent
         self.cap = None if limits.budget_gpu_hours is None else limits.budget_gpu_hours * 3600
         self._namespace_cap = None if limits.namespace_gpu_hours is None else limits.namespace_gpu_hours * 3600
-        self._others = observed.others
+        self._namespace_used = observed.namespace_spent
         self._promised = 0.0
         self._others_promised = observed.others_promised
         self._spent = {digest: lease.gpu_seconds for digest, lease in observed.leases.items() if lease.study == facts.name}
@@ -115,7 +115,7 @@ class Budget:
     def is_overdrawn(self) -> bool:
         """Whether the spent amount exceeds a cap. Running tasks are then stopped too."""
         over_own = self.cap is not None and self.used > self.cap
-        return over_own or (self._namespace_cap is not None and self.used + self._others > self._namespace_cap)
+        return over_own or (self._namespace_cap is not None and self._namespace_used > self._namespace_cap)
 
     def cost_of(self, unit: Unit) -> float:
         """Return the remaining estimated cost of a unit."""
@@ -124,17 +124,17 @@ class Budget:
     def reserve(self, unit: Unit) -> bool:
         """Reserve the unit's remaining cost if it fits in the budget and the namespace's cap; return whether it did."""
         remaining_cost = self.cost_of(unit)
-        total = self.used + self._promised + remaining_cost
-        if self.cap is not None and total > self.cap:
+        promised = self._promised + remaining_cost
+        if self.cap is not None and self.used + promised > self.cap:
             return False
-        if self._namespace_cap is not None and total + self._others + self._others_promised > self._namespace_cap:
+        if self._namespace_cap is not None and self._namespace_used + promised + self._others_promised > self._namespace_cap:
             return False
         self._promised += remaining_cost
         return True
 
 
 def _free_places(own: Sequence[ObservedWorkflow], observed: Observation, limits: Limits) -> int:
-    """Number of Workflows that may be created now. Places are left for studies that have waited longer."""
+    """Number of Workflows that may be created now. Places for studies that have waited longer are not counted."""
     if limits.workflows_at_once is None:
         return limits.submit_at_once
     in_flight = observed.others_in_flight + sum(not workflow.is_over for workflow in own)
@@ -179,7 +179,7 @@ def _forced(facts: StudyFacts, observed: Observation, now: datetime) -> Iterator
 
 
 def _failure_records(facts: StudyFacts, tasks: Mapping[str, TaskStatus], observed: Observation) -> Iterator[Action]:
-    """Record permanent failures whose process could not, for example because it was killed for exceeding its memory."""
+    """Record permanent failures that the process could not record itself, for example because it was killed for exceeding its memory."""
     for digest, lease in observed.leases.items():
         seen = tasks[digest]
         if seen.state == TaskState.FAILED and lease.code is None and (lease.study, lease.run_number) == (facts.name, facts.run_number):

@@ -9,13 +9,15 @@ from typing import Any, Final
 
 from orchestrator.contract.plan import Cell, Plan
 from orchestrator.reconcile.observed import StudyFacts
-from orchestrator.reconcile.task_states import CELL_LETTERS, IN_FLIGHT, MOST_CELL_LETTERS, TaskState, TaskStatus
+from orchestrator.reconcile.task_states import CELL_LETTERS, IN_FLIGHT, MAX_CELL_LETTERS, TaskState, TaskStatus
 from orchestrator.workflow import Unit
 
 Document = dict[str, Any]
 
 FAILED_CELLS: Final = 20
 """Maximum number of failed cells in the status; the report lists all."""
+VALID_MESSAGE: Final = "the study is valid and the namespace's policy allows it"
+"""Message of the Accepted condition. The controller also uses it before there is a plan, so that planning does not change the condition."""
 NAMED: Final = 5
 """Maximum number of cells or tasks named in the message of a condition."""
 
@@ -74,7 +76,7 @@ def study_status(facts: StudyFacts, plan: Plan, summary: StudySummary, now: date
             "tasksFailed": counts[TaskState.FAILED],
         },
         "cellsDone": f"{of_cells[TaskState.DONE]}/{len(plan.cells)}",
-        "cellStates": "".join(CELL_LETTERS[state] for _, state in cells) if len(cells) <= MOST_CELL_LETTERS else "",
+        "cellStates": "".join(CELL_LETTERS[state] for _, state in cells) if len(cells) <= MAX_CELL_LETTERS else "",
         "gpuHours": _gpu_hours(summary),
         "eta": _eta(summary.seconds_left, counts[TaskState.RUNNING]),
         "failedCells": [{"name": cell.name, "reason": reason[:1024]} for cell, reason in failed[:FAILED_CELLS]],
@@ -122,7 +124,7 @@ def _conditions(
     phase: str,
 ) -> Iterator[tuple[str, bool, str, str]]:
     in_flight = sum(counts[state] for state in IN_FLIGHT)
-    yield "Accepted", True, "Valid", "the study is valid and the namespace's policy allows it"
+    yield "Accepted", True, "Valid", VALID_MESSAGE
     yield "Planned", True, "Frozen", f"{len(plan.cells)} cells, {len(plan.tasks)} tasks, plan {facts.plan_digest[:12]}"
     text = f"{counts[TaskState.DONE]} of {len(plan.tasks)} tasks done, {in_flight} in flight{_queue(summary)}{_waits(summary)}"
     yield "Progressing", phase in ("Running", "Stopping"), phase, text

@@ -42,7 +42,7 @@ CELL_LETTERS: Final[dict[TaskState, str]] = {
     TaskState.WAITING: ".",
 }
 """The letter of a cell's state in a study's status. Clients without access to the store draw the grid from these letters."""
-MOST_CELL_LETTERS: Final = 16_384
+MAX_CELL_LETTERS: Final = 16_384
 """The status of a grid with more cells than this has counts only."""
 
 IN_FLIGHT: Final = frozenset({TaskState.RUNNING, TaskState.QUEUED, TaskState.STOPPING, TaskState.STALLED, TaskState.AWAITED})

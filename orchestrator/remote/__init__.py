@@ -1,7 +1,7 @@
 """Run one study file on a cluster from the user's machine, through an Argo Server: `run_study`.
 
-Called by `scaling-study run FILE --argo-server URL`. The control loop is the controller's. This package adds the study's object, which no
-cluster stores, the handling of Ctrl-C, the display, and the end of the run.
+Called by `scaling-study run FILE --argo-server URL`. The control loop is that of the controller. This package adds the study's
+object, which no cluster stores, the handling of Ctrl-C, the display, and the end of the run.
 
     run          the run from creating the object to its end
     reporter     converts the decisions of the loop to lines and a live view

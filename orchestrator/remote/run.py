@@ -123,7 +123,7 @@ def run_study(
 
     `body`: from `study_object`; `store`: the study's store. `planned`: called when the plan is ready. `logs`: report the logs of pods.
     Raises PlanRefused if the study is rejected, TokenRefused at any time, and ClusterError or StoreError if the cluster or the store is
-    unreachable at the start; later outages are waited for.
+    unreachable at the start. During later outages, the run waits.
     """
     number = run_number(cluster, body["metadata"]["name"], store.clock())
     body["metadata"]["annotations"] = {ANNOTATION_RETRY: str(number)}
@@ -166,7 +166,7 @@ class _Run:
         metrics = Metrics()
         reconciler = StudyReconciler(cluster, lambda _url: store, store.clock, metrics)
         reconciler.on_reconciled = self._on_reconciled
-        self.loop = Loop(cluster, reconciler, metrics, store.clock, options=LoopOptions(RELIST_SECONDS), monotonic=monotonic)
+        self.loop = Loop(cluster, reconciler, metrics, store.clock, options=LoopOptions(RELIST_SECONDS, policy=""), monotonic=monotonic)
         self.readers: list[str] = []
         self.is_stopping = False
         self.rejected_since: float | None = None

@@ -9,7 +9,7 @@ from orchestrator.errors import ClusterError
 def token_source(token: str, file: Path | None, namespace: str) -> Callable[[], str]:
     """Return a function that gives the current token, without a `Bearer` prefix.
 
-    `file`, if given, is read at every call and takes precedence over `token`. `namespace` completes the message. Raises ClusterError if
+    `file`, if given, is read at every call and takes precedence over `token`. `namespace`: for the message. Raises ClusterError if
     there is no token.
     """
     last = ""

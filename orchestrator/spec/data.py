@@ -1,4 +1,4 @@
-"""What a study reads: tokenizer, sources and what is held out of them."""
+"""Data of a study: tokenizer, sources and held-out documents."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -8,29 +8,42 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from orchestrator.contract.vocabulary import Group
-from orchestrator.spec.fields import Address, ByteCount, Choice, HexDigest, Label, Line, Part, TokenCount, Under, Weight, number, whole
+from orchestrator.spec.fields import (
+    Address,
+    ByteCount,
+    Choice,
+    HexDigest,
+    Label,
+    Line,
+    SpecModel,
+    TokenCount,
+    UnderKey,
+    Weight,
+    integer,
+    number,
+)
 
-LARGEST_SOURCES: Final = 64
+MAX_SOURCES: Final = 64
 
 # 256 bytes, and the end-of-text token
-_VOCABULARY: Final = whole("50304", 257, 2**20)
+_VOCABULARY: Final = integer("50304", 257, 2**20)
 
 
-class TrainTokenizer(Part):
+class TrainTokenizer(SpecModel):
     """A byte-level BPE trained on the study's own sources."""
 
-    vocabulary: Annotated[int, _VOCABULARY] = Field(description="Number of entries, the end-of-text token included.")
-    bytes: ByteCount = Field(description="How much text it is trained on, in all.")
+    vocabulary: Annotated[int, _VOCABULARY] = Field(description="Number of entries, including the end-of-text token.")
+    bytes: ByteCount = Field(description="Total bytes of training text.")
     weights: dict[Label, Weight] = Field(
-        min_length=1, max_length=LARGEST_SOURCES, description="Percent of those bytes by source; 100 in all."
+        min_length=1, max_length=MAX_SOURCES, description="Percentage of those bytes by source; they add up to 100."
     )
 
 
-class TokenizerFile(Part):
+class TokenizerFile(SpecModel):
     """An existing tokenizer: a `tokenizer.json`."""
 
     file: Address = Field(description="Path or address of a tokenizer.json; a path is relative to the study file.")
-    vocabulary: Annotated[int, _VOCABULARY] | None = Field(None, description="Entries of the vocabulary; the file's unless given.")
+    vocabulary: Annotated[int, _VOCABULARY] | None = Field(None, description="Number of entries. Default: read from the file.")
 
 
 def _which_tokenizer(given: object) -> str | None:
@@ -44,44 +57,49 @@ def _inside_train(given: object) -> object:
         return given
     for key in given:
         if key != "train":
-            raise PydanticCustomError("beside", "{key}", {"key": key, "beside": "train"})
+            raise PydanticCustomError("unexpected_key", "{key}", {"key": key, "allowed_key": "train"})
     return given["train"]
 
 
 TokenizerGiven: TypeAlias = Annotated[
-    Annotated[TrainTokenizer, Under("train"), BeforeValidator(_inside_train), Tag("train")] | Annotated[TokenizerFile, Tag("<file>")],
+    Annotated[TrainTokenizer, UnderKey("train"), BeforeValidator(_inside_train), Tag("train")] | Annotated[TokenizerFile, Tag("<file>")],
     Discriminator(_which_tokenizer),
 ]
 
 
-class Source(Part):
+class Source(SpecModel):
     """Files that are read as one stream of documents."""
 
-    name: Label = Field(description="What mixtures call it; no part of any identity.")
-    group: Annotated[Group, Choice(tuple(Group))] = Field(description="Which side of `codePercent` it is on.")
-    path: Address = Field(description="A file, folder or pattern; a relative one starts at the study file's folder.")
-    fingerprint: HexDigest | None = Field(None, description="Digest of the content, where `plan` cannot reach the files.")
-    tokens: TokenCount | None = Field(None, description="How many tokens it has, until `prepare` has counted them.")
-    max_repetition: Annotated[Decimal, number("4", 0, "1000", above=True)] = Field(
-        Decimal(4), description="A plan that reads it more often is refused (Muennighoff et al. 2023 found 4 still useful)."
+    name: Label = Field(description="Name for mixtures; not part of any task's identity.")
+    group: Annotated[Group, Choice(tuple(Group))] = Field(
+        description="Group of the source: text or code; `codePercent` divides the tokens between the two."
     )
-    limit: TokenCount | None = Field(None, description="Only so many tokens of it are prepared.")
-    column: Line = Field("text", description="Column of Parquet, or key of JSON lines, that holds the text.")
-    max_file_bytes: ByteCount = Field(2**20, description="Source code: larger files are left out.")
+    path: Address = Field(description="File, folder or pattern; a relative path starts at the study file's folder.")
+    fingerprint: HexDigest | None = Field(None, description="SHA-256 of the content, needed if `plan` cannot reach the files.")
+    tokens: TokenCount | None = Field(None, description="Estimated number of tokens, used until `prepare` has counted them.")
+    max_repetition: Annotated[Decimal, number("4", 0, "1000", above=True)] = Field(
+        Decimal(4),
+        description="Maximum number of epochs; a plan that exceeds it is refused (Muennighoff et al. 2023: up to 4 epochs are useful).",
+    )
+    limit: TokenCount | None = Field(None, description="Maximum number of tokens to prepare.")
+    column: Line = Field("text", description="Parquet column or JSON Lines key of the text.")
+    max_file_bytes: ByteCount = Field(2**20, description="Source code only: larger files are skipped.")
 
 
-class HeldOut(Part):
+class HeldOut(SpecModel):
     """Documents held out of every source for evaluation."""
 
-    one_in: Annotated[int, whole("200", 2, 10**6)] = Field(
-        200, description="One document in so many is kept out, by a hash of its content."
+    one_in: Annotated[int, integer("200", 2, 10**6)] = Field(
+        200, description="One document in this many is held out, selected by a hash of its content."
     )
-    documents: Annotated[int, whole("2000", 1, 10**7)] = Field(2000, description="At most so many of them are scored, by source.")
+    documents: Annotated[int, integer("2000", 1, 10**7)] = Field(
+        2000, description="Maximum number of held-out documents to score per source."
+    )
 
 
-class Data(Part):
-    """Sources, and how they become tokens."""
+class Data(SpecModel):
+    """Sources, tokenizer and held-out documents."""
 
-    tokenizer: TokenizerGiven = Field(description="One for all cells: `{train: {...}}` or `{file: tokenizer.json}`.")
-    sources: tuple[Source, ...] = Field(min_length=1, max_length=LARGEST_SOURCES, description="What mixtures are made of.")
-    held_out: HeldOut = Field(default_factory=HeldOut, description="What is kept out of every source to be scored.")
+    tokenizer: TokenizerGiven = Field(description="Tokenizer of all cells: `{train: {...}}` or `{file: tokenizer.json}`.")
+    sources: tuple[Source, ...] = Field(min_length=1, max_length=MAX_SOURCES, description="Sources that mixtures can use.")
+    held_out: HeldOut = Field(default_factory=HeldOut, description="Documents held out of every source for evaluation.")

@@ -1,4 +1,4 @@
-"""Budget and execution of a study: nothing here is part of an identity."""
+"""Budget and execution of a study, which are not part of any task's identity."""
 
 from decimal import Decimal
 from typing import Annotated, Literal, TypeAlias
@@ -6,68 +6,70 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from orchestrator.contract.vocabulary import TaskKind
-from orchestrator.spec.fields import BySize, Choice, Image, Line, Memory, ObjectName, Part, Sequences, SizeName, number, whole
+from orchestrator.spec.fields import BySize, Choice, Image, Line, Memory, ObjectName, Sequences, SizeName, SpecModel, integer, number
 
 Operator: TypeAlias = Annotated[Literal["Exists", "Equal"], Choice(("Exists", "Equal"))]
 Effect: TypeAlias = Annotated[
     Literal["NoSchedule", "PreferNoSchedule", "NoExecute"], Choice(("NoSchedule", "PreferNoSchedule", "NoExecute"))
 ]
-Gpus: TypeAlias = Annotated[int, whole("8", 0, 1024)]
-Nodes: TypeAlias = Annotated[int, whole("2", 1, 1024)]
+Gpus: TypeAlias = Annotated[int, integer("8", 0, 1024)]
+Nodes: TypeAlias = Annotated[int, integer("2", 1, 1024)]
 Cores: TypeAlias = Annotated[Decimal, number("4", 0, "1024", above=True)]
 
 
-class Budget(Part):
+class Budget(SpecModel):
     """The maximum cost of the study."""
 
-    gpu_hours: Annotated[Decimal, number("300000", 0, above=True)] | None = Field(None, description="No run is started that passes it.")
+    gpu_hours: Annotated[Decimal, number("300000", 0, above=True)] | None = Field(
+        None, description="Maximum GPU-hours; a run that would exceed it is not started."
+    )
 
 
-class Toleration(Part):
+class Toleration(SpecModel):
     """A Kubernetes toleration for pods of the study."""
 
-    key: Line | None = Field(None, description="Key of the taint; every key unless given.")
-    operator: Operator = Field("Equal", description="How `value` is compared.")
+    key: Line | None = Field(None, description="Key of the taint. Default: every key.")
+    operator: Operator = Field("Equal", description="Comparison of `value`.")
     value: Line | None = Field(None, description="Value of the taint.")
-    effect: Effect | None = Field(None, description="Effect of the taint; every effect unless given.")
+    effect: Effect | None = Field(None, description="Effect of the taint. Default: every effect.")
 
 
-class Resources(Part):
+class Resources(SpecModel):
     """Resource requests of a pod besides GPUs."""
 
-    cpu: Cores | None = Field(None, description="Cores that are set aside for it; it may use more.")
-    memory: Memory | None = Field(None, description="Memory that is set aside for it, and the most that it may use.")
+    cpu: Cores | None = Field(None, description="CPU request in cores; there is no limit.")
+    memory: Memory | None = Field(None, description="Memory request and limit.")
 
 
-class ResourcesByKind(Part):
+class ResourcesByKind(SpecModel):
     """Resource requests of pods by kind of task, so that the scheduler starts only pods that fit."""
 
-    prepare: Resources = Field(Resources(), description="Of pods that turn files into tokens.")
-    train: Resources = Field(Resources(), description="Of pods that train.")
-    evaluate: Resources = Field(Resources(), description="Of pods that score a model.")
+    prepare: Resources = Field(Resources(), description="Resources of pods that tokenize files.")
+    train: Resources = Field(Resources(), description="Resources of training pods.")
+    evaluate: Resources = Field(Resources(), description="Resources of evaluation pods.")
 
     def of(self, kind: TaskKind) -> Resources:
         """Return the resource requests of a pod for tasks of this kind."""
         return {TaskKind.PREPARE: self.prepare, TaskKind.TRAIN: self.train, TaskKind.EVALUATE: self.evaluate}[kind]
 
 
-class Execution(Part):
-    """Where and how the study runs; never part of an identity."""
+class Execution(SpecModel):
+    """Where and how the study runs; not part of any task's identity."""
 
-    image: Image | None = Field(None, description="Image of the trainer, best by digest.")
-    gpus_per_pod: dict[SizeName, Gpus] = Field({}, max_length=64, description="GPUs of a training pod by size; 1 unless given.")
-    nodes: dict[SizeName, Nodes] = Field({}, max_length=64, description="Nodes of a training task by size; 1 unless given.")
-    resources: ResourcesByKind = Field(ResourcesByKind(), description="Cores and memory of a pod, by what it does.")
+    image: Image | None = Field(None, description="Image of the trainer, preferably by digest.")
+    gpus_per_pod: dict[SizeName, Gpus] = Field({}, max_length=64, description="GPUs per training pod by size. Default: 1.")
+    nodes: dict[SizeName, Nodes] = Field({}, max_length=64, description="Nodes per training task by size. Default: 1.")
+    resources: ResourcesByKind = Field(ResourcesByKind(), description="CPU and memory of pods by kind of task.")
     micro_batch: BySize[Sequences] | None = Field(
-        None, description="Sequences a forward pass on one GPU, one or by size; as many as fit unless given."
+        None, description="Sequences per forward pass on one GPU, one value or by size. Default: as many as fit."
     )
-    queue: ObjectName | None = Field(None, description="Kueue's queue for training pods.")
+    queue: ObjectName | None = Field(None, description="Kueue LocalQueue of training pods.")
     priority_class: ObjectName | None = Field(None, description="PriorityClass of the pods.")
     service_account: ObjectName | None = Field(None, description="ServiceAccount of the Workflows.")
-    pull_secrets: tuple[ObjectName, ...] = Field((), max_length=16, description="Secrets that pull the image.")
-    store_secret: ObjectName | None = Field(None, description="Secret whose keys are the store's environment variables.")
-    node_selector: dict[Line, Line] = Field({}, max_length=32, description="Labels that a node must have.")
-    tolerations: tuple[Toleration, ...] = Field((), max_length=32, description="Taints that the pods ignore.")
-    grace_seconds: Annotated[int, whole("120", 1, 3600)] | None = Field(
-        None, description="Between SIGTERM and SIGKILL, for a last checkpoint; 120 or more, by size, unless given."
+    pull_secrets: tuple[ObjectName, ...] = Field((), max_length=16, description="Image pull Secrets.")
+    store_secret: ObjectName | None = Field(None, description="Secret with the environment variables for the store's credentials.")
+    node_selector: dict[Line, Line] = Field({}, max_length=32, description="Node labels that the pods require.")
+    tolerations: tuple[Toleration, ...] = Field((), max_length=32, description="Tolerations of the pods.")
+    grace_seconds: Annotated[int, integer("120", 1, 3600)] | None = Field(
+        None, description="Seconds between SIGTERM and SIGKILL, for a last checkpoint. Default: 120 or more, by size."
     )

@@ -8,23 +8,23 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from orchestrator.contract.vocabulary import StageKind
-from orchestrator.spec.data import LARGEST_SOURCES
-from orchestrator.spec.fields import Choice, CodePercent, Label, Part, Short, SizeName, Text, TokenCount, Weight
+from orchestrator.spec.data import MAX_SOURCES
+from orchestrator.spec.fields import Choice, CodePercent, Label, ShortForm, SizeName, SpecModel, Text, TokenCount, Weight
 from orchestrator.spec.grid import SeedGiven
 from orchestrator.spec.numbers import COUNT_PATTERN, MULTIPLE_PATTERN, Quantity, read_count, read_multiple
 from orchestrator.spec.training import PartialTraining, ScheduleSpec
 
-_LENGTH: Final = "a length (200B tokens, 20x for so many times N, or {text: 200B})"
+_LENGTH: Final = "a length (200B for 200B tokens, 20x for 20 N tokens, or {text: 200B})"
 _AMOUNT: Final = Quantity(read_count, _LENGTH, "200B", COUNT_PATTERN, 1)
-_MULTIPLE: Final = Quantity(read_multiple, _LENGTH, "20x", MULTIPLE_PATTERN, Decimal(0), Decimal(10**6), above=True, plain=False)
+_MULTIPLE: Final = Quantity(read_multiple, _LENGTH, "20x", MULTIPLE_PATTERN, Decimal(0), Decimal(10**6), above=True, allow_integer=False)
 
 
-class Tokens(Part):
+class Tokens(SpecModel):
     """Length of a stage; exactly one of the three is set."""
 
-    amount: Annotated[int, _AMOUNT] | None = Field(None, description="So many tokens: `200B`.")
-    per_parameter: Annotated[Decimal, _MULTIPLE] | None = Field(None, description="So many times N of the size: `20x`.")
-    text: TokenCount | None = Field(None, description="As many in all as make the text so many: `{text: 200B}`.")
+    amount: Annotated[int, _AMOUNT] | None = Field(None, description="Number of tokens: `200B`.")
+    per_parameter: Annotated[Decimal, _MULTIPLE] | None = Field(None, description="Multiple of N, the parameters of the size: `20x`.")
+    text: TokenCount | None = Field(None, description="Number of text tokens; the total depends on the code proportion: `{text: 200B}`.")
 
     def asked(self, n: int, code_percent: Decimal | int) -> int:
         """Return the total tokens for `n` parameters at `code_percent`, rounded down. Raises ValueError for text at 100 % code."""
@@ -34,7 +34,7 @@ class Tokens(Part):
             return int(self.per_parameter * n)
         assert self.text is not None
         if code_percent >= 100:
-            raise ValueError("no number of tokens holds text at 100 % code")
+            raise ValueError("no number of tokens contains text at 100 % code")
         return int(self.text * 100 / (100 - Decimal(code_percent)))
 
 
@@ -47,61 +47,68 @@ def _tokens_of(given: object) -> object:
         return {"amount": _AMOUNT.validate(given)}
     for key in given:
         if key != "text":
-            raise PydanticCustomError("beside", "{key}", {"key": key, "beside": "text"})
+            raise PydanticCustomError("unexpected_key", "{key}", {"key": key, "allowed_key": "text"})
     return given if given.get("text") is not None else {"amount": _AMOUNT.validate(given)}
 
 
-TokensGiven: TypeAlias = Annotated[Tokens, Short((_AMOUNT, _MULTIPLE), only=("text",)), BeforeValidator(_tokens_of)]
+TokensGiven: TypeAlias = Annotated[Tokens, ShortForm((_AMOUNT, _MULTIPLE), only=("text",)), BeforeValidator(_tokens_of)]
 
 
 def _grid_or_percent(given: object) -> str:
     return "<percent>" if isinstance(given, (int, Decimal)) or (isinstance(given, str) and given[:1].isdigit()) else "<grid>"
 
 
-_GRID: Final = Text("grid, or a number from 0 to 100 (write a fraction in quotes)", "grid", "grid", 4, tidy=True)
+_GRID: Final = Text("grid, or a number from 0 to 100 (write a fraction in quotes)", "grid", "grid", 4, suggest_cleaned=True)
 
 CodePercentGiven: TypeAlias = Annotated[
     Annotated[Literal["grid"], _GRID, Tag("<grid>")] | Annotated[CodePercent, Tag("<percent>")], Discriminator(_grid_or_percent)
 ]
 
 
-class Mixture(Part):
+class Mixture(SpecModel):
     """The shares of the sources that a stage reads, in target tokens: code percent between the groups, weights inside a group."""
 
-    code_percent: CodePercentGiven = Field(description="Percent of code, or `grid` for every proportion of the grid.")
-    code: dict[Label, Weight] = Field({}, max_length=LARGEST_SOURCES, description="Weights of the code sources; 100 in all.")
-    text: dict[Label, Weight] = Field({}, max_length=LARGEST_SOURCES, description="Weights of the text sources; 100 in all.")
+    code_percent: CodePercentGiven = Field(description="Percentage of code tokens, or `grid` for the code proportion of the cell.")
+    code: dict[Label, Weight] = Field({}, max_length=MAX_SOURCES, description="Percentages of the code sources; they add up to 100.")
+    text: dict[Label, Weight] = Field({}, max_length=MAX_SOURCES, description="Percentages of the text sources; they add up to 100.")
 
 
-class Stage(Part):
-    """An entry of a recipe."""
+class Stage(SpecModel):
+    """A stage of a recipe: tokens, mixture and schedule."""
 
-    name: Label = Field(description="What `evaluation` and contrasts call it; no part of any identity.")
+    name: Label = Field(description="Name for `evaluation` and contrasts; not part of any task's identity.")
     kind: Annotated[StageKind, Choice(tuple(StageKind))] = Field(
-        description="pretrain for the first stage; else the name, if that is `continue` or `cooldown`; else it must be given."
+        description="Default: the name, if it is `continue` or `cooldown`; else `pretrain` for the first stage. Otherwise required."
     )
-    tokens: TokensGiven = Field(description="`200B`, `20x` (times N of the size), or `{text: 200B}` (as many as make the text 200B).")
-    mixture: Mixture = Field(description="What it reads.")
-    schedule: ScheduleSpec | None = Field(None, description="Merged key by key over that of `training` and of the kind.")
+    tokens: TokensGiven = Field(
+        description="Length: `200B` tokens, `20x` (20 tokens per parameter), or `{text: 200B}` (text tokens, plus the code tokens)."
+    )
+    mixture: Mixture = Field(description="Shares of the sources that the stage reads.")
+    schedule: ScheduleSpec | None = Field(None, description="Overrides the schedule of `training` and of the kind, key by key.")
     optimizer: Annotated[Literal["keep", "fresh"], Choice(("keep", "fresh"))] | None = Field(
-        None, description="Moments of AdamW at the start: a cooldown keeps, a continue begins afresh unless given."
+        None, description="AdamW state at the start of the stage. Default: `keep` for a cooldown, `fresh` for a continue."
     )
     start: Annotated[Literal["result", "stable"], Choice(("result", "stable"))] | None = Field(
-        None, description="Where in the stage before: its result (continue's default) or the end of its stable part (cooldown's)."
+        None,
+        description="Start from the previous stage's result (default for continue) or the end of its stable part (default for cooldown).",
     )
 
 
-class Recipe(Part):
-    """An ordered list of stages, and the part of the grid that uses it."""
+class Recipe(SpecModel):
+    """An ordered list of stages, and the subset of the grid that it applies to."""
 
-    name: Label = Field(description="What contrasts and reports call it; no part of any identity.")
-    sizes: tuple[SizeName, ...] | None = Field(None, min_length=1, max_length=64, description="Only these sizes of the grid.")
+    name: Label = Field(description="Name for contrasts and reports; not part of any task's identity.")
+    sizes: tuple[SizeName, ...] | None = Field(
+        None, min_length=1, max_length=64, description="Sizes of the grid that use this recipe. Default: all."
+    )
     code_percent: tuple[CodePercent, ...] | None = Field(
-        None, min_length=1, max_length=101, description="Only these proportions of the grid."
+        None, min_length=1, max_length=101, description="Code proportions of the grid that use this recipe. Default: all."
     )
-    seeds: tuple[SeedGiven, ...] | None = Field(None, min_length=1, max_length=1000, description="Only these seeds of the grid.")
-    training: PartialTraining | None = Field(None, description="What is trained otherwise than the study says.")
-    stages: tuple[Stage, ...] = Field(min_length=1, max_length=32, description="The stages, in order.")
+    seeds: tuple[SeedGiven, ...] | None = Field(
+        None, min_length=1, max_length=1000, description="Seeds of the grid that use this recipe. Default: all."
+    )
+    training: PartialTraining | None = Field(None, description="Settings that override those of the study's `training`.")
+    stages: tuple[Stage, ...] = Field(min_length=1, max_length=32, description="Stages of training, in order.")
 
     @model_validator(mode="before")
     @classmethod

@@ -1,7 +1,7 @@
 """Parse the bytes of a study file into a tree of values with line numbers.
 
-`orchestrator.spec.reading` calls it. It reads the events of PyYAML itself instead of using its constructors, which hide duplicate keys,
-read YAML 1.1, follow cycles and nest without a limit.
+`orchestrator.spec.reading` calls it. It consumes the events of PyYAML instead of using its constructors, which hide duplicate keys, read
+YAML 1.1, follow cycles and nest without a limit.
 """
 
 import re
@@ -13,16 +13,18 @@ from typing import Any, Final
 import yaml
 
 from orchestrator.spec.messages import Finding, Mistake, Path
-from orchestrator.spec.scalars import Wrong, plain_scalar
+from orchestrator.spec.scalars import Rejection, plain_scalar
 
-# An object of a cluster may have 1.5 MB in etcd, and annotations need room
-LARGEST_FILE: Final = 2**20
-LARGEST_TREE: Final = 50_000
-DEEPEST: Final = 24
+# etcd stores at most 1.5 MB per object, including annotations
+MAX_FILE_BYTES: Final = 2**20
+MAX_VALUES: Final = 50_000
+MAX_DEPTH: Final = 24
 
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
-"""Line terminators of YAML 1.1, which libyaml reads."""
+"""Line terminators of YAML 1.1, which libyaml implements."""
+_DUPLICATE: Final = "this key is a duplicate"
+"""Beginning of the message for a repeated key, whose first value stays valid."""
 _CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -38,8 +40,8 @@ class Node:
     value: object = None
     entries: "list[tuple[str, int, Node]] | None" = None
     items: "list[Node] | None" = None
-    wrong: Wrong | None = None
-    wrong_keys: "list[tuple[str, int, Wrong]]" = field(default_factory=list)
+    wrong: Rejection | None = None
+    wrong_keys: "list[tuple[str, int, Rejection]]" = field(default_factory=list)
     size: int = 1
     depth: int = 1
 
@@ -55,7 +57,7 @@ class Document:
     root: Node
     values: object
     findings: tuple[tuple[int, Finding], ...]
-    broken: frozenset[Path]
+    invalid_paths: frozenset[Path]
 
     def line(self, path: Path) -> int:
         """Return the line of the value at `path`, or of its nearest existing parent."""
@@ -84,25 +86,26 @@ class NotYaml(Exception):
 def read_document(body: bytes, file: str) -> tuple[Document, list[Mistake]]:
     """Return the first document of the file, with the mistakes of the whole file. Raises NotYaml if nothing can be read."""
     text = decode(body, file)
-    root, second = _compose(text, file)
+    root, second_document_line = _compose(text, file)
     if root is None:
-        raise NotYaml(Mistake(file, 0, "", "the file is empty.", "Begin with apiVersion, kind, metadata and spec."))
-    if root.depth > DEEPEST:
+        raise NotYaml(Mistake(file, 0, "", "the file is empty.", "Start with apiVersion, kind, metadata and spec."))
+    if root.depth > MAX_DEPTH:
         raise NotYaml(_too_deep(file, root.line))
     findings: list[tuple[int, Finding]] = []
-    broken: set[Path] = set()
-    values = _plain(root, (), findings, broken)
+    invalid_paths: set[Path] = set()
+    values = _values_of(root, (), findings, invalid_paths)
     mistakes = []
-    if second:
-        wrong = "a second document begins here; one file is one study."
-        mistakes.append(Mistake(file, second, "", wrong, "Put it into a file of its own, or take the --- away."))
-    return Document(root, values, tuple(findings), frozenset(broken)), mistakes
+    if second_document_line:
+        wrong = "a second document begins here; a file contains one study."
+        mistakes.append(Mistake(file, second_document_line, "", wrong, "Move it to a separate file, or remove the ---."))
+    return Document(root, values, tuple(findings), frozenset(invalid_paths)), mistakes
 
 
 def decode(body: bytes, file: str) -> str:
     """Return the text of the file. Raises NotYaml if it is not UTF-8, too large, or contains control characters."""
-    if len(body) > LARGEST_FILE:
-        raise NotYaml(Mistake(file, 0, "", f"the file has {len(body)} bytes; at most {LARGEST_FILE} are read.", "Is it a study file?"))
+    if len(body) > MAX_FILE_BYTES:
+        wrong = f"the file has {len(body)} bytes; at most {MAX_FILE_BYTES} are allowed."
+        raise NotYaml(Mistake(file, 0, "", wrong, "Check that this is a study file."))
     if body.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise NotYaml(Mistake(file, 1, "", "the file is UTF-16; a study file is UTF-8.", "Save it as UTF-8."))
     if body.startswith(b"\xef\xbb\xbf"):
@@ -114,7 +117,7 @@ def decode(body: bytes, file: str) -> str:
     control = _CONTROL.search(text)
     if control is not None:
         line = text.count("\n", 0, control.start()) + 1
-        raise NotYaml(Mistake(file, line, "", f"the character {control[0]!r} is not allowed in YAML.", "Take it away."))
+        raise NotYaml(Mistake(file, line, "", f"the character {control[0]!r} is not allowed in YAML.", "Remove it."))
     return text
 
 
@@ -132,11 +135,11 @@ def _compose(text: str, file: str) -> tuple[Node | None, int]:
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             composer.take(event)
-            if composer.second:
+            if composer.second_document_line:
                 break
     except yaml.YAMLError as problem:
         raise NotYaml(_syntax(problem, text, lines, file)) from None
-    return composer.root, composer.second
+    return composer.root, composer.second_document_line
 
 
 class _Lines:
@@ -157,18 +160,18 @@ class _Composer:
         self.file = file
         self.lines = lines
         self.root: Node | None = None
-        self.second = 0
+        self.second_document_line = 0
         self.open: list[Node] = []
         self.keys: list[tuple[str, int] | None] = []
         self.anchors: dict[str, Node] = {}
-        self.seen = False
+        self.has_document = False
         self.count = 0
 
     def take(self, event: Any) -> None:  # noqa: ANN401  (PyYAML's events share no type that knows their fields)
         line = self.lines.of(event.start_mark)
         if isinstance(event, yaml.DocumentStartEvent):
-            self.second = line if self.seen else 0
-            self.seen = True
+            self.second_document_line = line if self.has_document else 0
+            self.has_document = True
         elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
             mapping = isinstance(event, yaml.MappingStartEvent)
             self._begin(Node(line, entries=[] if mapping else None, items=None if mapping else []), event)
@@ -180,7 +183,7 @@ class _Composer:
             self._alias(str(event.anchor), line)
 
     def _begin(self, node: Node, event: Any) -> None:  # noqa: ANN401
-        if len(self.open) >= DEEPEST:
+        if len(self.open) >= MAX_DEPTH:
             raise NotYaml(_too_deep(self.file, node.line))
         self._name(node, event)
         self.open.append(node)
@@ -205,32 +208,31 @@ class _Composer:
 
     def _name(self, node: Node, event: Any) -> None:  # noqa: ANN401
         if event.tag is not None:
-            node.wrong = (f"{event.tag[:40]} is a tag, and a study file has none.", "Take it away.")
+            node.wrong = (f"{event.tag[:40]} is a YAML tag; a study file cannot contain tags", "Remove it.")
         if event.anchor is not None:
             self.anchors[event.anchor] = node
 
     def _alias(self, name: str, line: int) -> None:
         node = self.anchors.get(name)
         if node is None:
-            node = Node(line, wrong=(f"*{name[:40]} names an anchor that is not there", f"Write &{name[:40]} where it is defined, above."))
+            node = Node(line, wrong=(f"*{name[:40]} refers to an anchor that is not defined", f"Define &{name[:40]} above."))
         elif any(node is outer for outer in self.open):
-            node = Node(line, wrong=(f"*{name[:40]} stands inside of what it names, so that it never ends", "Write the value out."))
+            node = Node(line, wrong=(f"*{name[:40]} refers to the value that contains it", "Write out the value."))
         self._put(node)
 
-    def _key(self, text: str, line: int, value: object, wrong: Wrong | None) -> None:
+    def _key(self, text: str, line: int, value: object, wrong: Rejection | None) -> None:
         if wrong is None and (value is None or isinstance(value, bool)):
-            wrong = (f"{text or 'an empty key'} is not a text, and keys are", f'Write "{text}" in quotes.')
+            wrong = (f"{text or 'an empty key'} is not text; keys must be text", f'Write "{text}" in quotes.')
         if wrong is not None:
             self.open[-1].wrong_keys.append((text, line, wrong))
         self.keys[-1] = (text, line)
 
     def _put(self, node: Node) -> None:
         self.count += 1
-        if max(self.count, node.size) > LARGEST_TREE:
+        if max(self.count, node.size) > MAX_VALUES:
             outermost = self.open[0] if self.open else node
-            raise NotYaml(
-                Mistake(self.file, outermost.line, "", f"this holds more than {LARGEST_TREE} values.", "No study file needs that.")
-            )
+            wrong = f"this contains more than {MAX_VALUES} values."
+            raise NotYaml(Mistake(self.file, outermost.line, "", wrong, "Reduce the number of values."))
         if not self.open:
             self.root = node
             return
@@ -241,66 +243,68 @@ class _Composer:
         key = self.keys[-1]
         assert parent.entries is not None
         if key is None:
-            wrong = ("a key is a list or a mapping, and keys are text", "Write a text as the key.")
-            parent.wrong_keys.append(("?", node.line, wrong))
+            rejection = ("this key is a list or a mapping; keys must be text", "Use text as the key.")
+            parent.wrong_keys.append(("?", node.line, rejection))
             self.keys[-1] = ("?", node.line)
             return
         self.keys[-1] = None
         first = next((line for name, line, _ in parent.entries if name == key[0]), 0)
         if first:
-            wrong = (f"this key stands here a second time (first in line {first})", "Take one of the two away.")
-            parent.wrong_keys.append((*key, wrong))
+            rejection = (f"{_DUPLICATE}; it is already given in line {first}", "Remove one of the two.")
+            parent.wrong_keys.append((*key, rejection))
         else:
             parent.entries.append((*key, node))
 
 
-def _plain(node: Node, path: Path, findings: list[tuple[int, Finding]], broken: set[Path]) -> object:
+def _values_of(node: Node, path: Path, findings: list[tuple[int, Finding]], invalid_paths: set[Path]) -> object:
     wrong = node.wrong
     if wrong is None and node.entries is None and node.items is None and node.value is None and path[:1] == ("spec",):
-        wrong = ("nothing stands here", "Give a value, or leave the key out.")
+        wrong = ("this value is empty", "Give a value, or remove the key.")
     for key, line, key_wrong in node.wrong_keys:
         findings.append((line, Finding((*path, key), key_wrong[0] + ".", key_wrong[1])))
-        if "second time" not in key_wrong[0]:
-            broken.add((*path, key))
+        if not key_wrong[0].startswith(_DUPLICATE):
+            invalid_paths.add((*path, key))
     if wrong is not None:
-        findings.append((node.line, Finding(path, wrong[0].removesuffix(".") + ".", wrong[1])))
-        broken.add(path)
+        findings.append((node.line, Finding(path, wrong[0] + ".", wrong[1])))
+        invalid_paths.add(path)
         return Unreadable()
     if node.entries is not None:
-        return {key: _plain(child, (*path, key), findings, broken) for key, _, child in node.entries}
+        return {key: _values_of(child, (*path, key), findings, invalid_paths) for key, _, child in node.entries}
     if node.items is not None:
-        return [_plain(child, (*path, index), findings, broken) for index, child in enumerate(node.items)]
+        return [_values_of(child, (*path, index), findings, invalid_paths) for index, child in enumerate(node.items)]
     return node.value
 
 
-# What libyaml and PyYAML say -> what to do about it
+# Part of a message of libyaml or PyYAML -> advice
 _ADVICE: Final = (
     ("tab", "Indent with spaces: YAML allows no tabs there."),
-    ("mapping values are not allowed", "Check the indentation; write a text that contains a colon and a space in quotes."),
-    ("cannot start any token", "Put the text in quotes."),
-    ("expected ',' or", "Close the bracket or brace, or put the comma that is missing."),
+    ("mapping values are not allowed", "Check the indentation; quote text that contains a colon and a space."),
+    ("cannot start any token", "Quote the text."),
+    ("expected ',' or", "Close the bracket or brace, or add the missing comma."),
     ("end of stream", "Close the quote."),
     ("unknown escape", "Write \\\\ for a backslash inside \"...\", or use '...'."),
 )
 
 
 def _too_deep(file: str, line: int) -> Mistake:
-    return Mistake(file, line, "", f"this nests deeper than {DEEPEST} levels.", "No study file needs that.")
+    return Mistake(file, line, "", f"this is nested deeper than {MAX_DEPTH} levels.", "Reduce the nesting.")
 
 
 def _syntax(problem: yaml.YAMLError, text: str, lines: _Lines, file: str) -> Mistake:
     mark = getattr(problem, "problem_mark", None)
     line = lines.of(mark) if mark is not None else 1
-    said = (getattr(problem, "problem", None) or str(problem).splitlines()[0])[:120]
-    if "nesting depth" in said:  # libyaml has a bound of its own and may come to it before us
+    message = (getattr(problem, "problem", None) or str(problem).splitlines()[0])[:120]
+    if "nesting depth" in message:  # libyaml has its own limit and may reach it first
         return _too_deep(file, line)
     if "\t" in _indentation(text, line):
-        said = "a tab where YAML wants spaces"
+        message = "a tab where YAML requires spaces"
     context = getattr(problem, "context_mark", None)
-    begun = lines.of(context) if context is not None else line
-    since = f", in what begins in line {begun}" if begun != line else ""
-    advice = next((advice for sign, advice in _ADVICE if sign in said), "Check indentation, brackets and quotes up to this line.")
-    return Mistake(file, line, "", f"this is not YAML: {said}{since}.", advice)
+    context_line = lines.of(context) if context is not None else line
+    context_text = f", in the block that begins in line {context_line}" if context_line != line else ""
+    advice = next(
+        (advice for fragment, advice in _ADVICE if fragment in message), "Check indentation, brackets and quotes up to this line."
+    )
+    return Mistake(file, line, "", f"this is not YAML: {message}{context_text}.", advice)
 
 
 def _indentation(text: str, line: int) -> str:

@@ -25,6 +25,11 @@ _hashed: dict[tuple[str, int, int, int], str] = {}
 def write_bytes(store: Store, key: str, body: bytes) -> Artifact:
     """Write `body` at `key`, which must be in the attempt's own folder, and return its artifact."""
     store.objects.put(key, body)
+    return describe(key, body)
+
+
+def describe(key: str, body: bytes) -> Artifact:
+    """Return the artifact of an object with this content."""
     return Artifact(key=key, bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
 
 
@@ -69,8 +74,7 @@ def check(store: Store, artifact: Artifact, scratch: Path) -> None:
 
 
 def _check_file(store: Store, artifact: Artifact, path: Path) -> None:
-    if not path.exists():
-        store.objects.stat(artifact.key)  # raises KeyMissing
+    store.objects.stat(artifact.key)  # raises KeyMissing, and Damaged for a folder or a link in its place
     _check(artifact, path.stat().st_size, lambda: hash_once(path))
 
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from orchestrator.contract.record import Artifact
 from orchestrator.errors import Damaged, KeyMissing
 from orchestrator.store import artifacts
 from orchestrator.store.addresses import checkpoint_pointer_key
+from orchestrator.store.documents import parse_model
 from orchestrator.store.leases import Lease
 from orchestrator.store.objects import Store
 from orchestrator.store.pointers import Pointer, create_pointer, list_checkpoints, read_pointer
@@ -109,9 +110,8 @@ def find(store: Store, work_root: str, tokens: int) -> Checkpoint:
 
 def _read(store: Store, work_root: str, pointer: Pointer) -> Checkpoint:
     try:
-        manifest = Manifest.model_validate_json(artifacts.read_bytes(store, pointer.manifest))
+        body = artifacts.read_bytes(store, pointer.manifest)
     except KeyMissing as problem:
         raise Damaged(f"{checkpoint_pointer_key(work_root, pointer.tokens)} points to a missing manifest") from problem
-    except ValidationError as problem:
-        raise Damaged(f"{pointer.manifest.key} is not a valid manifest: {problem.errors()[0]['msg']}") from problem
+    manifest = parse_model(Manifest, body, pointer.manifest.key, "a valid manifest")
     return Checkpoint(work_root, manifest.tokens, manifest.attempt, manifest.files, manifest.state)

@@ -5,10 +5,8 @@ is a file, a folder (all files in it with a known suffix), or a pattern (`*` wit
 folders (leading dot) are skipped. Files are never modified.
 """
 
-import glob
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,11 +14,16 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final, cast
 
 from orchestrator.contract.files import READABLE, FileKind, kind_of
-from orchestrator.errors import KeyMissing, StoreUnavailable
+from orchestrator.errors import KeyMissing, StoreError, StoreUnavailable
 from orchestrator.store.external import Bucket, ExternalStat
+from orchestrator.store.folder import leads_back
+from orchestrator.store.patterns import WILDCARD, PathPattern, Positions, parse_pattern
 
 _CHUNK: Final = 1 << 20
-_WILDCARD: Final = re.compile(r"[*?\[]")
+# `**` beside other characters in a pattern for a bucket
+_MOST_INNER_STARS: Final = 3
+# Links inside linked folders that one pattern follows. Folders that link to each other have exponentially many paths
+_MOST_NESTED_LINKS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,11 @@ def expand(path: str, base: Path) -> list[CorpusFile]:
     """Return the files of a source, sorted by name. `path`: as in the study file; a relative path starts at `base`.
 
     Raises KeyMissing if no file exists, none has a known suffix, or all are empty; StoreUnavailable if the location is unreachable or
-    denies access.
+    denies access; StoreError for an invalid pattern, or a file name that is not UTF-8.
     """
     found = list(_in_bucket(path) if _is_url(path) else _on_disk(path, base))
+    for entry in found:
+        _check_name(entry.name)
     if not found:
         raise KeyMissing(f"{path}: no such file or folder, or the folder is empty; relative paths start at {base.absolute()}")
     files = [CorpusFile(entry.name, kind, *entry[1:]) for entry in found if (kind := kind_of(entry.name)) is not None]
@@ -53,6 +58,14 @@ def expand(path: str, base: Path) -> list[CorpusFile]:
     if not any(file.size for file in files):
         raise KeyMissing(f"{path}: the source is empty: all {len(files)} files have 0 bytes")
     return sorted(files, key=lambda file: file.name)
+
+
+def _check_name(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(name).decode(errors="backslashreplace")
+        raise StoreError(f"{shown}: the name of this file or of its folder is not UTF-8; rename it") from None
 
 
 def expand_all(paths: Iterable[str], base: Path) -> list[CorpusFile]:
@@ -103,15 +116,71 @@ def _is_url(name: str) -> bool:
 
 
 def _on_disk(path: str, base: Path) -> Iterator[ExternalStat]:
-    place = base.absolute() / Path(path).expanduser()
+    try:
+        given = Path(path).expanduser()
+    except RuntimeError as problem:  # ~unknown-user
+        raise StoreError(f"{path}: {problem}; write an absolute path") from problem
+    place = base.absolute() / given
     with _store_errors(str(place)):
         if place.is_dir():
             yield from map(_stat_file, _walk(place))
         elif place.is_file():
             yield _stat_file(str(place))
         else:
-            matches = glob.glob(str(place), recursive=True)  # noqa: PTH207 - Path.glob knows no absolute patterns
-            yield from (_stat_file(match) for match in matches if Path(match).is_file())
+            yield from map(_stat_file, _matching(given, base.absolute()))
+
+
+def _matching(pattern: Path, base: Path) -> Iterator[str]:
+    """Yield the files that match a pattern. A relative pattern starts at `base`, which is a folder and no pattern."""
+    parts = pattern.parts
+    literal = next((place for place, part in enumerate(parts) if WILDCARD.search(part)), len(parts))
+    if literal < len(parts):
+        found = parse_pattern("/".join(parts[literal:]))
+        yield from _walk_pattern(str(base.joinpath(*parts[:literal])), found)
+
+
+def _walk_pattern(start: str, pattern: PathPattern) -> Iterator[str]:
+    """Yield the files under `start` that match. Links to folders are followed, except to a folder that contains them."""
+    open_folders: list[tuple[str, Positions, frozenset[str]]] = [(start, pattern.start, frozenset())]
+    nested = 0
+    while open_folders:
+        folder, positions, links = open_folders.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for entry in entries:
+            reached = pattern.advance(positions, entry.name)
+            if not reached:
+                continue
+            if pattern.is_complete(reached) and _is_file(entry):
+                yield entry.path
+            elif _is_folder(entry):
+                inside = links
+                if entry.is_symlink():
+                    inside, nested = links | {os.path.realpath(folder)}, nested + bool(links)
+                    if leads_back(entry.path, inside):
+                        continue
+                    if nested > _MOST_NESTED_LINKS:
+                        raise StoreError(
+                            f"{start}: the pattern follows more than {_MOST_NESTED_LINKS:,} links in linked folders; "
+                            "name the folders themselves"
+                        )
+                open_folders.append((entry.path, reached, inside))
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _walk(folder: Path) -> Iterator[str]:
@@ -133,26 +202,35 @@ def _stat_file(name: str) -> ExternalStat:
 
 def _in_bucket(url: str) -> Iterator[ExternalStat]:
     bucket = Bucket.of(url)
-    if not _WILDCARD.search(url):
+    if not WILDCARD.search(url):
         with suppress(KeyMissing):
             yield bucket.stat(url)
             return
-    folder = _WILDCARD.split(url, maxsplit=1)[0].rpartition("/")[0] if _WILDCARD.search(url) else url.rstrip("/")
-    pattern = _compile_pattern(url if _WILDCARD.search(url) else f"{folder}/**")
+    folder = WILDCARD.split(url, maxsplit=1)[0].rpartition("/")[0] if WILDCARD.search(url) else url.rstrip("/")
+    patterns = [parse_pattern(each) for each in _across_folders(url.removeprefix(folder) if WILDCARD.search(url) else "**")]
     for found in bucket.list(folder):
-        if pattern.fullmatch(found.name) and not _is_hidden(found.name.removeprefix(folder)):
+        names = PurePosixPath(found.name.removeprefix(folder).lstrip("/")).parts
+        if not any(name.startswith(".") for name in names) and any(pattern.matches(names) for pattern in patterns):
             yield found
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in PurePosixPath(name).parts)
+def _across_folders(pattern: str) -> list[str]:
+    """Return patterns in which every `**` is a whole segment: in a bucket, `a**b` matches `a1b`, and `a1/2/3b` too.
 
-
-def _compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile a glob: `**/` matches any folders, `*` and `?` anything but a slash, `[...]` one of the characters."""
-    meanings = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    tokens = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
-    return re.compile("".join(meanings.get(token) or (token if token[:1] == "[" else re.escape(token)) for token in tokens))
+    Raises StoreError for more than three such `**`: each doubles the number of patterns.
+    """
+    found = [""]
+    inner = 0
+    for segment in pattern.strip("/").split("/"):
+        parts = segment.split("**") if segment != "**" else [segment]
+        inner += len(parts) - 1
+        if inner > _MOST_INNER_STARS:
+            raise StoreError(f"{pattern}: at most {_MOST_INNER_STARS} `**` may stand beside other characters; write `**/` between folders")
+        joined = [parts[0]]
+        for part in parts[1:]:
+            joined = [f"{each}{between}{part}" for each in joined for between in ("*", "*/**/*")]
+        found = [f"{before}/{after}" for before in found for after in joined]
+    return found
 
 
 def _stat(name: str) -> ExternalStat:

@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -15,10 +16,11 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore
 
-from orchestrator.errors import KeyMissing, StoreUnavailable
+from orchestrator.errors import KeyMissing, StoreError, StoreUnavailable
 from orchestrator.store.bucket import Backend, cause
 from orchestrator.store.opening import cloud
 
+_DISK: Final = "file:///"
 # Bytes per request: large enough to hide the latency of a request, small enough for one buffer per thread.
 _BUFFER_BYTES: Final = 8 * 2**20
 
@@ -41,8 +43,11 @@ class Bucket:
 
     @staticmethod
     def of(url: str) -> "Bucket":
-        """Return the bucket of `url`. Raises StoreError for an unsupported scheme."""
-        parts = urlsplit(url)
+        """Return the bucket of `url`. Raises StoreError for an unsupported scheme or an invalid URL."""
+        try:
+            parts = urlsplit(url)
+        except ValueError as problem:
+            raise StoreError(f"{url}: not a valid URL: {problem}") from problem
         return _bucket(f"{parts.scheme}://{parts.netloc}/")
 
     def list(self, folder: str) -> Iterator[ExternalStat]:
@@ -54,12 +59,19 @@ class Bucket:
     def stat(self, name: str) -> ExternalStat:
         """Return the metadata of one object. Raises KeyMissing."""
         with self._store_errors(name):
+            self._check_is_file(name)
             return self._stat(obstore.head(self._backend, self._key(name)))
 
     def reader(self, name: str) -> io.BufferedReader:
         """Open an object as a seekable stream. Raises KeyMissing."""
         with self._store_errors(name):
+            self._check_is_file(name)
             return io.BufferedReader(_Stream(obstore.open_reader(self._backend, self._key(name), buffer_size=_BUFFER_BYTES), self, name))
+
+    def _check_is_file(self, name: str) -> None:
+        """Raise KeyMissing for a named pipe or device of this machine's disk: obstore would wait for its writer."""
+        if self._root == _DISK and (path := Path("/", self._key(name))).exists() and not (path.is_file() or path.is_dir()):
+            raise KeyMissing(f"{name}: a pipe or a device, not a file")
 
     def _stat(self, meta: "obstore.ObjectMeta") -> ExternalStat:
         changed = meta["last_modified"].timestamp()
@@ -105,4 +117,4 @@ class _Stream(io.RawIOBase):
 
 @lru_cache(maxsize=64)
 def _bucket(root: str) -> Bucket:
-    return Bucket(LocalStore() if root == "file:///" else cloud(root), root)
+    return Bucket(LocalStore() if root == _DISK else cloud(root), root)

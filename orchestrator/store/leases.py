@@ -12,12 +12,13 @@ from datetime import datetime, timedelta
 from os import getpid
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from orchestrator.contract.exits import KILLED, TERMINATED, meaning_of
 from orchestrator.contract.vocabulary import CLOCK_MARGIN
 from orchestrator.errors import Damaged, KeyMissing, LeaseHeld, LeaseLost, StoreUnavailable
 from orchestrator.store.addresses import attempt_key, lease_key, lease_number, leases_prefix
+from orchestrator.store.documents import parse_model
 from orchestrator.store.objects import Stat, Store, create_once
 from orchestrator.store.pointers import read_pointer
 from orchestrator.store.processes import Host, current_host, start_time
@@ -50,7 +51,7 @@ class Ended(BaseModel):
     """How an attempt ended. `how` and `message` are free text; `code` is an ExitCode."""
 
     model_config = ConfigDict(frozen=True)
-    at: datetime
+    at: AwareDatetime
     how: str
     code: int
     message: str = ""
@@ -74,8 +75,8 @@ class LeaseBody(BaseModel):
     pid_started: int
     gpus: int
     lease_seconds: float
-    start: datetime
-    renewed: datetime
+    start: AwareDatetime
+    renewed: AwareDatetime
     tokens: int = 0
     from_tokens: int = 0
     from_attempt: int | None = None
@@ -229,10 +230,10 @@ def is_live(body: LeaseBody, now: datetime, this_host: Host | None = None) -> bo
 def record_end(store: Store, work_root: str, number: int, how: str, code: int, message: str) -> None:
     """Record the end of an attempt whose process was killed; no change if an end is recorded.
 
-    The caller must have observed that the process no longer runs.
+    The caller must have observed that the process no longer runs. Raises KeyMissing, Damaged.
     """
     key = lease_key(work_root, number)
-    body = LeaseBody.model_validate_json(store.objects.get(key))
+    body = parse_lease(store.objects.get(key), key)
     if body.ended is None:
         ended = Ended(at=body.renewed, how=how, code=code, message=message)
         store.objects.put(key, to_bytes(body.model_copy(update={"ended": ended})))
@@ -256,9 +257,17 @@ def _lease_stats(store: Store, work_root: str) -> list[tuple[int, Stat]]:
 
 def _read(store: Store, number: int, stat: Stat) -> LeaseBody:
     try:
-        return LeaseBody.model_validate_json(store.objects.get(stat.key))
-    except ValidationError:
+        return parse_lease(store.objects.get(stat.key), stat.key)
+    except Damaged:
         return _unreadable(number, stat)
+
+
+def parse_lease(body: bytes, key: str) -> LeaseBody:
+    """Return the lease in the file at `key`. Raises Damaged, also for one with the number of another file."""
+    lease = parse_model(LeaseBody, body, key, "a lease")
+    if lease.number != lease_number(key):
+        raise Damaged(f"{key} is not a lease: its number is {lease.number}")
+    return lease
 
 
 def _unreadable(number: int, stat: Stat) -> LeaseBody:

@@ -61,6 +61,12 @@ def _lineage(store: Store, work_root: str, at_most: int | None) -> list[Segment]
     return effective_lineage(bodies, pointers, at_most)
 
 
+def effective_attempts(store: Store, work_root: str) -> set[int]:
+    """Return the attempts whose rows belong to the series up to some checkpoint of the trajectory, or to its end. Raises Damaged."""
+    ends = [None, *list_checkpoints(store, work_root)]
+    return {segment.attempt for end in ends for segment in _lineage(store, work_root, end)}
+
+
 def _tables(store: Store, work_root: str, number: int) -> list[str]:
     return sorted(stat.key for stat in store.objects.list(attempt_key(work_root, number, "metrics")))
 

@@ -40,14 +40,31 @@ def open_store(url_or_path: str, *, clock: Callable[[], datetime] = utc_now) -> 
 def store_exists(url_or_path: str) -> bool:
     """Return whether a folder store exists; always True for buckets, which are not contacted. Raises StoreError."""
     root = _folder(url_or_path, _scheme(url_or_path) if "://" in url_or_path else "")
-    return root is None or root.exists()
+    try:
+        return root is None or root.exists()
+    except OSError as problem:
+        raise StoreError(f"{url_or_path}: not the path of a folder: {cause(problem)}") from problem
 
 
 def _folder(url_or_path: str, scheme: str) -> Path | None:
     """Return the folder of a folder store, None for other schemes."""
     if scheme not in ("", "file"):
         return None
-    return Path(unquote(urlsplit(url_or_path).path) if scheme else url_or_path).expanduser().absolute()
+    if scheme and (host := urlsplit(url_or_path).netloc):
+        wrong = f"file:// reads only this machine, but the address names the machine {host!r}"
+        raise StoreError(f"{url_or_path}: {wrong}; write file:///{url_or_path.partition(host)[2].strip('/')}, or mount its folder")
+    try:
+        root = Path(unquote(urlsplit(url_or_path).path) if scheme else url_or_path).expanduser().absolute()
+        str(root).encode()
+    except UnicodeEncodeError:
+        # obstore panics at such a path, and a panic looks like an outage, which is retried
+        shown = os.fsencode(url_or_path).decode(errors="backslashreplace")
+        raise StoreError(f"{shown}: the path of a store must be UTF-8; rename the folder") from None
+    except RuntimeError as problem:  # ~unknown-user
+        raise StoreError(f"{url_or_path}: not the path of a folder: {problem}") from problem
+    if "\0" in str(root):
+        raise StoreError(f"{url_or_path!r}: not the path of a folder: it has a null character")
+    return root
 
 
 def _scheme(url: str) -> str:
@@ -60,6 +77,8 @@ def _scheme(url: str) -> str:
 def _open_folder(root: Path, url: str, clock: Callable[[], datetime]) -> Store:
     try:
         root.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise StoreError(f"the store {url} is a file and not a folder; choose another address, in the study file or with --store") from None
     except OSError as problem:
         message = f"could not open the store {url} as a folder: {cause(problem)}"
         raise StoreUnavailable(message) from problem

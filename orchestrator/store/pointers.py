@@ -3,11 +3,12 @@
 `leases` reads them to find the attempt that is resumed, `checkpoints` reads and writes them, `metrics` follows them to build a lineage.
 """
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from orchestrator.contract.record import Artifact
 from orchestrator.errors import Damaged
-from orchestrator.store.addresses import checkpoint_pointer_key, checkpoints_prefix, pointer_tokens
+from orchestrator.store.addresses import attempt_key, checkpoint_pointer_key, checkpoints_prefix, pointer_tokens
+from orchestrator.store.documents import parse_model
 from orchestrator.store.objects import Store, create_once
 
 
@@ -40,7 +41,11 @@ def list_checkpoints(store: Store, work_root: str) -> list[int]:
 
 
 def _parse(key: str, body: bytes) -> Pointer:
-    try:
-        return Pointer.model_validate_json(body)
-    except ValidationError as problem:
-        raise Damaged(f"{key} is not a valid checkpoint pointer: {problem.errors()[0]['msg']}") from problem
+    pointer = parse_model(Pointer, body, key, "a valid checkpoint pointer")
+    if pointer.tokens != pointer_tokens(key) or not pointer.manifest.key.startswith(_attempt_of(key, pointer)):
+        raise Damaged(f"{key} is not a valid checkpoint pointer: it names other tokens or another attempt than its manifest")
+    return pointer
+
+
+def _attempt_of(key: str, pointer: Pointer) -> str:
+    return attempt_key(key.rpartition("/checkpoints/")[0], pointer.attempt, "")

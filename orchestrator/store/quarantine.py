@@ -34,15 +34,23 @@ def quarantine_checkpoint(store: Store, work_root: str, tokens: int, why: str) -
 
 
 def copy_to_quarantine(store: Store, key: str, why: str) -> None:
-    """Copy the object, if it exists, to damaged/ with a note of the reason and time."""
+    """Copy the object, if it exists, to damaged/ with a note of the reason and time.
+
+    Of a link or a pipe in its place only the note is written: its target may be a private file outside the store. A folder in its place is
+    moved to damaged/ when the object is deleted.
+    """
+    body: bytes | None = None
     try:
         body = store.objects.get(key)
     except KeyMissing:
         return
+    except Damaged:
+        pass
     copy = damaged_key(key, uuid.uuid4().hex[:12])
     note: Json = {"key": key, "why": why, "at": store.clock().isoformat()}
     store.objects.put(f"{copy}.why.json", json.dumps(note, indent=1).encode())
-    store.objects.put(copy, body)
+    if body is not None:
+        store.objects.put(copy, body)
 
 
 def task_that_ends_at(store: Store, work_root: str, tokens: int) -> str | None:

@@ -4,12 +4,12 @@ The command line and the controller create them before anything runs; the traine
 """
 
 import hashlib
-import json
 
 from orchestrator.contract.identity import canonical, digest_of_text
 from orchestrator.contract.tasks import Task, read_identity
-from orchestrator.errors import Damaged, KeyExists
+from orchestrator.errors import Damaged, KeyExists, KeyMissing
 from orchestrator.store.addresses import task_key
+from orchestrator.store.documents import parse_object
 from orchestrator.store.objects import Store
 
 
@@ -20,9 +20,16 @@ def create_task(store: Store, task: Task) -> str:
     try:
         store.objects.create(task_key(digest), text.encode())
     except KeyExists:
-        if store.objects.get(task_key(digest)) != text.encode():
+        if not _holds(store, task_key(digest), text.encode()):
             store.objects.put(task_key(digest), text.encode())
     return digest
+
+
+def _holds(store: Store, key: str, body: bytes) -> bool:
+    try:
+        return store.objects.get(key) == body
+    except (KeyMissing, Damaged):
+        return False
 
 
 def read_task(store: Store, digest: str) -> Task:
@@ -30,4 +37,4 @@ def read_task(store: Store, digest: str) -> Task:
     body = store.objects.get(task_key(digest))
     if hashlib.sha256(body).hexdigest() != digest:
         raise Damaged(f"{task_key(digest)} does not match its digest; `scaling-study run` or `apply` writes it again")
-    return read_identity(json.loads(body))
+    return read_identity(parse_object(body, task_key(digest), "the identity of a task"))

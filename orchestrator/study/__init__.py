@@ -1,1 +1,4 @@
-"""A study file and its store, opened: read, fingerprinted, planned, frozen. Reads files; called by the command line and the controller."""
+"""Study files with their stores and plans: reading, fingerprinting, planning, freezing the plan.
+
+Called by the command line and the controller. Reads files.
+"""

@@ -1,7 +1,7 @@
-"""Fingerprints of sources: hashes of what their files contain, independent of names and places.
+"""Fingerprints of sources: hashes of the content of their files, independent of names and locations.
 
-The planner calls `fingerprint` for every source that it can reach. Hashing a corpus takes minutes, so the hash of a file is cached with
-its size and version in an SQLite file; a file that changes has another version and is hashed again.
+The planner calls `fingerprint` for every reachable source. Hashing a corpus takes minutes, so the hash of a file is cached with its size
+and version in an SQLite file; a changed file has another version and is hashed again.
 """
 
 import os
@@ -17,9 +17,10 @@ from typing import Final
 from orchestrator.contract.files import fingerprint_of
 from orchestrator.store.corpora import CorpusFile, expand, hash_unchanged
 
-# A file that is written twice within one tick of its clock keeps its time: 10 ms on Linux, 2 s on FAT and some NFS servers.
-_SETTLED_SECONDS: Final = 3.0
-# Reading is limited by disk or network, hashing by one core per thread; more threads do not help.
+# A hash is cached only if the file is older. A file that is rewritten within one tick of the file system's clock keeps its time of
+# modification: 10 ms on Linux, 2 s on FAT and some NFS servers.
+_MIN_AGE_SECONDS: Final = 3.0
+# Reading is limited by disk or network, hashing by one core per thread; more threads are not faster.
 _THREADS: Final = 16
 
 _TABLE: Final = """
@@ -37,9 +38,9 @@ class SourceFacts:
 
 
 def fingerprint(path: str, base: Path, cache: Path | None = None) -> SourceFacts:
-    """Return the fingerprint of the source at `path`. A relative path starts at `base`; `cache`: folder, by default in the user's cache.
+    """Return the fingerprint of the source at `path`. A relative path starts at `base`; `cache`: folder, default `default_cache()`.
 
-    Raises KeyMissing if there is nothing to read, StoreUnavailable if the source is unreachable or changes while it is read.
+    Raises KeyMissing if there are no files to read, StoreUnavailable if the source is unreachable or changes while it is read.
     """
     files = expand(path, base)
     hashes = _hashes(files, cache or default_cache())
@@ -53,24 +54,24 @@ def default_cache() -> Path:
 
 
 def _hashes(files: list[CorpusFile], cache: Path) -> dict[str, str]:
-    """SHA-256 by name of file."""
-    with _opened(cache) as table:
-        known = _known(table, files)
+    """Return the SHA-256 of each file by name."""
+    with _open_cache(cache) as table:
+        known = _lookup(table, files)
         missing = [file for file in files if file.name not in known]
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
             for file, sha256 in zip(missing, threads.map(hash_unchanged, missing), strict=True):
                 known[file.name] = sha256
         now = time.time()
-        settled = [file for file in missing if now - file.changed > _SETTLED_SECONDS]
-        _keep(table, [(file.name, file.size, file.version, known[file.name]) for file in settled])
+        cacheable = [file for file in missing if now - file.changed > _MIN_AGE_SECONDS]
+        _save(table, [(file.name, file.size, file.version, known[file.name]) for file in cacheable])
     return known
 
 
 @contextmanager
-def _opened(cache: Path) -> Iterator[sqlite3.Connection]:
+def _open_cache(cache: Path) -> Iterator[sqlite3.Connection]:
     """Open the table of hashes, in memory if the folder cannot be used: the cache must never cause a failure."""
     try:
-        connection = _connected(cache)
+        connection = _connect(cache)
     except (OSError, sqlite3.Error):
         connection = sqlite3.connect(":memory:")
         connection.execute(_TABLE)
@@ -78,19 +79,19 @@ def _opened(cache: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def _connected(cache: Path) -> sqlite3.Connection:
+def _connect(cache: Path) -> sqlite3.Connection:
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / "hashes.sqlite"
     try:
-        return _with_table(path)
+        return _connect_with_table(path)
     except sqlite3.OperationalError:
         raise
     except sqlite3.DatabaseError:
         path.unlink()
-        return _with_table(path)
+        return _connect_with_table(path)
 
 
-def _with_table(path: Path) -> sqlite3.Connection:
+def _connect_with_table(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=30)
     try:
         connection.execute(_TABLE)
@@ -100,7 +101,7 @@ def _with_table(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _known(table: sqlite3.Connection, files: Iterable[CorpusFile]) -> dict[str, str]:
+def _lookup(table: sqlite3.Connection, files: Iterable[CorpusFile]) -> dict[str, str]:
     query = "SELECT sha256 FROM hashes WHERE name = ? AND size = ? AND version = ?"
     known = {}
     with suppress(sqlite3.Error):  # damaged, or locked for 30 s: the files are hashed again
@@ -110,6 +111,6 @@ def _known(table: sqlite3.Connection, files: Iterable[CorpusFile]) -> dict[str, 
     return known
 
 
-def _keep(table: sqlite3.Connection, rows: list[tuple[str, int, str, str]]) -> None:
+def _save(table: sqlite3.Connection, rows: list[tuple[str, int, str, str]]) -> None:
     with suppress(sqlite3.Error), table:  # full or read-only: the next plan hashes again
         table.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", rows)

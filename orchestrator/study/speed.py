@@ -1,6 +1,7 @@
-"""How fast this machine trains the sizes of a study on its CPU: from the store's records, or by a short measurement.
+"""Training speed of this machine's CPU by size: from the store's records, or by a short measurement.
 
-`plan` prices studies of small shapes with it. The measurement runs in a process of the trainer, since nothing here imports torch.
+`plan` estimates the duration of small studies with it. The measurement runs in a trainer process, because the orchestrator does not
+import torch.
 """
 
 import json
@@ -19,7 +20,7 @@ from orchestrator.store import Store
 from orchestrator.store.records import read_record
 
 _TIMEOUT: Final = 120.0
-"""Seconds after which a measurement is given up: it takes one second a size, and some to import torch."""
+"""Timeout of a measurement in seconds; it takes about one second per size, plus the import of torch."""
 
 
 def recorded_seconds_per_token(store: Store, plan: Plan, finished: set[str]) -> dict[str, float]:
@@ -57,7 +58,7 @@ def measured_seconds_per_token(plan: Plan) -> dict[str, float]:
             input=json.dumps(asked), capture_output=True, text=True, check=True, timeout=_TIMEOUT,
         )  # fmt: skip
     except subprocess.TimeoutExpired as problem:
-        raise PlanRefused(f"--measure took longer than {_TIMEOUT:.0f} s; try again on an idle machine, or leave it out") from problem
+        raise PlanRefused(f"--measure timed out after {_TIMEOUT:.0f} s; retry on an idle machine, or omit it") from problem
     except subprocess.CalledProcessError as problem:
         last = (problem.stderr.strip().splitlines() or ["no message"])[-1]
         raise PlanRefused(f"--measure failed in the trainer: {last}") from problem

@@ -25,7 +25,7 @@ GIVE_UP: Final = 5.0
 
 
 class LastAttempts:
-    """Limits the attempts of a last update. `what`: the event that started them, such as "the run's end"."""
+    """Limits how long a failing last update is retried. `what`: the event before the first attempt, such as "the run's end"."""
 
     def __init__(self, what: str, sleep: Callable[[float], None] = time.sleep, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._what = what
@@ -34,7 +34,7 @@ class LastAttempts:
         self._since: float | None = None
 
     def another(self) -> bool:
-        """Return True, after a pause unless it is the first call. Raises TrackingUnavailable after `GIVE_UP` seconds."""
+        """Sleep before every attempt except the first, and return True. Raises TrackingUnavailable after `GIVE_UP` seconds."""
         if self._since is None:
             self._since = self._monotonic()
             return True

@@ -104,7 +104,7 @@ class Mirror:
         return change
 
     def _finish(self, planned: PlannedTask, mark: str, change: MirrorUpdate) -> None:
-        """Write the run of a finished task, unless its seal is current."""
+        """Write the final MLflow run of a finished task, unless its seal shows that it is up to date."""
         if self._sealed.get(planned.digest) == mark:
             return
         parameters = parameters_of(self.plan, planned)
@@ -120,7 +120,7 @@ class Mirror:
         self._sealed[planned.digest] = mark
 
     def _follow(self, planned: PlannedTask, change: MirrorUpdate) -> None:
-        """Write the run of a running task, if its files changed since the last update."""
+        """Write the MLflow run of a running task if its files have changed since the last update."""
         self._sealed.pop(planned.digest, None)
         root = work_root(planned.kind, planned.work)
         files = frozenset((stat.key, stat.etag, stat.size) for stat in self.store.objects.list(root))

@@ -1,7 +1,7 @@
 """The address of a study's mirror, and the process that mirrors a local run.
 
-A separate process, so that a slow server, mlflow's import and its database do not delay the run. Its stdin is a pipe from the run: when the
-pipe closes, however the run ended, the process mirrors once more and exits.
+The process is separate, so that a slow server, mlflow's import and its database do not delay the run. Its stdin is a pipe from
+the run: when the pipe closes, however the run ended, the process mirrors once more and exits.
 """
 
 import os
@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -66,6 +67,11 @@ def command_of(store: Store, study: str) -> list[str]:
     return [sys.executable, "-m", "orchestrator.tracking", "--store", store.url, "--study", study]
 
 
+def environment_of(uri: str, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of the mirror's process: `inherited`, with the mirror's address in MLflow's variable."""
+    return {**inherited, URI_VARIABLE: uri}
+
+
 class MirrorProcess:
     """The process that mirrors a local run. Never raises for MLflow errors; `finish` and `last_message` report them."""
 
@@ -73,10 +79,15 @@ class MirrorProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         self.uri = uri
-        environment = {**os.environ, URI_VARIABLE: uri}
+        self._timed_out_after: float | None = None
         with log.open("w") as out:
             self._process = subprocess.Popen(
-                command_of(store, study), stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True, env=environment
+                command_of(store, study),
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                env=environment_of(uri, os.environ),
             )
 
     def request_last_update(self) -> None:
@@ -90,12 +101,21 @@ class MirrorProcess:
         try:
             return self._process.wait(seconds) == 0
         except subprocess.TimeoutExpired:
+            self._timed_out_after = seconds
             self._process.kill()
             self._process.wait()
             return False
 
     def last_message(self) -> str:
-        """Return the last message of the log without passwords. On a full disk a log can end inside a traceback, or be empty."""
-        lines = masked(self.log.read_text(errors="replace")).splitlines()
-        messages = [line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))]
-        return messages[-1] if messages else f"no message in {self.log}; the disk may be full"
+        """Return why the last update is incomplete: whether it timed out, and the last message of the log."""
+        message = last_message_of(self.log.read_text(errors="replace"))
+        if self._timed_out_after is not None:
+            slow = f"the last update timed out after {self._timed_out_after:.0f} s, because MLflow or its database is slow"
+            return f"{slow}; last message: {message}" if message else slow
+        return message or f"no message in {self.log}; the disk may be full, or the process was killed"
+
+
+def last_message_of(log: str) -> str:
+    """Return the last message of a log, without passwords. On a full disk, a log can end inside a traceback, or be empty."""
+    messages = [line for line in masked(log).splitlines() if line.strip() and not line.startswith((" ", "Traceback"))]
+    return messages[-1] if messages else ""

@@ -38,7 +38,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A run as it should be now. `points` only grow at their end while the task runs; `seal` is set once the run is final."""
+    """A run as it should be now. `points` are only appended to while the task runs; `seal` is set once the run is final."""
 
     digest: str
     name: str
@@ -100,7 +100,7 @@ def curve(planned: PlannedTask, rows: Iterable[tuple[int, int, str, float]]) -> 
 
 
 def results(planned: PlannedTask, record: Record) -> list[Point]:
-    """Return the numbers of a record; those of a train task are prefixed as `result/loss`, beside its curves."""
+    """Return the numbers of a record; names of a train task start with `result/`, because its curves use the plain names."""
     tokens = planned.task.tokens if isinstance(planned.task, (TrainTask, EvaluateTask)) else 0
     prefix = "result/" if planned.kind is TaskKind.TRAIN else ""
     numbers = {name: value for name, value in sorted(record.results.items()) if not isinstance(value, str)}

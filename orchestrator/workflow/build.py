@@ -30,7 +30,7 @@ from orchestrator.contract.vocabulary import (
 )
 from orchestrator.spec import Execution
 from orchestrator.spec.execution import Resources
-from orchestrator.spec.numbers import written
+from orchestrator.spec.numbers import format_decimal
 from orchestrator.workflow.jobset import ATTEMPT, build_jobset, waiter_template
 from orchestrator.workflow.units import Unit, store_label, workflow_name
 
@@ -307,7 +307,7 @@ def resources_of(asked: Resources, gpus: int) -> Document:
     limits = {"nvidia.com/gpu": str(gpus)} if gpus else {}
     if asked.memory is not None:
         limits["memory"] = asked.memory
-    requests = {**limits, **({"cpu": written(asked.cpu)} if asked.cpu is not None else {})}
+    requests = {**limits, **({"cpu": format_decimal(asked.cpu)} if asked.cpu is not None else {})}
     return {**({"requests": requests} if requests else {}), **({"limits": limits} if limits else {})}
 
 

@@ -1,7 +1,7 @@
 """Render a training task on several nodes: a JobSet with the training pods, and the container in the Workflow that waits for it.
 
 Called by `build` for sizes with more than one node. Argo runs one pod per task; here it is the waiter
-(`orchestrator.controller.jobset_waiter`), which creates the JobSet, forwards its logs and exits with the code of its pod of index 0. Argo
+(`orchestrator.controller.jobset_waiter`), which creates the JobSet, forwards its logs and exits with the code of its pod with index 0. Argo
 substitutes the names in braces, also inside the JobSet. Pure.
 """
 

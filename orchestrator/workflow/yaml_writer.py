@@ -57,7 +57,7 @@ def _sequence(items: list[Any], indent: str, lines: list[str]) -> None:
 
 @lru_cache(256)
 def _cached_entry(item: bytes, indent: str) -> str:
-    """Return the YAML of a list entry, given in marshal's form."""
+    """Return the YAML of a list entry. `item`: the entry, serialised with marshal."""
     lines: list[str] = []
     _mapping(marshal.loads(item), f"{indent}- ", indent + "  ", lines)
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""A study that nobody ran: a plan with real digests, and records whose curves come from a formula.
+"""A synthetic study: a plan with real digests, and records whose results come from a formula.
 
-Tests of whatever reads plans and records start here. Nothing is random: the "seed noise" is a hash, so that equal calls give equal bytes.
+Tests of code that reads plans and records use it. Nothing is random: the "seed noise" is a hash, so equal calls give equal bytes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ _SHAPES = {"0.03M": (32, 2, 1, 96), "0.09M": (48, 3, 2, 144), "0.24M": (80, 3, 2
 
 
 def shape(size: str) -> Shape:
-    """One of four tiny shapes."""
+    """Return one of four tiny shapes."""
     width, layers, heads, feed_forward = _SHAPES[size]
     return Shape(width, layers, heads, feed_forward, 1024, True, 10_000, "1e-5")
 
@@ -50,7 +50,10 @@ SIZES: tuple[str, ...] = tuple(_SHAPES)
 
 @dataclass(frozen=True)
 class SyntheticStage:
-    """`code_percent` None means the grid's. A cooldown starts from the stable trajectory, a continue from the result before it."""
+    """A stage of a recipe.
+
+    `code_percent`: None for the grid's. A cooldown starts from the stable trajectory, a continue stage from the previous result.
+    """
 
     name: str
     kind: str
@@ -79,9 +82,9 @@ BALANCED_TO_TEXT = SyntheticRecipe(
 
 @dataclass(frozen=True)
 class SyntheticStudy:
-    """What to plan. `plan()` and `records()` are pure: call them as often as you like."""
+    """The definition of a study; `plan()` and `records()` are pure."""
 
-    name: str = "made-up"
+    name: str = "synthetic"
     sizes: tuple[str, ...] = SIZES
     code_percents: tuple[str, ...] = ("0", "25", "50", "100")
     seeds: tuple[int, ...] = (1, 2)
@@ -90,11 +93,14 @@ class SyntheticStudy:
     suites: tuple[str, ...] = ("bpb", "continuation")
 
     def plan(self) -> Plan:
-        """The study's plan, shaped as the planner shapes it: wsd stages are a stable piece and a leaf, cooldowns leave the stable piece."""
+        """Return the study's plan, with trajectories as the planner builds them.
+
+        A wsd stage is a stable trajectory and a decay branch; a cooldown branches off the stable trajectory.
+        """
         return _Planner(self).plan()
 
     def records(self, plan: Plan, missing: Callable[[PlannedTask], bool] = lambda _: False) -> dict[str, Record]:
-        """A record for every task of `plan` but those that are `missing`."""
+        """Return a record for every task of `plan` except those for which `missing` is true."""
         scale = {task.digest: _model_of(plan, task) for task in plan.tasks.values()}
         return {d: _record(plan, task, *scale[d]) for d, task in plan.tasks.items() if not missing(task)}
 
@@ -154,7 +160,7 @@ class _Planner:
     def train(
         self, stage: SyntheticStage, size: str, code: Fraction, seed: int, stable: tuple[str, int], result: tuple[str, int], label: str
     ) -> tuple[tuple[str, ...], tuple[str, int], tuple[str, int]]:
-        """The stage's train tasks, and then its stable state and its result as (trajectory, tokens)."""
+        """Return the stage's train tasks, its stable state and its result; both states are (trajectory, tokens)."""
         tokens, decay = stage.steps * STEP, stage.steps // 10 * STEP
         if stage.kind == "cooldown":
             leaf = self.trajectory(FromState(*stable, True), code, seed, Schedule("linear", 0, "0.006", "0", tokens))
@@ -172,7 +178,7 @@ class _Planner:
         return (first, end), (trunk, tokens), (work, decay)
 
     def piece(self, trunk: str, tokens: int, size: str, label: str) -> str:
-        """The stable trajectory `trunk` brought on to `tokens`."""
+        """Add the task that extends the stable trajectory `trunk` to `tokens`."""
         before = next(t for t in self.tasks.values() if t.work == trunk)
         assert isinstance(before.task, TrainTask)
         task = TrainTask(before.task.trajectory, tokens)
@@ -195,7 +201,7 @@ class _Planner:
 
 
 def _model_of(plan: Plan, task: PlannedTask) -> tuple[float, str]:
-    """Code percent of the chain and group that are looked at: what the formula needs."""
+    """Return the code percent of the chain and the scored group: the inputs of the formula."""
     groups = {source.name: source.group for source in plan.sources}
     for cell in plan.cells:
         for stage in cell.stages:
@@ -208,11 +214,11 @@ def _model_of(plan: Plan, task: PlannedTask) -> tuple[float, str]:
 
 
 def synthetic_bits(n: int, code_percent: float, group: str, noise: str) -> float:
-    """Falls with N, and with the share of the group that is scored: steeply from 0."""
+    """Return bits per byte that fall with N and with the share of the scored group, most steeply near a share of 0."""
     share = (code_percent if group == "code" else 100 - code_percent) / 100
-    floor, starved = (1.35, 1.1) if group == "code" else (1.75, 0.7)
-    wobble = int(digest_of_text(noise)[:6], 16) / 0xFFFFFF - 0.5
-    bits: float = floor + 12 * n**-0.25 + starved * (1 - share) ** 6 + 0.12 * (1 - share) + 0.03 * wobble
+    floor, scarcity = (1.35, 1.1) if group == "code" else (1.75, 0.7)
+    noise_term = int(digest_of_text(noise)[:6], 16) / 0xFFFFFF - 0.5
+    bits: float = floor + 12 * n**-0.25 + scarcity * (1 - share) ** 6 + 0.12 * (1 - share) + 0.03 * noise_term
     return bits
 
 
@@ -235,7 +241,7 @@ def _record(plan: Plan, planned: PlannedTask, code_percent: float, group: str) -
     attempt = Attempt(
         number=2 if planned.from_tokens else 1, study=plan.study, commit="0123456789abcdef" * 2,
         versions={"torch": "2.13.0+cpu", "python": "3.11.9"},
-        processor="a made-up processor", start="2026-01-02T03:04:05+00:00", end="2026-01-02T03:04:15+00:00", how="done", cpu_seconds=9.5,
+        processor="a synthetic processor", start="2026-01-02T03:04:05+00:00", end="2026-01-02T03:04:15+00:00", how="done", cpu_seconds=9.5,
         tokens_lost=512 if planned.kind == TaskKind.TRAIN else 0,
     )  # fmt: skip
     results = _results(plan, planned, code_percent, group)
@@ -244,7 +250,7 @@ def _record(plan: Plan, planned: PlannedTask, code_percent: float, group: str) -
 
 
 def _falling(start: FromInitialisation | FromState, step: int) -> float:
-    """A little faster behind another trajectory, as it does when the rate falls."""
+    """Return a loss that falls faster in a branch, as it does while the learning rate decays."""
     before = start.tokens // STEP if isinstance(start, FromState) else 0
     loss: float = 2.0 + 5.0 * (before + step) ** -0.3 - (0.001 * step if before else 0.0)
     return loss
@@ -253,8 +259,8 @@ def _falling(start: FromInitialisation | FromState, step: int) -> float:
 Loss = Callable[[FromInitialisation | FromState, int], float]
 
 
-def keep(store: Store, plan: Plan, records: Mapping[str, Record], loss: Loss = _falling) -> None:
-    """Put the records into a store, and a loss a step for every trajectory that one of them stands behind."""
+def store_records(store: Store, plan: Plan, records: Mapping[str, Record], loss: Loss = _falling) -> None:
+    """Write the records to a store, and a loss per step for every trajectory that they cover."""
     reached: dict[str, int] = {}
     starts: dict[str, FromInitialisation | FromState] = {}
     for digest, record in records.items():
@@ -270,7 +276,7 @@ def keep(store: Store, plan: Plan, records: Mapping[str, Record], loss: Loss = _
         lease.end("done", 0)
 
 
-def lacking(plan: Plan, cells: Sequence[str]) -> Callable[[PlannedTask], bool]:
-    """For `records(missing=...)`: every evaluation of these cells."""
+def without_evaluations(plan: Plan, cells: Sequence[str]) -> Callable[[PlannedTask], bool]:
+    """Return a predicate for `records(missing=...)` that is true for every evaluation of these cells."""
     digests = {e.digest for name in cells for stage in plan.cell(name).stages for e in stage.evaluations}
     return lambda task: task.digest in digests

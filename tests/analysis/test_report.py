@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from analysis.report.page import write_report, write_report_of
+from analysis.report.page import write_report, write_report_from_records
 from orchestrator.errors import ReportNotWritten
 from orchestrator.store.memory import in_memory_store
-from tests.analysis.synthetic_study import BALANCED_TO_TEXT, FROM_SCRATCH, SyntheticRecipe, SyntheticStudy, keep, lacking
+from tests.analysis.synthetic_study import (
+    BALANCED_TO_TEXT,
+    FROM_SCRATCH,
+    SyntheticRecipe,
+    SyntheticStudy,
+    store_records,
+    without_evaluations,
+)
 
 STUDY = SyntheticStudy(sizes=("0.03M", "0.09M", "0.24M"), code_percents=("0", "50"), seeds=(1, 2))
 ONE = SyntheticStudy(sizes=("0.03M",), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,), suites=("bpb",))
@@ -18,7 +25,7 @@ VOID = {"meta", "br", "link", "img", "use", "path"}
 
 
 class Page(HTMLParser):
-    """What a browser would look at: text, ids, links, and whether every element is closed."""
+    """A parsed page: its text, ids, links and unclosed elements."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -50,13 +57,13 @@ def page_of(path: Path) -> Page:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a whole study with one cell that lacks its evaluations."""
+    """Return the report of a study in which one cell has no evaluations."""
     store, plan = in_memory_store(), STUDY.plan()
-    keep(store, plan, STUDY.records(plan, lacking(plan, ["from-scratch/0.09M/c50/s2"])))
+    store_records(store, plan, STUDY.records(plan, without_evaluations(plan, ["from-scratch/0.09M/c50/s2"])))
     return write_report(store, plan, tmp_path_factory.mktemp("report"))
 
 
-def test_the_folder_holds_page_tables_and_figures(written: Path) -> None:
+def test_the_folder_contains_page_tables_and_figures(written: Path) -> None:
     assert written.name == "report.html"
     files = {str(path.relative_to(written.parent)) for path in written.parent.rglob("*") if path.is_file()}
     names = ("bits-per-byte-by-size", "bits-per-byte-by-code", "continuation-by-size", "training-loss")
@@ -65,7 +72,7 @@ def test_the_folder_holds_page_tables_and_figures(written: Path) -> None:
     assert files == tables | {f"figures/{name}.svg" for name in (*names, *earlier)}
 
 
-def test_the_page_is_whole_and_stands_alone(written: Path) -> None:
+def test_the_page_is_well_formed_and_self_contained(written: Path) -> None:
     page = page_of(written)
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
@@ -75,7 +82,7 @@ def test_the_page_is_whole_and_stands_alone(written: Path) -> None:
     assert not re.findall(r"@import|url\((?!#)", written.read_text())
 
 
-def test_every_result_carries_its_digest_and_every_dot_leads_to_one(written: Path) -> None:
+def test_every_result_shows_its_digest_and_every_dot_links_to_a_result(written: Path) -> None:
     html = written.read_text()
     shown = set(re.findall(r'<code title="([0-9a-f]{64})">', html))
     plan = STUDY.plan()
@@ -87,21 +94,21 @@ def test_every_result_carries_its_digest_and_every_dot_leads_to_one(written: Pat
     assert "scaling-study explain FILE CELL" in html
 
 
-def test_a_hole_is_named_with_cell_and_task(written: Path) -> None:
+def test_a_missing_evaluation_is_listed_with_cell_and_task(written: Path) -> None:
     plan = STUDY.plan()
-    lost = plan.cell("from-scratch/0.09M/c50/s2").stages[0].evaluations[0]
+    missing = plan.cell("from-scratch/0.09M/c50/s2").stages[0].evaluations[0]
     text = page_of(written).text
     assert "1 of 18 cells is incomplete." in text
-    assert f"bpb of prose after pretrain ({lost.digest[:12]})" in text
-    assert f'<span class="missing">missing</span><code title="{lost.digest}">' in written.read_text()
+    assert f"bpb of prose after pretrain ({missing.digest[:12]})" in text
+    assert f'<span class="missing">missing</span><code title="{missing.digest}">' in written.read_text()
     assert "17 of 18" in text
 
 
-def test_equal_records_give_equal_bytes_from_another_process_too(written: Path, tmp_path: Path) -> None:
+def test_equal_records_give_equal_bytes_in_another_process(written: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tests.analysis.test_report import *;"
         "store, plan = in_memory_store(), STUDY.plan();"
-        "keep(store, plan, STUDY.records(plan, lacking(plan, ['from-scratch/0.09M/c50/s2'])));"
+        "store_records(store, plan, STUDY.records(plan, without_evaluations(plan, ['from-scratch/0.09M/c50/s2'])));"
         "write_report(store, plan, Path(sys.argv[1]))"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], check=True, env={"PYTHONHASHSEED": "7"})
@@ -109,24 +116,24 @@ def test_equal_records_give_equal_bytes_from_another_process_too(written: Path, 
         assert path.read_bytes() == (tmp_path / path.relative_to(written.parent)).read_bytes(), path.name
 
 
-def test_a_folder_that_cannot_be_written_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_the_error_for_an_unwritable_folder_suggests_another(tmp_path: Path) -> None:
     store, plan = in_memory_store(), STUDY.plan()
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ReportNotWritten, match="--out DIR"):
+    (tmp_path / "file").write_text("a file in place of the folder")
+    with pytest.raises(ReportNotWritten, match=r"cannot write the report to .*file/report: .*--out DIR"):
         write_report(store, plan, tmp_path / "file" / "report")
 
 
-def test_slopes_come_with_their_seeds(written: Path) -> None:
+def test_slopes_are_shown_per_seed(written: Path) -> None:
     text = page_of(written).text
-    assert "is no scaling" in text
+    assert "is not a scaling law" in text
     assert len(re.findall(r"\N{MINUS SIGN}0\.\d{4}, \N{MINUS SIGN}0\.\d{4}", text)) == 4
 
 
-def test_two_sizes_get_no_slope_but_a_reason(tmp_path: Path) -> None:
+def test_two_sizes_give_a_reason_instead_of_a_slope(tmp_path: Path) -> None:
     two = SyntheticStudy(sizes=("0.03M", "0.09M"), code_percents=("0",), recipes=(FROM_SCRATCH,), suites=("bpb",))
     plan = two.plan()
-    text = page_of(write_report_of(plan, two.records(plan), tmp_path)).text
-    assert text.count("no slope: needs 3 sizes, has 2") == 2
+    text = page_of(write_report_from_records(plan, two.records(plan), tmp_path)).text
+    assert text.count("no slope: requires at least 3 sizes, found 2") == 2
 
 
 STUDIES = {
@@ -141,32 +148,32 @@ STUDIES = {
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_unusual_studies_have_a_report(name: str, tmp_path: Path) -> None:
+def test_studies_with_a_minimal_grid_have_a_report(name: str, tmp_path: Path) -> None:
     study = STUDIES[name]
     plan = study.plan()
-    page = page_of(write_report_of(plan, study.records(plan), tmp_path))
+    page = page_of(write_report_from_records(plan, study.records(plan), tmp_path))
     assert page.open == []
     assert f"{len(plan.cells)} of {len(plan.cells)}" in page.text
 
 
-def test_a_result_that_two_cells_share_is_one_place_to_link_to(tmp_path: Path) -> None:
+def test_a_result_shared_by_two_cells_has_one_link_target(tmp_path: Path) -> None:
     shared = replace(ONE, recipes=(FROM_SCRATCH, SyntheticRecipe("again", FROM_SCRATCH.stages)))
     plan = shared.plan()
-    page = page_of(write_report_of(plan, shared.records(plan), tmp_path))
+    page = page_of(write_report_from_records(plan, shared.records(plan), tmp_path))
     assert len(page.ids) == len(set(page.ids))
     assert {link[1:] for link in page.links} <= set(page.ids)
 
 
-def test_a_study_that_has_not_begun_says_so(tmp_path: Path) -> None:
+def test_a_study_without_records_has_a_page_without_figures(tmp_path: Path) -> None:
     page = page_of(write_report(in_memory_store(), ONE.plan(), tmp_path))
     assert "No results yet" in page.text
     assert "prepare the tokenizer" in page.text
     assert list((tmp_path / "figures").iterdir()) == []
 
 
-def test_a_damaged_record_counts_as_missing_and_is_named(tmp_path: Path) -> None:
+def test_a_damaged_record_counts_as_missing_and_is_listed(tmp_path: Path) -> None:
     store, plan = in_memory_store(), ONE.plan()
-    keep(store, plan, ONE.records(plan))
+    store_records(store, plan, ONE.records(plan))
     digest = plan.cells[0].stages[-1].evaluations[0].digest
     store.objects.put(f"tasks/{digest}/record.json", b'{"version": 1')
     text = page_of(write_report(store, plan, tmp_path)).text
@@ -175,7 +182,7 @@ def test_a_damaged_record_counts_as_missing_and_is_named(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["Größe-λ-研究", "<script>alert(1)</script>", 'a "quoted" & {{ study }}'])
-def test_names_are_shown_as_they_are_written(name: str, tmp_path: Path) -> None:
+def test_names_are_escaped_and_shown_unchanged(name: str, tmp_path: Path) -> None:
     study = SyntheticStudy(
         name=name,
         sizes=("0.03M",),
@@ -185,22 +192,22 @@ def test_names_are_shown_as_they_are_written(name: str, tmp_path: Path) -> None:
         suites=("bpb",),
     )
     plan = study.plan()
-    page = page_of(write_report_of(plan, study.records(plan), tmp_path))
+    page = page_of(write_report_from_records(plan, study.records(plan), tmp_path))
     assert name in page.text
     assert f"r {name} $x_1$, after pretrain" in page.text
     assert "script" not in page.open
 
 
-def test_a_second_report_into_the_folder_leaves_no_figure_of_the_first(tmp_path: Path) -> None:
+def test_a_second_report_removes_figures_of_the_first_and_keeps_other_files(tmp_path: Path) -> None:
     plan = ONE.plan()
-    write_report_of(plan, ONE.records(plan), tmp_path)
-    kept = tmp_path / "figures" / "somebody-else.svg"
+    write_report_from_records(plan, ONE.records(plan), tmp_path)
+    kept = tmp_path / "figures" / "other.svg"
     kept.touch()
-    write_report_of(plan, {}, tmp_path)
+    write_report_from_records(plan, {}, tmp_path)
     assert list((tmp_path / "figures").iterdir()) == [kept]
 
 
-def test_importing_the_report_loads_nothing_heavy() -> None:
+def test_importing_the_report_does_not_import_large_packages() -> None:
     code = (
         "import sys, analysis.report.page; print({'torch', 'pandas', 'matplotlib', 'jinja2', 'pyarrow', 'numpy'} & set(sys.modules) or '')"
     )

@@ -1,10 +1,10 @@
 import pytest
 
-from analysis.tables.facts import cell_states, facts
+from analysis.tables.summary import cell_states, summarize_study
 from orchestrator.contract.plan import Plan
 from orchestrator.contract.tasks import TrainTask
 from orchestrator.contract.vocabulary import TaskKind
-from tests.analysis.synthetic_study import FROM_SCRATCH, STEP, SyntheticStudy, lacking
+from tests.analysis.synthetic_study import FROM_SCRATCH, STEP, SyntheticStudy, without_evaluations
 
 ONE = SyntheticStudy(sizes=("0.03M",), code_percents=("0",), seeds=(1,), recipes=(FROM_SCRATCH,))
 
@@ -15,36 +15,36 @@ def plan() -> Plan:
 
 
 def test_a_whole_study_is_complete(plan: Plan) -> None:
-    found = facts(plan, ONE.records(plan))
+    found = summarize_study(plan, ONE.records(plan))
     assert (found.cells_done, found.cells, found.tasks_done, found.tasks) == (1, 1, len(plan.tasks), len(plan.tasks))
 
 
-def test_tokens_of_a_trajectory_count_once_however_many_tasks_end_on_it(plan: Plan) -> None:
-    # the stable trajectory to 1000 steps (one task ends at 900), its leaf of 100, the cooldown of 200
-    assert facts(plan, ONE.records(plan)).tokens == (1000 + 100 + 200) * STEP
+def test_tokens_of_a_trajectory_with_several_tasks_count_once(plan: Plan) -> None:
+    # the stable trajectory to 1000 steps (with a task that ends at 900), its decay of 100, the cooldown of 200
+    assert summarize_study(plan, ONE.records(plan)).tokens == (1000 + 100 + 200) * STEP
 
 
-def test_an_attempt_that_two_records_name_counts_once(plan: Plan) -> None:
+def test_an_attempt_in_two_records_counts_once(plan: Plan) -> None:
     records = ONE.records(plan)
     trunk = [d for d, t in plan.tasks.items() if isinstance(t.task, TrainTask) and t.task.trajectory.schedule.shape == "constant"]
     first, second = (records[digest] for digest in trunk)
-    once = facts(plan, records)
+    once = summarize_study(plan, records)
     records[second.digest] = second.model_copy(update={"attempts": [*first.attempts, *second.attempts]})
-    assert facts(plan, records) == once
+    assert summarize_study(plan, records) == once
     assert once.attempts == len(plan.tasks)
     assert once.tokens_lost == 4 * 512
 
 
-def test_commits_that_were_not_clean_say_so(plan: Plan) -> None:
+def test_a_commit_with_local_changes_is_marked(plan: Plan) -> None:
     records = ONE.records(plan)
     digest = plan.tokenizer
     attempt = records[digest].attempts[0].model_copy(update={"dirty": True})
     records[digest] = records[digest].model_copy(update={"attempts": [attempt]})
-    assert facts(plan, records).commits == ("0123456789ab", "0123456789ab with changes")
+    assert summarize_study(plan, records).commits == ("0123456789ab", "0123456789ab with local changes")
 
 
 @pytest.mark.parametrize(
-    ("missing", "named", "waiting"),
+    ("missing", "listed", "waiting"),
     [
         (lambda t: t.kind == TaskKind.PREPARE, "prepare the tokenizer", 12),
         (lambda t: t.kind != TaskKind.PREPARE and t.label == "prose", "", 0),
@@ -52,17 +52,17 @@ def test_commits_that_were_not_clean_say_so(plan: Plan) -> None:
         (lambda t: t.kind == TaskKind.EVALUATE and t.task.suite == "bpb" and t.task.tokens == 200 * STEP, "bpb of prose after cooldown", 0),
     ],
 )
-def test_a_hole_is_named_by_the_task_that_could_run_now(plan: Plan, missing: object, named: str, waiting: int) -> None:
+def test_a_missing_task_is_listed_if_its_inputs_are_complete(plan: Plan, missing: object, listed: str, waiting: int) -> None:
     assert callable(missing)
     records = ONE.records(plan, missing)
-    if named == "prepare the tokenizer":
+    if listed == "prepare the tokenizer":
         records = {}
     (state,) = cell_states(plan, records)
-    assert [entry.rpartition(" (")[0] for entry in state.missing][:1] == ([named] if named else [])
+    assert [entry.rpartition(" (")[0] for entry in state.missing][:1] == ([listed] if listed else [])
     assert state.waiting == waiting
 
 
-def test_what_waits_for_a_missing_task_is_counted_and_not_named(plan: Plan) -> None:
+def test_tasks_that_depend_on_a_missing_task_are_counted_but_not_listed(plan: Plan) -> None:
     stage = plan.cells[0].stages[0]
     records = ONE.records(plan, lambda task: task.kind in (TaskKind.TRAIN, TaskKind.EVALUATE))
     (state,) = cell_states(plan, records)
@@ -70,8 +70,10 @@ def test_what_waits_for_a_missing_task_is_counted_and_not_named(plan: Plan) -> N
     assert (state.done, state.total, state.waiting, state.complete) == (0, 12, 11, False)
 
 
-def test_holes_of_one_cell_leave_the_others_complete() -> None:
+def test_missing_evaluations_of_one_cell_leave_the_others_complete() -> None:
     study = SyntheticStudy(sizes=("0.03M",))
     plan = study.plan()
-    hole = plan.cells[3].name
-    assert [s.cell.name for s in cell_states(plan, study.records(plan, lacking(plan, [hole]))) if not s.complete] == [hole]
+    incomplete = plan.cells[3].name
+    assert [s.cell.name for s in cell_states(plan, study.records(plan, without_evaluations(plan, [incomplete]))) if not s.complete] == [
+        incomplete
+    ]

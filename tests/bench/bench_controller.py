@@ -142,7 +142,7 @@ def test_reconcile_of_ten_thousand_tasks(large: Planned, capsys: pytest.CaptureF
 
 @pytest.mark.bench
 def test_controller_iteration_with_ten_thousand_tasks(capsys: pytest.CaptureFixture[str]) -> None:
-    """Like `reconcile`, including the listing, leases, actions and the status."""
+    """Measures the whole iteration: the listing, the leases, `reconcile`, the actions and the status."""
     simulated = SimulatedCluster()
     simulated.apply("large", **spec_of(1, MANY_TASKS))
     loop = simulated.controller()

@@ -55,7 +55,7 @@ class Container:
 
 @dataclass
 class Observations:
-    """Observation containers and pods by (Workflow, short digest), and the times at which Workflows were first seen."""
+    """Observed containers and pods by (Workflow, short digest), and the times at which Workflows were first seen."""
 
     containers: dict[tuple[str, str], Container] = field(default_factory=dict)
     pods: dict[tuple[str, str], str] = field(default_factory=dict)

@@ -23,11 +23,6 @@ from tests.controller.simulated_cluster import SPEC, SimulatedCluster
 
 
 @pytest.fixture
-def simulated() -> SimulatedCluster:
-    return SimulatedCluster()
-
-
-@pytest.fixture
 def study(simulated: SimulatedCluster) -> StudyOnCluster:
     return StudyOnCluster(simulated.cluster, "mine")
 
@@ -79,7 +74,7 @@ def test_resubmitting_changes_only_what_differs(simulated: SimulatedCluster, stu
     more = SPEC["grid"] | {"seeds": [1, 2]}
     message = submitted(study, simulated, loop, grid=more, budget={"gpuHours": 7})[1]
     assert message[0] == "mine: changed in namespace studies (spec.grid.seeds); a new plan is made, and completed tasks are kept."
-    assert "4 cells" in message[1], "the verdict is on the new version"
+    assert "4 cells" in message[1], "the verdict is about the new version"
 
 
 def test_a_rejected_study_names_the_policy_rule(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
@@ -88,19 +83,19 @@ def test_a_rejected_study_names_the_policy_rule(simulated: SimulatedCluster, stu
     assert said[-1].startswith("rejected: ImageMissing: spec.execution.image: a cluster needs the trainer's image")
 
 
-def test_without_a_controller_the_wait_ends(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
+def test_waiting_without_a_controller_times_out(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
     went, said = submitted(study, simulated, None)
     assert went
     assert "no controller has reconciled it yet" in said[-1]
     assert simulated.clock.seconds() < 10
-    assert not submit_study(study, values(), waiting(simulated, None, until_planned=True), said.append), "--wait asked for more"
+    assert not submit_study(study, values(), waiting(simulated, None, until_planned=True), said.append), "--wait requires a plan"
 
 
-def test_a_cluster_that_is_unreachable_for_a_while_is_retried(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
+def test_waiting_retries_while_the_cluster_is_unreachable(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
     loop, said = simulated.controller(), list[str]()
     simulated.cluster.faults.append(ClusterFault("get", "scalingstudies/mine", skip=1, times=100))
     assert submit_study(study, values(), waiting(simulated, None, until_planned=True), said.append) is False
-    assert simulated.clock.seconds() >= 300, "until the time limit"
+    assert simulated.clock.seconds() >= 300, "retried until the time limit"
     assert sum("is unreachable" in line for line in said) == 1, "the same error is printed once"
     simulated.cluster.faults.append(ClusterFault("get", "scalingstudies/mine", skip=1, times=3))
     assert submit_study(study, values(), waiting(simulated, loop, until_planned=True), said.append)
@@ -114,7 +109,7 @@ def test_a_cluster_that_stays_unreachable_is_an_error_after_the_time_limit(simul
     assert 5 <= simulated.clock.seconds() < 10
 
 
-def test_fingerprinting_in_a_pod_is_waited_for_only_with_wait(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
+def test_submit_does_not_wait_for_fingerprinting_in_a_pod(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
     unknown = copy.deepcopy(SPEC["data"])
     for source in unknown["sources"]:
         del source["fingerprint"]
@@ -142,7 +137,7 @@ def test_resubmitting_a_paused_study_keeps_it_paused(simulated: SimulatedCluster
 # stop, resume
 
 
-def test_stop_writes_checkpoints_and_resume_ends_with_every_cell(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
+def test_stop_writes_checkpoints_and_resume_completes_every_cell(simulated: SimulatedCluster, study: StudyOnCluster) -> None:
     loop = simulated.controller()
     submitted(study, simulated, loop)
     simulated.step(loop)
@@ -271,7 +266,7 @@ def test_an_invalid_name_is_rejected_without_a_request(simulated: SimulatedClust
         (NotFound('POST /apis: namespaces "studies" not found'), NotFound, "the cluster has no namespace 'studies'"),
     ],
 )
-def test_errors_that_the_user_can_fix_name_the_fix(
+def test_errors_that_the_user_can_fix_contain_the_remedy(
     simulated: SimulatedCluster, study: StudyOnCluster, error: Exception, kind: type[Exception], words: str
 ) -> None:
     simulated.apply()

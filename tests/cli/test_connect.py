@@ -1,4 +1,4 @@
-"""How commands find the study they are given: by file or name, without a cluster, run as processes."""
+"""Commands find a study by file or name. They run as processes without a cluster."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.errors import ClusterError, InvalidStudy, StoreUnavailable
 from orchestrator.monitor.connect import resolve_namespace, resolve_study, with_timeout
-from tests.cli.test_plan_command import STUDY
+from tests.cli.study_file import STUDY
 
 CLUSTER_VERBS = ("submit", "status", "watch", "logs", "stop", "resume", "retry", "delete")
 
@@ -120,7 +120,7 @@ def test_the_plugin_has_the_cluster_commands_and_the_name_kubectl_uses() -> None
     assert " fingerprint " not in done.stdout
 
 
-def test_the_plugin_reads_the_cluster_even_for_a_file(study: Path) -> None:
+def test_the_plugin_reads_the_cluster_even_if_a_file_is_given(study: Path) -> None:
     done = command("status", study, entry="plugin")
     assert done.returncode == 1
     assert "no cluster is configured" in done.stderr

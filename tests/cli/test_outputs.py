@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_plan_command import STUDY, command
+from tests.cli.study_file import STUDY, command
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """`plan` and `explain` as processes: output, errors and exit codes."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,29 +12,8 @@ from orchestrator.cli.explain_tables import print_task
 from orchestrator.contract.record import Artifact, Record
 from orchestrator.store import open_store
 from orchestrator.store.records import publish_record
-from orchestrator.study.opening import keep, open_study
-
-STUDY = """\
-apiVersion: scaling-study.dev/v1alpha1
-kind: ScalingStudy
-metadata: {name: kleine-studie}
-spec:
-  store: store
-  grid: {sizes: ["0.03M", "0.09M"], codePercent: [0, 50], seeds: [1]}
-  data:
-    tokenizer: {train: {vocabulary: 1024, bytes: 1M, weights: {text: 50, code: 50}}}
-    sources:
-    - {name: text, group: text, path: text, tokens: 60K}
-    - {name: code, group: code, path: code}
-    heldOut: {oneIn: 50, documents: 20}
-  training: {sequenceLength: 128, precision: fp32, schedule: {warmup: 8K}}
-  recipes:
-  - name: scratch
-    stages:
-    - {name: pretrain, tokens: 100K, mixture: {codePercent: grid, code: {code: 100}, text: {text: 100}}}
-    - {name: cooldown, tokens: 25K, mixture: {codePercent: 20, code: {code: 100}, text: {text: 100}}}
-  evaluation: {after: [cooldown], suites: [bpb]}
-"""
+from orchestrator.study.opening import freeze_plan, open_study
+from tests.cli.study_file import STUDY, command
 
 
 @pytest.fixture
@@ -46,11 +24,6 @@ def study(tmp_path: Path) -> Path:
     file = tmp_path / "study.yaml"
     file.write_text(STUDY)
     return file
-
-
-def command(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-c", "from orchestrator.cli import main; main()", *map(str, words)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment})
 
 
 def printed_json(*words: object) -> dict[str, Any]:
@@ -84,7 +57,7 @@ def test_plan_json_holds_the_same_numbers(study: Path) -> None:
 def prepared(study: Path, tokens: int) -> None:
     """Publish the record of a `prepare` task that counted the text source."""
     opened = open_study(study)
-    keep(opened)
+    freeze_plan(opened)
     digest = next(source.digest for source in opened.plan.sources if source.name == "text")
     identity = opened.plan.tasks[digest].task.identity()
     artifact = Artifact(key="x", bytes=0, sha256="0" * 64)
@@ -141,7 +114,7 @@ def test_an_invalid_gpu_or_mfu_is_rejected(study: Path, words: tuple[str, str], 
     assert message in done.stderr
 
 
-def test_an_infinite_price_is_rejected_because_json_has_none(study: Path) -> None:
+def test_an_infinite_price_is_rejected_because_json_cannot_represent_it(study: Path) -> None:
     assert command("plan", study, "--json", "--price", "inf").returncode == 2
 
 
@@ -186,7 +159,7 @@ def test_explain_of_a_digest_shows_its_record(study: Path) -> None:
 
 def test_text_of_a_record_is_not_parsed_as_markup(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opened = open_study(study)
-    keep(opened)
+    freeze_plan(opened)
     digest = next(source.digest for source in opened.plan.sources if source.name == "text")
     record = Record(
         digest=digest,
@@ -207,7 +180,7 @@ def test_explain_of_an_unknown_cell_names_existing_cells(study: Path) -> None:
     assert "'scratch/1B/s1' is not a cell of kleine-studie. Cells are, for example: scratch/0.03M/c0/s1" in done.stderr
 
 
-def test_plan_imports_nothing_heavy(study: Path) -> None:
+def test_plan_does_not_import_large_packages(study: Path) -> None:
     code = (
         "import sys; from orchestrator.cli import build_app; build_app()(sys.argv[1:], standalone_mode=False);"
         "heavy = {'torch', 'transformers', 'mlflow', 'pandas', 'pyarrow', 'scipy', 'matplotlib', 'numpy'} & set(sys.modules);"
@@ -217,7 +190,7 @@ def test_plan_imports_nothing_heavy(study: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_small_sizes_are_priced_on_this_machine_and_say_where_the_speed_comes_from(study: Path) -> None:
+def test_small_sizes_are_priced_on_this_machine_with_the_origin_of_its_speed(study: Path) -> None:
     priced = printed_json("plan", study)
     assert (priced["gpu"], priced["total"]["gpu_hours"]) == ("cpu", 0.0)
     assert priced["total"]["seconds"] > 0
@@ -226,13 +199,13 @@ def test_small_sizes_are_priced_on_this_machine_and_say_where_the_speed_comes_fr
     assert "this machine's CPU (speed assumed" in command("plan", study).stdout
 
 
-def test_a_gpu_that_is_named_prices_small_sizes_in_gpu_hours(study: Path) -> None:
+def test_small_sizes_are_priced_in_gpu_hours_if_a_gpu_is_given(study: Path) -> None:
     priced = printed_json("plan", study, "--gpu", "h100")
     assert (priced["gpu"], priced["workers"], priced["rate_from"]) == ("h100", 0, "")
     assert priced["total"]["gpu_hours"] > 0
 
 
-def test_every_task_is_listed_after_all_that_it_needs(study: Path) -> None:
+def test_every_task_is_listed_after_its_dependencies(study: Path) -> None:
     document = printed_json("plan", study, "--tasks")
     assert len(document["task_list"]) == sum(document["tasks"].values())
     seen: set[str] = set()

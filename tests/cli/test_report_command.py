@@ -7,31 +7,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.contract.vocabulary import TaskKind
-from orchestrator.study.opening import keep, open_study
-from tests.analysis.synthetic_study import SyntheticStudy
-from tests.analysis.synthetic_study import keep as keep_records
+from orchestrator.study.opening import freeze_plan, open_study
+from tests.analysis.synthetic_study import SyntheticStudy, store_records
+from tests.cli.study_file import STUDY as STUDY_OF_TWO_SIZES
 
-STUDY = """\
-apiVersion: scaling-study.dev/v1alpha1
-kind: ScalingStudy
-metadata: {name: kleine-studie}
-spec:
-  store: store
-  grid: {sizes: ["0.03M"], codePercent: [0, 50], seeds: [1]}
-  data:
-    tokenizer: {train: {vocabulary: 1024, bytes: 1M, weights: {text: 50, code: 50}}}
-    sources:
-    - {name: text, group: text, path: text, tokens: 60K}
-    - {name: code, group: code, path: code}
-    heldOut: {oneIn: 50, documents: 20}
-  training: {sequenceLength: 128, precision: fp32, schedule: {warmup: 8K}}
-  recipes:
-  - name: scratch
-    stages:
-    - {name: pretrain, tokens: 100K, mixture: {codePercent: grid, code: {code: 100}, text: {text: 100}}}
-    - {name: cooldown, tokens: 25K, mixture: {codePercent: 20, code: {code: 100}, text: {text: 100}}}
-  evaluation: {after: [cooldown], suites: [bpb]}
-"""
+STUDY = STUDY_OF_TWO_SIZES.replace('["0.03M", "0.09M"]', '["0.03M"]')
 
 
 @pytest.fixture
@@ -43,10 +23,10 @@ def study(tmp_path: Path) -> Path:
     file = tmp_path / "study.yaml"
     file.write_text(STUDY)
     opened = open_study(file)
-    keep(opened)
+    freeze_plan(opened)
     missing = opened.plan.cells[0].stages[-1].evaluations[0].digest
     records = SyntheticStudy().records(opened.plan, lambda task: task.digest == missing)
-    keep_records(opened.store, opened.plan, {d: r for d, r in records.items() if opened.plan.tasks[d].kind != TaskKind.PREPARE})
+    store_records(opened.store, opened.plan, {d: r for d, r in records.items() if opened.plan.tasks[d].kind != TaskKind.PREPARE})
     return file
 
 

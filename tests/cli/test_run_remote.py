@@ -94,7 +94,7 @@ def test_the_attach_command_holds_no_token() -> None:
     assert remote_command(Path("a.yaml"), server, RemoteRunOptions()) == f"scaling-study run a.yaml {options}"
 
 
-def test_the_attach_command_keeps_every_option_without_passwords() -> None:
+def test_the_attach_command_keeps_every_option_and_masks_passwords() -> None:
     server = ArgoServer("http://a", "here", token="secret")
     options = RemoteRunOptions(store="s3://b", out=Path("out folder"), tracking_uri="http://me:secret@mlflow:5000", plain=True, logs=True)
     words = "--store s3://b --out 'out folder' --tracking-uri 'http://me:***@mlflow:5000' --plain --logs"

@@ -48,11 +48,11 @@ def trunks() -> list[PlannedTask]:
 
 
 def at_work(store: Store, planned: PlannedTask, gpus: int = 0) -> Lease:
-    return acquire(store, work_root(planned.kind, planned.work), planned.digest, Holder(study="made-up", gpus=gpus))
+    return acquire(store, work_root(planned.kind, planned.work), planned.digest, Holder(study="synthetic", gpus=gpus))
 
 
 def look(store: Store) -> StudyView:
-    return StatusReader("made-up", utc_now, store=store).read()
+    return StatusReader("synthetic", utc_now, store=store).read()
 
 
 def text_of(view: StudyView, *, only_ascii: bool = False) -> str:
@@ -69,7 +69,7 @@ def row_of(shown: str, size: str) -> list[str]:
 
 def test_a_new_study_is_idle(store: Store) -> None:
     shown = text_of(look(store))
-    assert shown.startswith(f"made-up: Idle, 0/2 cells, 0/{len(PLAN.tasks)} tasks done in {store.url}\n")
+    assert shown.startswith(f"synthetic: Idle, 0/2 cells, 0/{len(PLAN.tasks)} tasks done in {store.url}\n")
     assert row_of(shown, "0.03M") == ["· 0/1", "· 0/1"]
     assert "running:" not in shown
     assert "GPU-hours: 0.00 used of 12" in shown
@@ -105,7 +105,7 @@ def test_progress_and_time_left_come_from_the_lease(store: Store) -> None:
     (work,) = view.active_tasks
     assert work.lease is not None
     assert work.lease.tokens == half
-    assert 0.2 < view.cells[0].progress < 0.3, "half of nine tenths of the first of two stages, and no score"
+    assert 0.2 < view.cells[0].progress < 0.3, "half of a trunk, which is nine tenths of one of two stages, and no evaluation"
     assert view.cells[0].seconds_left is not None
     shown = text_of(view)
     assert row_of(shown, "0.03M")[0].startswith("▶ 0/1 27%")
@@ -137,7 +137,7 @@ def test_a_finished_study_has_succeeded(store: Store) -> None:
     publish(store, *TaskKind)
     view = look(store)
     shown = text_of(view)
-    assert "made-up: Succeeded, 2/2 cells" in shown
+    assert "synthetic: Succeeded, 2/2 cells" in shown
     assert row_of(shown, "0.03M") == ["✓ 1/1", "✓ 1/1"]
     assert not needs_attention(view)
 
@@ -150,7 +150,7 @@ def test_a_study_without_runnable_tasks_has_failed(store: Store) -> None:
 
 
 def test_a_second_read_sees_changes(store: Store) -> None:
-    looking = StatusReader("made-up", utc_now, store=store)
+    looking = StatusReader("synthetic", utc_now, store=store)
     assert looking.read().phase == "Idle"
     publish(store, TaskKind.PREPARE)
     lease = at_work(store, trunks()[0])
@@ -163,7 +163,7 @@ def test_a_second_read_sees_changes(store: Store) -> None:
 def test_a_new_lease_is_seen_before_any_task_is_done(store: Store) -> None:
     publish(store, TaskKind.PREPARE)
     late = timedelta(0)
-    looking = StatusReader("made-up", lambda: utc_now() + late, store=store)
+    looking = StatusReader("synthetic", lambda: utc_now() + late, store=store)
     assert looking.read().phase == "Idle"
     at_work(store, trunks()[0])
     late = timedelta(seconds=11)
@@ -189,7 +189,7 @@ def test_gpu_hours_are_read_from_the_leases(store: Store) -> None:
     assert look(store).gpu_seconds == pytest.approx(days * 86400 * 8, rel=0.01)
 
 
-def test_symbols_are_ascii_where_the_terminal_needs_it(store: Store) -> None:
+def test_symbols_are_ascii_for_a_terminal_without_unicode(store: Store) -> None:
     publish(store, *TaskKind)
     shown = text_of(look(store), only_ascii=True)
     assert shown.isascii()
@@ -201,11 +201,11 @@ def test_a_study_missing_from_the_store_is_rejected(store: Store) -> None:
         StatusReader("nobody", utc_now, store=store).read()
 
 
-def test_json_holds_what_the_view_shows(store: Store) -> None:
+def test_json_has_the_contents_of_the_view(store: Store) -> None:
     publish(store, TaskKind.PREPARE)
     lease = at_work(store, trunks()[0])
     found = json.loads(json.dumps(document(look(store))))
-    assert (found["study"], found["phase"], found["namespace"], found["conditions"]) == ("made-up", "Running", None, [])
+    assert (found["study"], found["phase"], found["namespace"], found["conditions"]) == ("synthetic", "Running", None, [])
     assert found["tasks"]["done"] == 3
     assert found["gpuHours"] == {"used": "0.00", "budget": "12"}
     (grid,) = found["grids"]
@@ -217,7 +217,7 @@ def test_json_holds_what_the_view_shows(store: Store) -> None:
     assert (work["digest"], work["pid"], work["attempt"]) == (trunks()[0].digest, lease.body.pid, 1)
 
 
-def test_json_lists_every_missing_cell_and_the_view_some() -> None:
+def test_json_lists_every_missing_cell_and_the_view_a_limited_number() -> None:
     lost = [{"name": f"scratch/0.03M/c{number}/s1", "reason": "NaN"} for number in range(60)]
     body = {"metadata": {"name": "mine"}, "spec": {}, "status": {"failedCells": lost}}
     view = StudyView("mine", utc_now(), "s3://b", body=body)

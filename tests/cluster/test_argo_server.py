@@ -169,7 +169,7 @@ def test_listing_reads_all_pages(server: SimulatedArgoServer, cluster: ArgoServe
     assert len(cluster.list("workflows").items) == 5
 
 
-def test_delete_spares_a_workflow_with_another_uid(server: SimulatedArgoServer, cluster: ArgoServerCluster) -> None:
+def test_delete_does_not_delete_a_workflow_with_another_uid(server: SimulatedArgoServer, cluster: ArgoServerCluster) -> None:
     cluster.create("workflows", workflow())
     cluster.list("workflows")
     server.cluster.remove("workflows", "ss-1")

@@ -52,7 +52,7 @@ def test_object_has_no_server_side_fields() -> None:
     assert "status" not in body
 
 
-def test_created_then_unchanged_then_changed() -> None:
+def test_outcome_is_created_then_unchanged_then_changed() -> None:
     cluster = InMemoryCluster()
     assert submit(cluster, sent()).outcome == "created"
     again = submit(cluster, sent())

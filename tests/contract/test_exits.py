@@ -29,5 +29,5 @@ def test_every_code_of_the_trainer_is_in_the_table() -> None:
     assert {meaning_of(code).cause for code in ExitCode} == {"done", "stopped", "failed"}
 
 
-def test_only_codes_that_are_no_failures_are_retried_without_counting() -> None:
+def test_held_stopped_and_killed_attempts_are_retried_without_counting() -> None:
     assert RETRIED_WITHOUT_COUNTING == (69, 75, 137, 143)

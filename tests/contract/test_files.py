@@ -68,7 +68,7 @@ def test_fingerprints_are_equal_only_for_equal_contents(one: list[tuple[str, str
     assert (fingerprint_of(one) == fingerprint_of(other)) == (sorted(one) == sorted(other))
 
 
-def test_fingerprint_never_changes() -> None:
+def test_fingerprint_equals_the_recorded_one() -> None:
     files = [("b" * 64, CODE, "python"), ("a" * 64, JSON_LINES_ZST, "")]
     assert fingerprint_of(files) == "c345e41a8da6dab7bf85d74e9c7d980f7a3b22d1004b8510686fca3edc67371d"
 

@@ -36,7 +36,7 @@ def test_value_without_canonical_form_is_rejected_with_its_path(value: object) -
         canonical(value)
 
 
-def test_a_digest_is_the_sha256_of_known_bytes() -> None:
+def test_a_digest_is_the_sha256_of_the_canonical_json() -> None:
     # echo -n '{"a":"ü","b":[1,null]}' | sha256sum
     assert digest_of({"b": [1, None], "a": "ü"}) == "5ddd266d13a5e8cdcca4c2007bb2032c5c319ab15de36c670f395fe8765fc949"
 

@@ -1,4 +1,4 @@
-"""Every consumer handles every kind of task: a new kind fails here until it is known everywhere."""
+"""Every consumer handles every kind of task: a new kind fails these tests until all consumers support it."""
 
 from dataclasses import replace
 from importlib import import_module
@@ -45,7 +45,7 @@ def test_a_study_can_set_the_resources_of_every_kind(kind: TaskKind) -> None:
         (EvaluateTask(A, 512, "code", {}, NUMERICS), [Need(A, 512)], C, NUMERICS),
     ],
 )
-def test_a_task_states_what_it_reads_and_where_it_works(
+def test_a_task_has_the_expected_inputs_work_root_and_numerics(
     task: TokenizerTask | PrepareTask | TrainTask | EvaluateTask, needs: list[Need], work: str | None, numerics: int | None
 ) -> None:
     assert list(task.needs()) == needs

@@ -23,7 +23,7 @@ def test_every_prefix_is_within_two_windows_of_every_share(shares: list[int], st
 
 
 @pytest.mark.parametrize("shares", [[1] * 16, list(range(1, 17)), [1] * 15 + [10**6], [10**6] + [1] * 15, [999, 1] * 8, [1, 2]])
-def test_every_prefix_of_a_whole_period_is_within_two_windows(shares: list[int]) -> None:
+def test_every_prefix_of_a_period_is_within_two_windows_of_every_share(shares: list[int]) -> None:
     assert largest_deviation(shares, range(min(sum(shares), 2000) + 1)) <= 2
 
 
@@ -33,7 +33,7 @@ def test_counts_sum_to_the_number_of_windows(shares: list[int], n: int) -> None:
 
 
 @given(shares_of_sources, st.integers(0, 10**12))
-def test_the_source_of_a_window_is_the_one_whose_count_grows(shares: list[int], k: int) -> None:
+def test_the_source_of_a_window_is_the_source_whose_count_increases(shares: list[int], k: int) -> None:
     source, position = source_of(shares, k)
     before, after = counts(shares, k), counts(shares, k + 1)
     assert before[source] == position

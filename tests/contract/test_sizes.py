@@ -29,7 +29,7 @@ def test_parameters_are_those_of_the_published_table(size: str, millions: tuple[
     assert (round(shape.n / 1e6, 1), round(shape.total / 1e6, 1)) == millions
 
 
-def test_scaling_rules_at_known_points() -> None:
+def test_scaling_rules_give_the_known_values() -> None:
     assert peak_learning_rate(108_000_000) == pytest.approx(0.00235)
     assert batch_sequences(108_000_000, 2048) == 160
     assert tiny_peak_learning_rate(27_000) == pytest.approx(0.006)
@@ -48,7 +48,7 @@ def test_learning_rate_decreases_and_batch_increases_with_size() -> None:
     assert batches == sorted(batches)
 
 
-def test_beta2_changes_at_half_a_million_tokens_a_step() -> None:
+def test_beta2_changes_at_half_a_million_tokens_per_step() -> None:
     assert (beta2(524_287), beta2(524_288)) == ("0.99", "0.95")
 
 

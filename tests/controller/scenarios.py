@@ -1,4 +1,4 @@
-"""Helpers of the controller tests: a small study, disturbed runs and the calls of the cluster that write."""
+"""Helpers of the controller tests: a small study, runs with faults, and the calls that modify the cluster."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ WRITES = ("create", "patch_status", "event", "stop_workflow", "delete")
 
 
 class Killed(BaseException):
-    """The controller's process is gone."""
+    """Simulates a kill of the controller's process."""
 
 
 def undisturbed(**changes: Any) -> SimulatedCluster:
@@ -36,7 +36,7 @@ def study_of(workflow: Document) -> str:
 
 
 def refused() -> tuple[SimulatedCluster, Loop]:
-    """A study whose first task has refused for good."""
+    """A study whose first task has failed permanently."""
     simulated = SimulatedCluster()
     loop = simulated.controller()
     simulated.apply(**SMALL)
@@ -57,7 +57,7 @@ def created(simulated: SimulatedCluster) -> list[str]:
 
 
 def run_disturbed(simulated: SimulatedCluster, disturb: Callable[[], None]) -> None:
-    """To the end, with a new controller whenever the old one dies. Faults meet the controller's own calls alone."""
+    """Run a study to its end; a killed controller is replaced by a new one. Faults apply only to the controller's own calls."""
     loop = simulated.controller()
     simulated.apply(**SMALL)
     disturb()
@@ -73,7 +73,7 @@ def run_disturbed(simulated: SimulatedCluster, disturb: Callable[[], None]) -> N
             return
         simulated.work()
         simulated.cluster.faults, simulated.objects.faults = cluster_faults, store_faults
-    raise AssertionError(f"no end: {simulated.status()}")
+    raise AssertionError(f"the study did not end: {simulated.status()}")
 
 
 def assert_nothing_was_done_twice(simulated: SimulatedCluster, calm: SimulatedCluster) -> None:
@@ -83,7 +83,7 @@ def assert_nothing_was_done_twice(simulated: SimulatedCluster, calm: SimulatedCl
 
 
 def at_work() -> tuple[SimulatedCluster, Loop]:
-    """A study that was applied and whose first pods run."""
+    """An applied study whose first pods are running."""
     simulated = SimulatedCluster()
     loop = simulated.controller()
     simulated.apply()

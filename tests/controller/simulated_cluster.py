@@ -1,4 +1,4 @@
-"""A namespace in which Argo, the kubelet and the trainers are simulated: Workflows get pods, pods leave records, one step at a time."""
+"""A namespace with simulated Argo, kubelet and trainers: pods of Workflows start and write records when a test requests it."""
 
 import copy
 import json
@@ -12,42 +12,30 @@ from orchestrator.cluster.port import Document
 from orchestrator.contract.exits import ExitCode
 from orchestrator.contract.identity import digest_of
 from orchestrator.contract.record import Record
-from orchestrator.contract.vocabulary import ANNOTATION_TASKS, LABEL_DIGEST, LABEL_MANAGED_BY, LABEL_STORE, LABEL_STUDY, MANAGED_BY
+from orchestrator.contract.vocabulary import (
+    ANNOTATION_TASKS,
+    LABEL_DIGEST,
+    LABEL_MANAGED_BY,
+    LABEL_RUN,
+    LABEL_STORE,
+    LABEL_STUDY,
+    MANAGED_BY,
+)
 from orchestrator.controller.loop import Loop
 from orchestrator.controller.metrics import Metrics
 from orchestrator.controller.study_reconciler import StudyReconciler
-from orchestrator.errors import KeyMissing
-from orchestrator.reconcile.observed import LABEL_WORKFLOW
+from orchestrator.errors import Damaged, LeaseHeld
+from orchestrator.reconcile.observed import ANNOTATION_NODE_ID, LABEL_WORKFLOW
 from orchestrator.store import Store
 from orchestrator.store.addresses import lease_key, work_root
 from orchestrator.store.leases import Holder, Lease, acquire
 from orchestrator.store.memory import InMemoryObjects
-from orchestrator.store.records import publish_record, read_task
+from orchestrator.store.records import find_record, publish_record, read_task
+from orchestrator.workflow import store_label
+from tests.study_spec import study_spec
 
 T0 = datetime(2030, 1, 1, tzinfo=UTC)
-SPEC: dict[str, Any] = {
-    "store": "memory://simulated",
-    "grid": {"sizes": ["0.03M"], "codePercent": [0, 50], "seeds": [1]},
-    "data": {
-        "tokenizer": {"train": {"vocabulary": 1024, "bytes": "1M", "weights": {"web": 50, "stack": 50}}},
-        "sources": [
-            {"name": "web", "group": "text", "path": "s3://corpora/web", "fingerprint": "a" * 64},
-            {"name": "stack", "group": "code", "path": "s3://corpora/stack", "fingerprint": "b" * 64},
-        ],
-    },
-    "training": {"sequenceLength": 128, "precision": "fp32", "schedule": {"warmup": "8K"}},
-    "recipes": [
-        {
-            "name": "scratch",
-            "stages": [
-                {"name": "pretrain", "tokens": "400K", "mixture": {"codePercent": "grid", "code": {"stack": 100}, "text": {"web": 100}}},
-                {"name": "cooldown", "tokens": "100K", "mixture": {"codePercent": 20, "code": {"stack": 100}, "text": {"web": 100}}},
-            ],
-        }
-    ],
-    "evaluation": {"after": ["pretrain", "cooldown"], "suites": ["bpb"]},
-    "execution": {"image": "trainer:1"},
-}
+SPEC = study_spec("memory://simulated", ["0.03M"], "s3://corpora/") | {"execution": {"image": "trainer:1"}}
 
 
 class Clock:
@@ -66,6 +54,15 @@ class Clock:
         self.now += timedelta(seconds=seconds)
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """The trainer in a pod."""
+
+    digest: str
+    store: Store
+    lease: Lease
+
+
 @dataclass
 class SimulatedCluster:
     """`cluster`, `objects` and `clock` are used by the controller. `ran`: digests in the order of their completion."""
@@ -79,8 +76,7 @@ class SimulatedCluster:
         self.objects = InMemoryObjects(clock=self.clock)
         self.store = Store(self.objects, "memory://simulated", self.clock)
         self._stores = {"memory://simulated": self.store}
-        self._leases: dict[str, Lease] = {}
-        self._digests: dict[str, str] = {}
+        self._attempts: dict[str, _Attempt] = {}
 
     # The controller
 
@@ -91,7 +87,7 @@ class SimulatedCluster:
         return Loop(self.cluster, reconciler, metrics, self.clock, may_work=may_work, monotonic=self.clock.seconds)
 
     def open_apart(self, url: str) -> InMemoryObjects:
-        """Open another store, in which no task runs, and return its objects."""
+        """Open another store and return its objects."""
         objects = InMemoryObjects(clock=self.clock)
         self._stores[url] = Store(objects, url, self.clock)
         return objects
@@ -103,7 +99,7 @@ class SimulatedCluster:
             loop.relist()
             loop.step()
 
-    # People
+    # Users
 
     def apply(self, name: str = "mine", **changes: Any) -> None:
         spec = copy.deepcopy(SPEC) | changes
@@ -141,9 +137,14 @@ class SimulatedCluster:
                 self.cluster.set_status("workflows", name, {"phase": "Failed", "message": "Stopped with strategy 'Stop'"})
                 continue
             self.cluster.set_status("workflows", name, {"phase": "Running"})
-            left = [digest for digest in tasks_of(body) if not self.is_done(digest)]
+            left = [digest for digest in tasks_of(body) if not self._is_done(digest, self._store_of(body))]
             if left and name not in with_pods:
                 self._start(body, left[0])
+
+    def _store_of(self, body: Document) -> Store:
+        """Return the store that a Workflow or a pod writes to."""
+        label = body["metadata"]["labels"][LABEL_STORE]
+        return next((store for url, store in self._stores.items() if store_label(url) == label), self.store)
 
     def _start(self, workflow: Document, digest: str) -> None:
         name = workflow["metadata"]["name"]
@@ -152,36 +153,70 @@ class SimulatedCluster:
             LABEL_STUDY: workflow["metadata"]["labels"][LABEL_STUDY], LABEL_STORE: workflow["metadata"]["labels"][LABEL_STORE],
         }  # fmt: skip
         owner = {"uid": workflow["metadata"]["uid"], "name": name, "kind": "Workflow", "apiVersion": "argoproj.io/v1alpha1"}
-        metadata = {"name": f"{name}-{digest[:8]}", "labels": labels, "ownerReferences": [owner]}
-        self.cluster.put("pods", {"metadata": metadata, "spec": {"nodeName": "n"}, "status": {"phase": "Running"}})
-        holder = Holder(study=labels[LABEL_STUDY], run_number=int(workflow["metadata"]["labels"]["scaling-study.dev/run"]), gpus=self.gpus)
-        self._digests[digest[:32]] = digest
-        self._leases[digest] = acquire(self.store, self._root(digest), digest, holder)
+        pod, store = f"{name}-{digest[:8]}", self._store_of(workflow)
+        holder = Holder(
+            study=labels[LABEL_STUDY],
+            run_number=int(workflow["metadata"]["labels"][LABEL_RUN]),
+            host=pod,
+            gpus=self.gpus,
+            workflow_node=pod,
+        )
+        try:
+            self._attempts[pod] = _Attempt(digest, store, acquire(store, self._root(digest, store), digest, holder))
+        except LeaseHeld:
+            # the trainer exits with 69 and is retried later
+            return
+        metadata = {"name": pod, "labels": labels, "annotations": {ANNOTATION_NODE_ID: pod}, "ownerReferences": [owner]}
+        limits = {"nvidia.com/gpu": str(self.gpus)} if self.gpus else {}
+        spec = {"nodeName": "n", "containers": [{"name": "main", "resources": {"limits": limits}}]}
+        self.cluster.put("pods", {"metadata": metadata, "spec": spec, "status": {"phase": "Running", "startTime": stamp(self.clock.now)}})
 
-    def _root(self, digest: str) -> str:
-        identity = read_task(self.store, digest).identity()
+    def _root(self, digest: str, store: Store) -> str:
+        identity = read_task(store, digest).identity()
         if identity["kind"] == "train":
             return work_root("train", digest_of(identity["trajectory"]))
         return work_root(identity["kind"], digest)
 
-    def is_done(self, digest: str) -> bool:
+    def _is_done(self, digest: str, store: Store) -> bool:
+        """Whether the trainer would find an intact record."""
         try:
-            self.store.objects.stat(f"done/{digest}")
-        except KeyMissing:
+            return find_record(store, digest) is not None
+        except Damaged:
             return False
-        return True
 
     def end_pods(self, code: int = ExitCode.DONE, message: str = "") -> None:
         """End every pod, with a record or with an exit code in its lease."""
         for pod in self.cluster.list("pods").items:
-            name, workflow = pod["metadata"]["name"], pod["metadata"]["labels"][LABEL_WORKFLOW]
-            digest = self._digests[pod["metadata"]["labels"][LABEL_DIGEST]]
+            workflow = pod["metadata"]["labels"][LABEL_WORKFLOW]
+            attempt = self._attempts.pop(pod["metadata"]["name"])
             if code == ExitCode.DONE:
-                self.ran.append(digest)
-                publish_record(self.store, self._record(digest))
-            self._leases.pop(digest).end("in a test", code, message)
-            self.cluster.remove("pods", name)
+                self.ran.append(attempt.digest)
+                publish_record(attempt.store, self._record(attempt))
+            attempt.lease.end("in a test", code, message)
+            self._remove_pod(pod)
             self._update_workflow(workflow, failed=code == ExitCode.REFUSED)
+
+    def renew_leases(self) -> None:
+        """Let every trainer make progress."""
+        for attempt in self._attempts.values():
+            attempt.lease.renew_uncounted()
+
+    def _remove_pod(self, pod: Document, **status: str) -> None:
+        """Remove a pod that has ended. Argo records its end, and `status`, in the Workflow if that still exists."""
+        name, labels = pod["metadata"]["name"], pod["metadata"]["labels"]
+        if self.cluster.get("workflows", labels[LABEL_WORKFLOW]) is not None:
+            number = len(((self.cluster.get("workflows", labels[LABEL_WORKFLOW]) or {}).get("status") or {}).get("nodes") or {})
+            parameters = [{"name": "short", "value": labels[LABEL_DIGEST]}]
+            ended = {
+                "name": name,
+                "type": "Pod",
+                "phase": "Succeeded",
+                "finishedAt": stamp(self.clock.now),
+                "inputs": {"parameters": parameters},
+            }
+            nodes = {name: ended, f"{name}-{number}": ended}
+            self.cluster.set_status("workflows", labels[LABEL_WORKFLOW], {"nodes": nodes, **status})
+        self.cluster.remove("pods", name)
 
     def lose_node(self, pod: str) -> None:
         """Lose the node of a pod permanently: the pod is marked as deleted and never ends."""
@@ -190,39 +225,34 @@ class SimulatedCluster:
         self.cluster.put("nodes", {"metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
         self.cluster.delete("pods", pod)
         # a later attempt takes over the lease
-        self._leases.pop(self._digests[body["metadata"]["labels"][LABEL_DIGEST]]).end("lost in a test", 137)
+        self._attempts.pop(pod).lease.end("lost in a test", 137)
 
     def run_out_of_memory(self) -> None:
         """Kill every pod for its memory: its lease has no end, and Argo marks the Workflow as failed."""
         for pod in self.cluster.list("pods").items:
-            self._leases.pop(self._digests[pod["metadata"]["labels"][LABEL_DIGEST]])
-            self.cluster.remove("pods", pod["metadata"]["name"])
-            failed = {"phase": "Failed", "message": "main: OOMKilled (exit code 137)"}
-            self.cluster.set_status("workflows", pod["metadata"]["labels"][LABEL_WORKFLOW], failed)
+            self._attempts.pop(pod["metadata"]["name"])
+            self._remove_pod(pod, phase="Failed", message="main: OOMKilled (exit code 137)")
 
     def never_begin(self) -> None:
         """Fail every Workflow because of a missing image: no lease exists."""
         for pod in self.cluster.list("pods").items:
-            digest = self._digests[pod["metadata"]["labels"][LABEL_DIGEST]]
-            lease = self._leases.pop(digest)
+            lease = self._attempts.pop(pod["metadata"]["name"]).lease
             self.store.objects.delete(lease_key(lease.work_root, lease.number))
-            self.cluster.remove("pods", pod["metadata"]["name"])
-            failed = {"phase": "Failed", "message": "ImagePullBackOff"}
-            self.cluster.set_status("workflows", pod["metadata"]["labels"][LABEL_WORKFLOW], failed)
+            self._remove_pod(pod, phase="Failed", message="ImagePullBackOff")
 
-    def _record(self, digest: str) -> Record:
-        identity = read_task(self.store, digest).identity()
-        return Record(digest=digest, identity=identity, results={"tokens": 1}, artifacts={}, attempts=[], nonce=digest)
+    def _record(self, attempt: _Attempt) -> Record:
+        identity = read_task(attempt.store, attempt.digest).identity()
+        return Record(digest=attempt.digest, identity=identity, results={"tokens": 1}, artifacts={}, attempts=[], nonce=attempt.digest)
 
     def _update_workflow(self, name: str, *, failed: bool) -> None:
         body = self.cluster.get("workflows", name)
         if body is not None and failed:
             self.cluster.set_status("workflows", name, {"phase": "Failed"})
-        elif body is not None and all(map(self.is_done, tasks_of(body))):
+        elif body is not None and all(self._is_done(digest, self._store_of(body)) for digest in tasks_of(body)):
             self.cluster.set_status("workflows", name, {"phase": "Succeeded"})
 
     def work(self) -> None:
-        """Run every task that can run to its record."""
+        """Complete every task that can run, with a record."""
         self.start_pods()
         self.clock.advance(5)
         self.end_pods()
@@ -234,6 +264,10 @@ class SimulatedCluster:
                 return
             self.work()
         raise AssertionError(f"{name} did not end: {self.status(name)}")
+
+
+def stamp(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def tasks_of(workflow: Document) -> list[str]:

@@ -1,17 +1,22 @@
 """Studies that are refused or that wait for a plan."""
 
 import copy
+from typing import Any
 
 import pytest
 
 from orchestrator.errors import InvalidStudy
 from orchestrator.spec import read_object
-from orchestrator.study.fingerprints import Found, write_result
-from tests.controller.scenarios import (
-    at_work,
-    created,
-)
+from orchestrator.study.fingerprints import FingerprintResult, write_result
+from tests.controller.scenarios import at_work, created
 from tests.controller.simulated_cluster import SPEC, SimulatedCluster
+
+
+def data_without_fingerprint() -> dict[str, Any]:
+    """Return the data of `SPEC` with a source whose files are not fingerprinted."""
+    data: dict[str, Any] = copy.deepcopy(SPEC["data"])
+    del data["sources"][0]["fingerprint"]
+    return data
 
 
 def test_mistakes_have_the_messages_of_the_command_line() -> None:
@@ -53,8 +58,7 @@ def test_a_study_that_is_refused_while_it_runs_can_be_paused() -> None:
 def test_files_without_a_fingerprint_are_read_by_a_pod_first() -> None:
     simulated = SimulatedCluster()
     loop = simulated.controller()
-    data = copy.deepcopy(SPEC["data"])
-    del data["sources"][0]["fingerprint"]
+    data = data_without_fingerprint()
     simulated.apply(data=data)
     simulated.step(loop, 3)
     assert (simulated.condition("Planned")["reason"], simulated.status()["phase"]) == ("Fingerprinting", "Planning")
@@ -62,10 +66,10 @@ def test_files_without_a_fingerprint_are_read_by_a_pod_first() -> None:
     arguments = workflow["spec"]["templates"][0]["container"]["args"]
     key = next(argument.removeprefix("--key=") for argument in arguments if argument.startswith("--key="))
     assert "--source=web=s3://corpora/web" in arguments
-    write_result(simulated.store, key, Found(unreachable={"web": "nobody is there"}))
+    write_result(simulated.store, key, FingerprintResult(unreachable={"web": "connection refused"}))
     simulated.step(loop)
     assert simulated.condition("Planned")["reason"] == "SourceUnreachable"
-    write_result(simulated.store, key, Found({"web": "c" * 64}, {"web": 1}))
+    write_result(simulated.store, key, FingerprintResult({"web": "c" * 64}, {"web": 1}))
     simulated.cluster.remove("workflows", workflow["metadata"]["name"])
     simulated.run_to_the_end(loop)
 
@@ -73,8 +77,7 @@ def test_files_without_a_fingerprint_are_read_by_a_pod_first() -> None:
 def test_fingerprint_workflows_of_removed_files_are_deleted() -> None:
     simulated = SimulatedCluster()
     loop = simulated.controller()
-    data = copy.deepcopy(SPEC["data"])
-    del data["sources"][0]["fingerprint"]
+    data = data_without_fingerprint()
     simulated.apply(data=data)
     simulated.step(loop, 2)
     (first,) = simulated.workflows()

@@ -22,7 +22,7 @@ def test_a_new_controller_counts_the_promised_gpu_hours_of_other_studies_from_th
     simulated.apply("first", paused=True, **copy.deepcopy(SMALL) | {"grid": {"sizes": ["0.03M"], "codePercent": [50], "seeds": [2]}})
     simulated.apply("zeta", **SMALL)
     simulated.step(loop)
-    for _ in range(3):  # all that is prepared
+    for _ in range(3):  # complete the prepare tasks
         simulated.work()
         simulated.step(loop)
     status = copy.deepcopy(simulated.status("zeta"))
@@ -124,7 +124,7 @@ def test_a_blocked_study_does_not_block_the_queue(trouble: str) -> None:
     simulated.apply("first")
     simulated.apply("second", store="memory://apart", execution={"image": "other:1"})
     simulated.step(loop)
-    assert "the namespace allows 1 at once" in simulated.condition("Progressing", "second")["message"], "it stands in the line"
+    assert "the namespace allows 1 at once" in simulated.condition("Progressing", "second")["message"], "the study waits in the queue"
     if trouble == "the policy":
         simulated.cluster.configs["scaling-study-policy"]["images"] = "trainer:*"
     else:

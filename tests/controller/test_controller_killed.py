@@ -17,14 +17,14 @@ from tests.controller.simulated_cluster import SimulatedCluster
 
 When: TypeAlias = Literal["before", "after"]
 
-# Calls of the cluster that change something
+# Calls that modify the cluster
 CHANGES: Final = ("create", "patch_status", "event", "stop_workflow", "delete")
 STORE_CHANGES: Final = ("put", "create")
 STEPS: Final = 12
 
 
 class Killed(BaseException):
-    """The controller's process is gone."""
+    """Simulates a kill of the controller's process."""
 
     def __init__(self, _message: str = "") -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Scenario:
 CALM: Final = Scenario().run()
 
 
-def test_the_scenario_has_every_kind_of_change_in_it() -> None:
+def test_the_scenario_contains_every_kind_of_change() -> None:
     assert {name for name, _ in CALM.changes} == {*CHANGES, *(f"store {name}" for name in STORE_CHANGES)}
     assert {"CellFailed", "Succeeded"} <= CALM.simulated.events()
 

@@ -13,7 +13,7 @@ def test_one_of_two_controllers_leads_until_it_resigns_or_its_lease_expires() ->
     second.campaign()
     assert (first.is_leader, second.is_leader) == (True, False)
     clock.advance(14.5)
-    assert not first.is_leader, "it stops before another may begin"
+    assert not first.is_leader, "it stops leading before another controller can acquire the lease"
     second.campaign()
     assert not second.is_leader
     clock.advance(1)

@@ -10,7 +10,7 @@ from tests.controller.simulated_cluster import SimulatedCluster
 
 @pytest.mark.parametrize("what", ["event", "patch_status"])
 def test_an_event_that_could_not_be_emitted_is_emitted_later(what: str) -> None:
-    """What is told once, that a plan is there, is not lost with the call that told it, nor with the process after that."""
+    """The Planned event, which is emitted once per plan, survives a failed call and a kill of the controller."""
     simulated = SimulatedCluster()
     loop = simulated.controller()
     simulated.apply()

@@ -15,9 +15,9 @@ import pytest
 from orchestrator.cluster.memory import ClusterFault, InMemoryCluster
 from orchestrator.cluster.port import Document
 from orchestrator.contract.exits import ExitCode
-from orchestrator.contract.vocabulary import LABEL_DIGEST, LABEL_KIND, LABEL_MANAGED_BY, LABEL_QUEUE
+from orchestrator.contract.vocabulary import LABEL_DIGEST, LABEL_JOBSET, LABEL_KIND, LABEL_MANAGED_BY, LABEL_QUEUE
 from orchestrator.controller.__main__ import own_image
-from orchestrator.controller.jobset_waiter import LABEL_INDEX, LABEL_JOBSET, Waiter, show
+from orchestrator.controller.jobset_waiter import LABEL_INDEX, Waiter, show
 from orchestrator.errors import ClusterError, ClusterUnavailable, NotFound, Refused
 from orchestrator.planning import plan_study
 from orchestrator.spec import Execution
@@ -65,7 +65,7 @@ def job_of(jobset: Document) -> Document:
     return found
 
 
-def test_a_size_of_several_nodes_is_one_jobset_that_never_restarts_by_itself(jobset: Document) -> None:
+def test_multi_node_training_is_one_jobset_without_automatic_restarts(jobset: Document) -> None:
     job = job_of(jobset)
     assert (job["parallelism"], job["completions"], job["completionMode"], job["backoffLimit"]) == (NODES, NODES, "Indexed", 0)
     assert jobset["spec"]["failurePolicy"] == {"maxRestarts": 0}
@@ -82,7 +82,7 @@ def test_the_trainer_differs_from_a_single_pod_only_in_the_number_of_nodes(jobse
     assert value(trainer, "MASTER_ADDR") == f"{name}-n-0-0.{jobset['spec']['network']['subdomain']}"
 
 
-def test_its_pods_are_placed_as_argo_places_others(jobset: Document) -> None:
+def test_pods_of_the_jobset_have_the_placement_of_other_pods(jobset: Document) -> None:
     pod = job_of(jobset)["template"]["spec"]
     spec = built(nodes={})[-1]["spec"]
     for key in ("securityContext", "volumes", "nodeSelector", "tolerations", "serviceAccountName"):
@@ -92,7 +92,7 @@ def test_its_pods_are_placed_as_argo_places_others(jobset: Document) -> None:
     assert pod["automountServiceAccountToken"] is False
 
 
-def test_only_the_waiter_holds_a_token_and_no_secret(train: Document) -> None:
+def test_only_the_waiter_has_a_token_and_it_has_no_secret(train: Document) -> None:
     assert (train["serviceAccountName"], train["automountServiceAccountToken"]) == ("scaling-study-waiter", True)
     assert "envFrom" not in train["container"]
     assert "nvidia.com/gpu" not in json.dumps(train["container"]["resources"])
@@ -102,7 +102,7 @@ def test_only_the_waiter_holds_a_token_and_no_secret(train: Document) -> None:
     assert evaluate["container"]["resources"]["limits"]["nvidia.com/gpu"] == "1", "an evaluation is one process"
 
 
-def test_the_jobset_queues_and_not_the_waiter(train: Document, jobset: Document) -> None:
+def test_the_jobset_is_queued_and_the_waiter_is_not(train: Document, jobset: Document) -> None:
     assert jobset["metadata"]["labels"][LABEL_QUEUE] == "research"
     assert LABEL_QUEUE not in train["metadata"]["labels"]
 
@@ -124,26 +124,26 @@ def test_names_are_short_enough_for_a_thousand_nodes_and_attempts(jobset: Docume
     assert len(f"{name}-n-0-1023-xxxxx") <= 63
 
 
-def test_workflows_over_nodes_stay_within_bounds() -> None:
+def test_multi_node_workflows_stay_within_size_limits() -> None:
     for workflow in built():
         check(workflow)
 
 
-def test_a_workflow_over_nodes_has_golden_bytes() -> None:
+def test_a_multi_node_workflow_has_golden_bytes() -> None:
     text = to_yaml(built()[-1])
     if os.environ.get("GOLDEN") == "write":
         GOLDEN.write_text(text)
     assert text == GOLDEN.read_text(), "GOLDEN=write rewrites the golden files"
 
 
-def test_a_controller_in_a_pod_gives_the_waiter_its_own_image(cluster: InMemoryCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_waiter_has_the_image_of_the_controllers_pod(cluster: InMemoryCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("POD_NAME", raising=False)
-    assert own_image(cluster) == "", "a process outside a pod has none"
+    assert own_image(cluster) == "", "a process outside a pod has no image"
     cluster.put("pods", {"metadata": {"name": "controller-1"}, "spec": {"containers": [{"image": "registry.example.com/controller:1"}]}})
     monkeypatch.setenv("POD_NAME", "controller-1")
     assert own_image(cluster) == "registry.example.com/controller:1"
     cluster.faults.append(ClusterFault("get", "pods/*"))
-    assert own_image(cluster) == "", "only multi-node training needs it"
+    assert own_image(cluster) == "", "an unknown image affects only multi-node training"
 
 
 # The waiter
@@ -178,7 +178,7 @@ class Jobs:
         self.cluster.set_status("pods", self.name(index), state)
 
 
-def eventually(look: Callable[[], object], seconds: float = 10) -> None:
+def eventually(look: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not look():
         assert time.monotonic() < end
@@ -207,7 +207,7 @@ def waiting(waiter: Waiter) -> Iterator[list[int]]:
     thread = threading.Thread(target=lambda: codes.append(int(waiter.run())), daemon=True)
     thread.start()
     yield codes
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -251,7 +251,7 @@ def test_the_waiting_pod_owns_the_jobset(cluster: InMemoryCluster, jobs: Jobs) -
         jobs.ends(0, 0)
 
 
-def test_a_stop_request_reaches_every_pod_and_the_checkpoint_is_waited_for(cluster: InMemoryCluster, jobs: Jobs) -> None:
+def test_after_a_stop_request_the_waiter_stops_every_pod_and_waits_for_the_checkpoint(cluster: InMemoryCluster, jobs: Jobs) -> None:
     waiter = waiter_of(cluster)
     with waiting(waiter) as codes:
         jobs.starts()
@@ -283,9 +283,9 @@ def test_a_stop_request_before_the_jobset_is_confirmed_deletes_it(cluster: InMem
 
 def test_the_reason_for_a_missing_jobset_is_reported(cluster: InMemoryCluster) -> None:
     body = {"metadata": {"name": WHERE["jobset"], "ownerReferences": [{"uid": "another"}]}, "spec": {}}
-    cluster.faults.append(ClusterFault("*", "jobsets/*", times=-1, error=lambda: ClusterUnavailable("the API is away")))
-    away = waiter_of(cluster, patience=0.1)
-    assert (away.run(), away.reason) == (ExitCode.HELD, "the API is away")
+    cluster.faults.append(ClusterFault("*", "jobsets/*", times=-1, error=lambda: ClusterUnavailable("the API is unreachable")))
+    unreachable = waiter_of(cluster, patience=0.1)
+    assert (unreachable.run(), unreachable.reason) == (ExitCode.HELD, "the API is unreachable")
     cluster.faults[:] = [ClusterFault("delete", "jobsets/*", times=-1, error=lambda: ClusterUnavailable("not now"))]
     cluster.put("jobsets", body)
     cannot_clear = waiter_of(cluster, patience=0.1)
@@ -327,7 +327,7 @@ def test_a_jobset_of_another_pod_is_deleted_first(cluster: InMemoryCluster, jobs
 def test_an_api_outage_changes_nothing(cluster: InMemoryCluster, jobs: Jobs) -> None:
     with waiting(waiter_of(cluster)) as codes:
         jobs.starts()
-        cluster.faults.append(ClusterFault("list", "pods", times=2, error=lambda: ClusterUnavailable("away")))
+        cluster.faults.append(ClusterFault("list", "pods", times=2, error=lambda: ClusterUnavailable("unreachable")))
         jobs.ends(0, ExitCode.STOPPED)
     assert codes == [ExitCode.STOPPED]
 

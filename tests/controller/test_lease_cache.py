@@ -28,7 +28,7 @@ def test_leases_are_read_again_only_while_they_may_change() -> None:
     assert reads("done", False, REREAD_AFTER) > 0
     assert reads("done", False, timedelta(days=1)) == 0
     assert reads("other tasks on it", False, timedelta(days=1), "yours") > 0
-    assert reads("done", False, timedelta(days=1)) == 0, "two studies on one trajectory know of different tasks"
+    assert reads("done", False, timedelta(days=1)) == 0, "studies that share a trajectory have different tasks on it"
     assert cache.gpu_seconds([root], "mine") == 60
     assert cache.gpu_seconds([root], "yours") == 0
     assert cache.causes([root], "mine") == {"done": 60}

@@ -8,7 +8,7 @@ from tests.controller.simulated_cluster import SimulatedCluster
 
 
 def test_a_reconcile_without_changes_writes_nothing() -> None:
-    simulated = SimulatedCluster()
+    simulated = SimulatedCluster(gpus=0)
     loop = simulated.controller()
     simulated.apply()
     simulated.step(loop, 2)
@@ -68,7 +68,7 @@ def test_an_out_of_memory_failure_stays_final_after_its_workflow_is_deleted() ->
     assert simulated.status()["phase"] == "Failed"
     before = [entry for entry in simulated.objects.log if "lease" in entry[1]]
     simulated.step(loop, 3)
-    assert [entry for entry in simulated.objects.log if "lease" in entry[1]] == before, "it is said once"
+    assert [entry for entry in simulated.objects.log if "lease" in entry[1]] == before, "the event is emitted once"
     for workflow in simulated.workflows("Failed"):
         simulated.cluster.remove("workflows", workflow["metadata"]["name"])
     simulated.clock.advance(3600)

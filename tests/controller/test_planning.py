@@ -20,5 +20,5 @@ from orchestrator.controller.planning import run_number
         ({"runNumber": 3, "phase": "Failed"}, "soon", False, 3),
     ],
 )
-def test_run_number(status: dict[str, Any], asked: str, is_paused: bool, expected: int) -> None:
+def test_a_resume_or_a_retry_increases_the_run_number(status: dict[str, Any], asked: str, is_paused: bool, expected: int) -> None:
     assert run_number(status, asked, is_paused) == expected

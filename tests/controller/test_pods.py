@@ -26,7 +26,7 @@ def test_a_pod_on_a_lost_node_is_force_deleted(may_see_nodes: bool) -> None:
     simulated.cluster.put("nodes", {"metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}})
     simulated.cluster.delete("pods", name)
     simulated.step(loop, 4)
-    assert simulated.cluster.get("pods", name), "its node answers, so it is waited for"
+    assert simulated.cluster.get("pods", name), "its node is reachable, so the pod is not deleted"
     if may_see_nodes:
         simulated.cluster.put("nodes", {"metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
     else:

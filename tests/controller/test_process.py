@@ -19,7 +19,7 @@ def test_the_whole_controller_runs_and_stops_on_request(capsys: pytest.CaptureFi
     simulated = SimulatedCluster()
     simulated.cluster = InMemoryCluster()
     stop = threading.Event()
-    given = _parser().parse_args(["--port", "0", "--identity", "me", "--lease-seconds", "6"])
+    given = _parser().parse_args(["--port", "0", "--identity", "me", "--lease-seconds", "60"])
     controller = threading.Thread(target=run, args=(simulated.cluster, given, stop))
     controller.start()
     simulated.apply()
@@ -33,7 +33,7 @@ def test_the_whole_controller_runs_and_stops_on_request(capsys: pytest.CaptureFi
     assert not controller.is_alive()
     assert simulated.status()["phase"] == "Running"
     assert simulated.workflows()
-    assert simulated.cluster.acquire_lease("scaling-study-controller", "another", 15), "the lease was given up"
+    assert simulated.cluster.acquire_lease("scaling-study-controller", "another", 15), "the lease was released"
     capsys.readouterr()
 
 

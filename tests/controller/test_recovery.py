@@ -70,7 +70,7 @@ def test_an_unreachable_store_is_requested_once_per_round() -> None:
     assert fault.times == 99
 
 
-def test_an_api_outage_is_waited_for() -> None:
+def test_a_study_continues_after_an_api_outage() -> None:
     simulated = SimulatedCluster()
     loop = simulated.controller()
     simulated.apply()

@@ -76,15 +76,15 @@ def test_the_status_shows_the_report() -> None:
 def test_an_unreachable_store_does_not_block_the_others() -> None:
     simulated = SimulatedCluster()
     simulated.apply("mine")
-    simulated.apply("other", store="memory://away")
+    simulated.apply("other", store="memory://offline")
     accepted(simulated)
 
     def open_named(url: str) -> Store:
-        if url == "memory://away":
-            raise StoreUnavailable("it is away")
+        if url == "memory://offline":
+            raise StoreUnavailable("connection refused")
         return simulated.store
 
     assert [(url, is_well) for url, _, is_well in collect_garbage(simulated.cluster, open_named, remove=False)] == [
-        ("memory://away", False),
+        ("memory://offline", False),
         ("memory://simulated", True),
     ]

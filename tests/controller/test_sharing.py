@@ -29,7 +29,7 @@ def test_a_failure_of_another_study_is_retried_by_this_one() -> None:
         if name == "mine":
             assert simulated.status()["phase"] == "Failed"
     simulated.run_to_the_end(loop, "yours")
-    assert simulated.status()["phase"] == "Succeeded", "what the other has done is done"
+    assert simulated.status()["phase"] == "Succeeded", "the failed study reuses the results of the other study"
 
 
 def test_two_failing_studies_do_not_alternate_forever() -> None:
@@ -82,7 +82,7 @@ def test_the_same_tasks_in_another_store_run_again() -> None:
 
 @pytest.mark.parametrize(("phase", "whose"), [("Running", "mine"), ("Failed", "mine"), ("Failed", "yours")])
 def test_an_existing_workflow_is_adopted_and_an_ended_one_replaced(phase: str, whose: str) -> None:
-    """Between our listing and our create another controller, or another study, was faster."""
+    """Another controller or study creates the Workflow between the controller's listing and its own create."""
     simulated = SimulatedCluster()
     loop = simulated.controller()
     raced: list[str] = []

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition: it is what the models say, bounded everywhere, and refuses nothing that we accept."""
+"""The CustomResourceDefinition: matches the models, bounds every value, and accepts every valid study."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.crd import definition, written
+from orchestrator.crd import definition, to_yaml
 from orchestrator.spec import read_bytes, read_object
 from orchestrator.spec.model_tree import entries_at
 
@@ -21,8 +21,8 @@ HERE = ROOT / "tests" / "spec"
 GOOD = (HERE / "good_study.yaml").read_text()
 EXAMPLES = sorted((ROOT / "manifests" / "examples").glob("*.yaml"))
 
-# What of the table of bad studies the API server refuses by itself: most, and at least so many
-REFUSED_BY_THE_SERVER = 90
+# Minimum number of invalid studies of the table that the API server rejects without the controller
+MIN_REJECTED_BY_SERVER = 90
 
 Schema = dict[str, Any]
 
@@ -34,7 +34,7 @@ def schema() -> Schema:
 
 
 def parts(of: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
-    """Every schema inside of a schema, with its path."""
+    """Yield every schema inside a schema, with its path."""
     yield path, of
     for key, inner in of.get("properties", {}).items():
         yield from parts(inner, f"{path}.{key}")
@@ -43,18 +43,18 @@ def parts(of: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
             yield from parts(of[key], f"{path}[]")
 
 
-def test_the_file_is_what_the_models_say() -> None:
-    assert (ROOT / "manifests/base/crd.yaml").read_text() == written(), "run: python -m orchestrator.crd"
+def test_manifest_matches_the_models() -> None:
+    assert (ROOT / "manifests/base/crd.yaml").read_text() == to_yaml(), "run: python -m orchestrator.crd"
 
 
-def test_the_command_writes_it(tmp_path: Path) -> None:
+def test_command_writes_the_manifest(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "crd.yaml"
     subprocess.run([sys.executable, "-m", "orchestrator.crd", str(target)], check=True, capture_output=True)
-    assert target.read_text() == written()
+    assert target.read_text() == to_yaml()
 
 
-def test_it_fits_into_an_object_of_a_cluster() -> None:
-    assert len(written()) < 256 * 1024
+def test_manifest_fits_into_a_kubernetes_object() -> None:
+    assert len(to_yaml()) < 256 * 1024
 
 
 def test_every_list_map_and_text_is_bounded() -> None:
@@ -77,14 +77,14 @@ def test_every_field_has_a_description() -> None:
             assert inner.get("description") or path == "" or path.startswith(".metadata"), f"{path}.{key}"
 
 
-def test_it_holds_nothing_that_the_api_server_refuses() -> None:
-    text = written()
+def test_schema_has_no_construct_that_the_api_server_rejects() -> None:
+    text = to_yaml()
     assert "$ref" not in text
     assert "additionalProperties: false" not in text
     assert not any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader))
 
 
-def test_every_rule_stands_where_the_models_have_something() -> None:
+def test_every_rule_has_a_path_that_exists_in_the_models() -> None:
     ruled = [path for path, part in parts(schema()) if "x-kubernetes-validations" in part]
     assert len(ruled) > 12
     for path in ruled:
@@ -92,13 +92,13 @@ def test_every_rule_stands_where_the_models_have_something() -> None:
         assert entries_at(tuple("x" if name == 0 and "models" in names else name for name in names)), path
 
 
-def test_a_key_of_the_models_is_a_key_of_the_schema() -> None:
+def test_keys_of_the_models_are_keys_of_the_schema() -> None:
     spec = schema()["properties"]["spec"]
     assert set(yaml.safe_load(GOOD)["spec"]) <= set(spec["properties"])
     assert spec["properties"]["grid"]["required"] == ["sizes", "seeds"]
 
 
-# On a real API server: KUBECONFIG names it
+# The tests below need a real API server, selected by KUBECONFIG
 
 
 def kubectl(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -114,8 +114,8 @@ def create(text: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def installed() -> None:
     if "KUBECONFIG" not in os.environ:
-        pytest.skip("KUBECONFIG names no cluster")
-    applied = kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=written())
+        pytest.skip("KUBECONFIG is not set")
+    applied = kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=to_yaml())
     assert applied.returncode == 0, applied.stderr
     ready = kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{definition()['metadata']['name']}")
     assert ready.returncode == 0, ready.stderr
@@ -124,7 +124,7 @@ def installed() -> None:
 @pytest.mark.cluster
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("text", [GOOD, *(path.read_text() for path in EXAMPLES)], ids=["good", *(path.stem for path in EXAMPLES)])
-def test_the_api_server_takes_a_good_study_and_keeps_all_of_it(text: str) -> None:
+def test_api_server_accepts_a_valid_study_unchanged(text: str) -> None:
     answer = create(text)
     assert answer.returncode == 0, answer.stderr
     assert read_object(yaml.safe_load(answer.stdout)).spec == read_bytes(text.encode(), "study.yaml").spec
@@ -132,15 +132,15 @@ def test_the_api_server_takes_a_good_study_and_keeps_all_of_it(text: str) -> Non
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("installed")
-def test_the_api_server_refuses_most_bad_studies_by_itself_and_shows_no_secret() -> None:
+def test_api_server_rejects_most_invalid_studies_and_shows_no_credentials() -> None:
     blocks = (HERE / "bad_studies.txt").read_text().split("=== ")[1:]
     with ThreadPoolExecutor(4) as pool:
-        answers = dict(zip((block.split("\n", 1)[0] for block in blocks), pool.map(create, map(_bad, blocks)), strict=True))
-    assert sum(answer.returncode != 0 for answer in answers.values()) >= REFUSED_BY_THE_SERVER
+        answers = dict(zip((block.split("\n", 1)[0] for block in blocks), pool.map(create, map(_invalid_study, blocks)), strict=True))
+    assert sum(answer.returncode != 0 for answer in answers.values()) >= MIN_REJECTED_BY_SERVER
     assert not [name for name, answer in answers.items() if "hunter2" in answer.stderr]
 
 
-def _bad(block: str) -> str:
+def _invalid_study(block: str) -> str:
     lines = [line.replace("\\n", "\n").replace("\\t", "\t") for line in block.split("\n")]
     text = GOOD
     for old, new in zip(
@@ -152,7 +152,7 @@ def _bad(block: str) -> str:
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("installed")
-def test_every_field_can_be_explained() -> None:
-    told = kubectl("explain", "scalingstudy.spec", "--recursive")
-    assert told.returncode == 0, told.stderr
-    assert "gpusPerPod" in told.stdout
+def test_kubectl_explain_lists_every_field() -> None:
+    answer = kubectl("explain", "scalingstudy.spec", "--recursive")
+    assert answer.returncode == 0, answer.stderr
+    assert "gpusPerPod" in answer.stdout

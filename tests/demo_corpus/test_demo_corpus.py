@@ -1,4 +1,4 @@
-"""The demo's corpus: text that is text, code that is code, and a folder that is written once."""
+"""The demo corpus: extraction of prose and code from installed packages, and writing its folder once."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from orchestrator.demo_corpus.prose import paragraphs, reads_as_prose, sameness
 from orchestrator.errors import ScalingStudyError
 
 RATE = "The rate at which the weights of the model move towards the minimum of the loss."
-STEP = "A step that is too large makes the loss grow, and one that is too small takes for ever."
+STEP = "A step that is too large makes the loss grow, and one that is too small makes the training slow."
 
 KEPT = {
     "plain": (f"{RATE}\n{STEP}", [f"{RATE} {STEP}"]),
@@ -59,27 +59,27 @@ DROPPED = {
 
 
 @pytest.mark.parametrize(("text", "expected"), KEPT.values(), ids=KEPT)
-def test_prose_is_kept_and_its_markup_is_not(text: str, expected: list[str]) -> None:
+def test_prose_is_kept_without_its_markup(text: str, expected: list[str]) -> None:
     assert paragraphs(text) == expected
 
 
 @pytest.mark.parametrize(("text", "expected"), PLAIN.items())
-def test_inline_markup_leaves_its_words(text: str, expected: str) -> None:
+def test_inline_markup_is_replaced_by_its_words(text: str, expected: str) -> None:
     assert paragraphs(text) == [expected]
 
 
 @pytest.mark.parametrize("text", DROPPED.values(), ids=DROPPED)
-def test_what_is_not_prose_is_dropped(text: str) -> None:
+def test_text_other_than_prose_is_dropped(text: str) -> None:
     assert paragraphs(text) == []
 
 
 @given(st.lists(st.sampled_from([RATE, STEP, "", "    ", ">>> f(x)", "::", "```", "----", ".. math::", "- ", ":param x: ", "x : int"])))
-def test_whatever_stands_around_it_every_paragraph_is_one_line_of_prose(lines: list[str]) -> None:
+def test_every_paragraph_is_one_line_of_prose_regardless_of_its_surroundings(lines: list[str]) -> None:
     assert all("\n" not in paragraph and reads_as_prose(paragraph) for paragraph in paragraphs("\n".join(lines)))
 
 
 @given(st.text())
-def test_no_text_is_too_strange_to_be_cleaned(text: str) -> None:
+def test_paragraphs_of_arbitrary_text_are_prose(text: str) -> None:
     assert all(map(reads_as_prose, paragraphs(text)))
 
 
@@ -91,7 +91,7 @@ def test_no_text_is_too_strange_to_be_cleaned(text: str) -> None:
         ("Return the sum of both.", "Return the product of both.", False),
     ],
 )
-def test_texts_that_differ_in_names_and_numbers_are_the_same(one: str, other: str, same: bool) -> None:
+def test_texts_that_differ_only_in_names_and_numbers_are_duplicates(one: str, other: str, same: bool) -> None:
     assert (sameness(one) == sameness(other)) is same
 
 
@@ -103,13 +103,13 @@ ORIGINS = ("name", "description", "array", "tensor", "operator")
 
 
 def prose(subject: str) -> str:
-    """Paragraphs that nothing else in the corpus says: each names its subject and a number in small letters."""
+    """Return unique paragraphs: each contains its subject and a number in lower-case letters."""
     return "\n\n".join(f"The {subject} of number {one} is what you get when all of the others have been taken away." for one in NUMBERS)
 
 
 @pytest.fixture
 def installation(tmp_path: Path) -> tuple[Path, Path]:
-    """A standard library and a site-packages folder, small and with every kind of thing that is to be left out."""
+    """A small standard library and site-packages folder, with every kind of file and text that is excluded."""
     library, packages = tmp_path / "library", tmp_path / "packages"
     files = {
         library / "json" / "tool.py": "print('tool')\n",
@@ -148,13 +148,13 @@ def texts(folder: Path) -> str:
     return "\n".join(json.loads(line)["text"] for file in sorted((folder / "text").iterdir()) for line in file.read_text().splitlines())
 
 
-def test_code_is_the_library_without_tests_tables_empty_files_and_broken_utf8(tmp_path: Path, installation: tuple[Path, Path]) -> None:
+def test_code_is_the_library_without_tests_tables_empty_files_and_invalid_utf8(tmp_path: Path, installation: tuple[Path, Path]) -> None:
     corpus = write(tmp_path / "out", installation)
     assert [name for name in contents(tmp_path / "out") if name.startswith("code/")] == ["code/abc.py", "code/json/tool.py"]
     assert corpus.code_documents == 2
 
 
-def test_text_is_topics_descriptions_and_docstrings_of_the_named_packages(tmp_path: Path, installation: tuple[Path, Path]) -> None:
+def test_text_is_help_topics_descriptions_and_docstrings_of_known_packages(tmp_path: Path, installation: tuple[Path, Path]) -> None:
     write(tmp_path / "out", installation)
     found = texts(tmp_path / "out")
     there = {subject for subject in ORIGINS if f"The {subject} of number one" in found}
@@ -162,13 +162,13 @@ def test_text_is_topics_descriptions_and_docstrings_of_the_named_packages(tmp_pa
     assert (there, absent) == (set(ORIGINS), set())
 
 
-def test_no_paragraph_is_there_twice(tmp_path: Path, installation: tuple[Path, Path]) -> None:
+def test_paragraphs_are_unique(tmp_path: Path, installation: tuple[Path, Path]) -> None:
     write(tmp_path / "out", installation)
     found = [line for line in texts(tmp_path / "out").splitlines() if line]
     assert len(found) == len(set(found))
 
 
-def test_documents_of_text_are_neither_short_nor_long(installation: tuple[Path, Path]) -> None:
+def test_text_documents_have_a_minimum_and_a_maximum_length(installation: tuple[Path, Path]) -> None:
     documents = [document for _, found in text_documents(*installation, 1) for document in found]
     assert all(SHORTEST_DOCUMENT <= len(document) <= LONGEST_DOCUMENT + len(NUMBERS) * len("\n\n") for document in documents)
     assert len(documents) > len(ORIGINS)
@@ -180,7 +180,7 @@ def test_the_same_installation_gives_the_same_bytes(tmp_path: Path, installation
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
 
 
-def test_a_whole_corpus_is_left_as_it_is_even_when_packages_have_changed(tmp_path: Path, installation: tuple[Path, Path]) -> None:
+def test_a_complete_corpus_is_unchanged_even_if_packages_have_changed(tmp_path: Path, installation: tuple[Path, Path]) -> None:
     first = write(tmp_path / "out", installation)
     before = contents(tmp_path / "out")
     (installation[0] / "new.py").write_text("new = True\n")
@@ -190,7 +190,7 @@ def test_a_whole_corpus_is_left_as_it_is_even_when_packages_have_changed(tmp_pat
     assert (second.code_documents, second.text_bytes) == (first.code_documents, first.text_bytes)
 
 
-def test_an_interrupted_corpus_is_begun_again(tmp_path: Path, installation: tuple[Path, Path]) -> None:
+def test_an_incomplete_corpus_is_written_again(tmp_path: Path, installation: tuple[Path, Path]) -> None:
     write(tmp_path / "whole", installation)
     broken = tmp_path / "broken"
     (broken / "code").mkdir(parents=True)
@@ -200,7 +200,7 @@ def test_an_interrupted_corpus_is_begun_again(tmp_path: Path, installation: tupl
     assert contents(broken) == contents(tmp_path / "whole")
 
 
-def test_a_folder_of_somebody_else_is_refused_and_not_touched(tmp_path: Path, installation: tuple[Path, Path]) -> None:
+def test_a_folder_with_other_files_is_refused_and_not_modified(tmp_path: Path, installation: tuple[Path, Path]) -> None:
     (tmp_path / "mine" / "code").mkdir(parents=True)
     (tmp_path / "mine" / "code" / "thesis.py").write_text("years = 4\n")
     with pytest.raises(ScalingStudyError, match="files in it and no manifest of a demo corpus") as caught:
@@ -230,14 +230,14 @@ def test_a_changed_corpus_is_refused_and_not_replaced(
     assert contents(tmp_path / "out") == before
 
 
-def test_an_installation_without_prose_is_refused_with_what_to_install(tmp_path: Path, installation: tuple[Path, Path]) -> None:
+def test_the_error_for_an_installation_without_prose_names_the_extra_to_install(tmp_path: Path, installation: tuple[Path, Path]) -> None:
     (installation[0] / "pydoc_data" / "topics.py").unlink()
     with pytest.raises(ScalingStudyError, match=r"no English prose in the installed packages\.\n.*`local` extra"):
         write_corpus(tmp_path / "out", library=installation[0], packages=tmp_path / "nothing", workers=1)
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
-def test_the_command_says_what_is_there(tmp_path: Path, installation: tuple[Path, Path]) -> None:
+def test_the_command_prints_the_size_of_an_existing_corpus(tmp_path: Path, installation: tuple[Path, Path]) -> None:
     corpus = write(tmp_path / "out", installation)
     result = CliRunner().invoke(build_app(), ["demo-corpus", str(tmp_path / "out")])
     assert result.exit_code == 0

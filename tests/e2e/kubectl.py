@@ -80,7 +80,7 @@ def eventually(look: Callable[[], T | None], what: str, seconds: float = PATIENC
         if found := look():
             return found
         time.sleep(0.5)
-    raise AssertionError(f"not within {seconds} s: {what}")
+    raise AssertionError(f"timed out after {seconds} s: {what}")
 
 
 def attempts(workflow: Document) -> list[Document]:

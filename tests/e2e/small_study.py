@@ -14,7 +14,7 @@ from orchestrator.spec import Execution
 from orchestrator.store import Store, open_store
 from orchestrator.store.records import read_record
 from orchestrator.store.tasks import create_task
-from orchestrator.study.opening import Opened, inputs, keep, open_study
+from orchestrator.study.opening import OpenedStudy, freeze_plan, open_study, paths_by_fingerprint
 from orchestrator.workflow import PodSettings, Unit, build_workflow, units
 from tests.e2e.installation import STORE_SECRET, TRAINER_IMAGE
 from tests.e2e.kubectl import Document
@@ -64,7 +64,7 @@ class SmallStudy:
     """A planned and frozen study whose tasks are in its store."""
 
     file: Path
-    opened: Opened
+    opened: OpenedStudy
 
     @property
     def store(self) -> Store:
@@ -82,7 +82,7 @@ class SmallStudy:
             "store": self.opened.study.spec.store,
             "run_number": 1,
             "execution": self.execution,
-            "inputs": inputs(self.opened.study, self.opened.plan),
+            "inputs": paths_by_fingerprint(self.opened.study, self.opened.plan),
             **changes,
         }
         return PodSettings(**given)  # type: ignore[arg-type]
@@ -127,7 +127,7 @@ def make_study(
     )
     file.write_text(text)
     opened = open_study(file)
-    keep(opened)
+    freeze_plan(opened)
     for planned in opened.plan.tasks.values():
         create_task(opened.store, planned.task)
     return SmallStudy(file, opened)

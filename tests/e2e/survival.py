@@ -126,9 +126,9 @@ def run_reference(folder: Path, corpus: str) -> Reference:
 
 def _fingerprints(file: Path) -> dict[str, str]:
     from orchestrator.spec import read_study
-    from orchestrator.study.fingerprints import fingerprint_paths, wanted
+    from orchestrator.study.fingerprints import fingerprint_paths, fingerprint_request
 
-    return dict(fingerprint_paths(wanted(read_study(file)), file.parent).fingerprints)
+    return dict(fingerprint_paths(fingerprint_request(read_study(file)), file.parent).fingerprints)
 
 
 def results(store: Store, plan: Plan) -> dict[str, Document]:
@@ -213,7 +213,7 @@ class Trial:
         assert results(self.store, self.plan) == {digest: self.reference.results[digest] for digest in self.plan.tasks}
         for digest in self.trains:
             ends = [body.ended.code if body.ended else None for body in self.leases(digest)]
-            assert ends.count(0) == 1, f"{self.plan.tasks[digest].label}: attempts ended with {ends}, and one result counts"
+            assert ends.count(0) == 1, f"{self.plan.tasks[digest].label}: attempts ended with {ends} instead of one success"
 
     def wait_for_success(self, seconds: float = TIMEOUT) -> None:
         self.wait_for_phase("Succeeded", "Failed", "Refused", seconds=seconds)

@@ -86,7 +86,9 @@ def broken(study: SmallStudy, folder: Path) -> Path:
     return file
 
 
-def test_submitted_watched_stopped_resumed_retried_and_deleted(command_line: CommandLine, study: SmallStudy, tmp_path: Path) -> None:
+def test_study_is_submitted_watched_stopped_resumed_retried_and_deleted(
+    command_line: CommandLine, study: SmallStudy, tmp_path: Path
+) -> None:
     name, file = "from-the-command-line", str(study.file)
     assert "no study in namespace" in command_line.run("status", name, expect=1, plugin=True)
 

@@ -10,14 +10,17 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from orchestrator.cluster.memory import InMemoryCluster
 from orchestrator.cluster.port import Cluster, Document, StudyReference, event_name
-from orchestrator.contract.vocabulary import ANNOTATION_RETRY
+from orchestrator.contract.vocabulary import ACCOUNT_KIND, ANNOTATION_RETRY, API_VERSION
 from orchestrator.errors import AlreadyExists, ClusterUnavailable, Conflict, Expired, NotFound, Refused
+from orchestrator.reconcile.account import Account
+from orchestrator.reconcile.observed import ObservedPod
 from tests.controller.simulated_cluster import SPEC
 from tests.e2e.argo import server_url, token_of
 from tests.e2e.installation import ROOT
@@ -42,7 +45,8 @@ CONTAINER = {
 def namespace() -> Iterator[str]:
     name = f"e2e-port-{uuid.uuid4().hex[:8]}"
     Kubectl(name).run("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "manifests/base/crd.yaml"))
-    Kubectl(name).run("wait", "--for=condition=Established", "crd/scalingstudies.scaling-study.dev", "--timeout=60s")
+    for plural in ("scalingstudies", "gpuaccounts"):
+        Kubectl(name).run("wait", "--for=condition=Established", f"crd/{plural}.scaling-study.dev", "--timeout=60s")
     subprocess.run(["kubectl", "create", "namespace", name], check=True, capture_output=True)
     yield name
     subprocess.run(["kubectl", "delete", "namespace", name, "--wait=false"], check=True, capture_output=True)
@@ -109,14 +113,14 @@ def test_created_object_is_found_by_name_and_labels(cluster: Cluster) -> None:
     assert cluster.list("scalingstudies", {"mark": "another"}).items == []
 
 
-def test_second_object_of_a_name_is_rejected(cluster: Cluster) -> None:
+def test_second_object_with_the_same_name_is_rejected(cluster: Cluster) -> None:
     name = name_of("study")
     cluster.create("scalingstudies", study(name))
     with pytest.raises(AlreadyExists, match="already exists"):
         cluster.create("scalingstudies", study(name))
 
 
-def test_missing_objects(cluster: Cluster) -> None:
+def test_missing_object_reads_as_none_and_cannot_be_modified(cluster: Cluster) -> None:
     assert cluster.get("workflows", "missing") is None
     assert cluster.read_config("missing") is None
     cluster.delete("workflows", "missing")
@@ -213,6 +217,24 @@ def test_unscheduled_pod_is_force_deleted(cluster: Cluster) -> None:
     _eventually(lambda: cluster.get("pods", name) is None)
 
 
+def test_account_write_is_complete_and_conflicts_with_a_newer_version(cluster: Cluster) -> None:
+    account = Account()
+    now = _now()
+    pod = ObservedPod("p", "w", "d", "Running", store="s", uid="u", host="p", study="mine", gpus=8, gpu_start=now - timedelta(seconds=90))
+    account.bill_pods([pod], {}, {"mine": "uid-1"}, now)
+    account.reset("a reason", now)
+    name = name_of("account")
+    body = {"apiVersion": API_VERSION, "kind": ACCOUNT_KIND, "metadata": {"name": name}, "spec": {}, "status": account.to_status()}
+    created = cluster.create("gpuaccounts", body)
+    assert Account.from_status(created["status"]).to_status() == account.to_status()
+    version = created["metadata"]["resourceVersion"]
+    account.bill_pods([], {}, {}, now + timedelta(seconds=60))
+    patched = cluster.patch("gpuaccounts", name, {"metadata": {"resourceVersion": version}, "status": account.to_status()})
+    assert patched["status"] == account.to_status()
+    with pytest.raises(Conflict):
+        cluster.patch("gpuaccounts", name, {"metadata": {"resourceVersion": version}, "status": Account().to_status()})
+
+
 def test_repeated_event_is_counted(cluster: Cluster) -> None:
     body = cluster.create("scalingstudies", study(name_of("study")))
     about = StudyReference(body["metadata"]["name"], body["metadata"]["uid"])
@@ -261,8 +283,13 @@ def test_watch_from_an_old_version_expires(cluster: Cluster) -> None:
     if isinstance(cluster, InMemoryCluster):
         cluster.create("scalingstudies", study(name_of("study")))
         cluster.compact()
-    with pytest.raises(Expired):
-        list(cluster.watch("pods", "1", timeout_seconds=1))
+    try:
+        changes = list(cluster.watch("pods", "1", timeout_seconds=1))
+    except Expired:
+        return
+    assert not isinstance(cluster, InMemoryCluster)
+    assert changes, "the history since version 1 was neither sent nor refused"
+    pytest.skip("this API server is so young that it still has its whole history")
 
 
 def test_dropped_watch_continues_from_its_last_version() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.controller.jobset_waiter import LABEL_INDEX, LABEL_JOBSET
+from orchestrator.contract.vocabulary import LABEL_JOBSET
+from orchestrator.controller.jobset_waiter import LABEL_INDEX
 from orchestrator.spec import Execution
 from orchestrator.store.checkpoints import list_checkpoints
 from orchestrator.store.leases import history

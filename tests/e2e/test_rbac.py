@@ -20,7 +20,7 @@ ACCOUNTS = (
 
 
 @pytest.mark.parametrize("account", ACCOUNTS)
-def test_permissions_of_service_accounts(kubectl: Kubectl, account: str) -> None:
+def test_permissions_of_service_accounts_equal_the_golden_files(kubectl: Kubectl, account: str) -> None:
     output = kubectl.run("auth", "can-i", "--list", f"--as=system:serviceaccount:{kubectl.namespace}:{account}")
     found = "".join(sorted(f"{' '.join(line.split())}\n" for line in output.splitlines()[1:]))
     file = GOLDEN / f"{account}.txt"
@@ -30,7 +30,7 @@ def test_permissions_of_service_accounts(kubectl: Kubectl, account: str) -> None
     assert found == file.read_text()
 
 
-def test_permissions_of_researchers(kubectl: Kubectl) -> None:
+def test_permissions_of_researchers_equal_the_golden_file(kubectl: Kubectl) -> None:
     kubectl.run("create", "rolebinding", "tester", "--role=scaling-study-researcher", "--user=tester", "--save-config=false")
     output = kubectl.run("auth", "can-i", "--list", "--as=tester", "--as-group=system:authenticated")
     kubectl.run("delete", "rolebinding", "tester")

@@ -242,7 +242,7 @@ def fifty_concurrent_studies_succeed_and_run_common_tasks_once(sandbox: Sandbox)
 
 
 @trial
-def two_active_controllers_do_no_harm(sandbox: Sandbox) -> None:
+def results_are_exact_with_two_active_controllers(sandbox: Sandbox) -> None:
     """The worst case, which leader election prevents: both controllers are active at once."""
     second_controller = Controller(sandbox.kubectl.namespace, sandbox.folder / "second_controller.log", "--alone").start()
     try:
@@ -264,5 +264,5 @@ def waiting_message(study: Trial, words: str) -> str:
 
 
 @pytest.mark.parametrize("name", TRIALS)
-def test_survives(name: str, outcomes: dict[str, Future[None]]) -> None:
+def test_study_survives_the_disturbance(name: str, outcomes: dict[str, Future[None]]) -> None:
     outcomes[name].result()

@@ -117,9 +117,9 @@ def controller_killed_three_times_continues(sandbox: Sandbox, controller: Contro
 def standby_controller_takes_over_from_a_killed_one(sandbox: Sandbox, controller: Controller) -> None:
     other = Controller(sandbox.kubectl.namespace, sandbox.folder / "other.log", "--identity", "other").start()
     try:
-        eventually(controller.leads, "the first leads")
-        eventually(lambda: b"namespace" in other.log.read_bytes(), "the other runs")
-        assert not other.leads(), "only one of two leads"
+        eventually(controller.leads, "the first controller is the leader")
+        eventually(lambda: b"namespace" in other.log.read_bytes(), "the other controller is running")
+        assert not other.leads(), "only one of two controllers is the leader"
         study = sandbox.applied("taken-over", TINY)
         controller.kill()
         study.wait_for_success()
@@ -180,5 +180,5 @@ def process_in_a_pod(name: str) -> int:
 
 
 @pytest.mark.parametrize("name", [name for lane in LANES for name in lane])
-def test_survives(name: str, outcomes: dict[str, Future[None]]) -> None:
+def test_study_survives_the_outage(name: str, outcomes: dict[str, Future[None]]) -> None:
     outcomes[name].result()

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 from orchestrator.contract.events import End, Event, Progress, Ready, Start, read_request, to_line
+from orchestrator.contract.record import Record
 
 FOLDER = Path(sys.argv[1])
 stopped = False
@@ -45,19 +46,22 @@ def run_task(digest: str) -> int:
     send(Start(digest, before + 1, action.get("from_tokens", 0)))
     for step in range(action.get("steps", 0)):
         send(Progress(digest, 128 * (step + 1), 512, "tokens", 3.0))
-    for lost in action.get("forget", ()):
-        (FOLDER / "done" / lost).unlink()
-    if action.get("noise"):
-        print(action["noise"], flush=True)
-    if action.get("die"):
-        print("about to die", file=sys.stderr, flush=True)
+    for digest_to_delete in action.get("delete_markers", ()):
+        (FOLDER / "done" / digest_to_delete).unlink()
+    if action.get("print"):
+        print(action["print"], flush=True)
+    if action.get("kill"):
+        print("about to be killed", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     while action.get("wait") and not stopped:
         time.sleep(0.02)
-    while action.get("deaf"):
+    while action.get("ignore_stop"):
         time.sleep(0.02)
     code = 75 if stopped else action.get("code", 0)
     if code == 0:
+        identity = json.loads((FOLDER / "tasks" / digest / "task.json").read_text())
+        result = Record(digest=digest, identity=identity, results={}, artifacts={}, attempts=[], nonce="")
+        (FOLDER / "tasks" / digest / "record.json").write_bytes(result.to_bytes())
         (FOLDER / "done").mkdir(exist_ok=True)
         (FOLDER / "done" / digest).touch()
     record("end", digest)

@@ -1,3 +1,5 @@
+"""Local runs: the schedule as tables and by random exit codes, and whole runs with a fake worker."""
+
 import io
 import json
 import threading
@@ -37,7 +39,7 @@ def run(fake_trainer: Any, plan: Plan, workers: int = 2, **more: Any) -> tuple[R
     return run_plan(store, plan, Placement(study="small"), workers=workers, **more), out.getvalue()
 
 
-# --- schedule ----------------------- ---------------------------------------------------------------------------------------------
+# --- schedule
 
 
 def test_prepare_comes_first_then_the_longest_remaining_path(small_plan: Any) -> None:
@@ -108,7 +110,7 @@ def test_unrecorded_failures_are_limited_unless_checkpoints_advance(small_plan: 
     assert set(outcomes(range(128, 128 * 30, 128))) == {Outcome.AGAIN}
 
 
-def test_a_failed_task_holds_back_only_what_depends_on_it(small_plan: Any) -> None:
+def test_failed_task_holds_back_only_its_dependents(small_plan: Any) -> None:
     plan = small_plan({"p": [], "a": ["p"], "b": ["p"], "a2": ["a"], "a3": ["a2", "b"], "b2": ["b"]})
     schedule = Schedule(plan, plan.tasks, ())
     while (planned := schedule.next(0.0)) is not None:
@@ -164,7 +166,7 @@ def test_every_task_ends_done_failed_or_held_back(small_plan: Any, needs: tuple[
     assert all(set(plan.tasks[each].needs) & (failed | held_back) for each in held_back)
 
 
-# --- runs with a fake worker --------------------------- ------------------------------------------------------------------------
+# --- runs with a fake worker
 
 
 def test_each_task_runs_once_after_the_tasks_it_needs(small_plan: Any, fake_trainer: Any) -> None:
@@ -197,15 +199,15 @@ def test_run_again_skips_what_is_done(small_plan: Any, fake_trainer: Any) -> Non
     assert (second.skipped, labels(plan, fake_trainer.started()[3:])) == (2, ["b", "c"])
 
 
-def test_a_worker_that_dies_is_replaced_and_its_task_runs_again(small_plan: Any, fake_trainer: Any) -> None:
+def test_killed_worker_is_replaced_and_its_task_retried(small_plan: Any, fake_trainer: Any) -> None:
     plan = small_plan(CHAIN)
-    fake_trainer.script({digest(plan, "a"): [{"die": True}]})
+    fake_trainer.script({digest(plan, "a"): [{"kill": True}]})
     result, output = run(fake_trainer, plan)
     assert result.is_complete
     assert labels(plan, fake_trainer.started()) == ["p", "a", "a", "b", "c"]
     assert len({pid for _, _, pid in fake_trainer.seen()}) == 2
     assert "its worker died with exit code 137" in output
-    assert "about to die" in output, "the end of its log is quoted"
+    assert "about to be killed" in output, "the end of its log is quoted"
 
 
 @pytest.mark.parametrize("code", [1, 69, 75])
@@ -219,7 +221,7 @@ def test_retryable_exit_codes_are_retried(small_plan: Any, fake_trainer: Any, co
 
 def test_quarantined_input_is_produced_again_before_its_reader_is_retried(small_plan: Any, fake_trainer: Any) -> None:
     plan = small_plan({"p": [], "a": ["p"]})
-    fake_trainer.script({digest(plan, "a"): [{"forget": [digest(plan, "p")], "code": 1, "message": "shard 3 is damaged"}]})
+    fake_trainer.script({digest(plan, "a"): [{"delete_markers": [digest(plan, "p")], "code": 1, "message": "shard 3 is damaged"}]})
     result, output = run(fake_trainer, plan)
     assert result.is_complete
     assert labels(plan, fake_trainer.started()) == ["p", "a", "p", "a"]
@@ -297,7 +299,7 @@ def test_plain_output_has_a_summary_per_interval_while_no_task_ends(small_plan: 
 
 def test_second_stop_request_kills_the_workers(small_plan: Any, fake_trainer: Any) -> None:
     plan = small_plan({"a": []})
-    fake_trainer.script({digest(plan, "a"): [{"steps": 1, "deaf": True}]})
+    fake_trainer.script({digest(plan, "a"): [{"steps": 1, "ignore_stop": True}]})
     stop = StopRequest()
     result, _ = run(fake_trainer, plan, stop=stop, listener=StopsWhenRunning(stop, tasks=1, times=2))
     assert result.was_stopped
@@ -313,7 +315,7 @@ def test_run_fails_with_the_log_of_workers_that_cannot_start(small_plan: Any, fa
 
 def test_unexpected_output_of_a_worker_is_shown(small_plan: Any, fake_trainer: Any) -> None:
     plan = small_plan({"a": []})
-    fake_trainer.script({digest(plan, "a"): [{"noise": "downloading weights"}]})
+    fake_trainer.script({digest(plan, "a"): [{"print": "downloading weights"}]})
     result, output = run(fake_trainer, plan)
     assert result.is_complete
     assert "worker 1: downloading weights" in output
@@ -324,7 +326,7 @@ def test_no_thread_or_process_outlives_a_run(small_plan: Any, fake_trainer: Any)
     assert result.is_complete
     for thread in threading.enumerate():
         if thread.name.startswith("worker-"):
-            thread.join(timeout=10)
+            thread.join(timeout=60)
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("worker-")]
 
 
@@ -352,10 +354,10 @@ def test_each_worker_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         share_gpus(1, 0)
 
 
-def test_a_replaced_worker_gets_the_gpu_that_became_free(small_plan: Any, fake_trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replacement_worker_gets_the_gpu_of_the_killed_one(small_plan: Any, fake_trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     plan = small_plan({"a": [], "b": [], "c": ["a", "b"]})
-    fake_trainer.script({digest(plan, "a"): [{"die": True}]})
+    fake_trainer.script({digest(plan, "a"): [{"kill": True}]})
     wrapper = fake_trainer.folder / "worker.sh"
     wrapper.write_text(f'#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES" >> {fake_trainer.folder}/gpus\nexec {" ".join(fake_trainer.command)}\n')
     wrapper.chmod(0o755)

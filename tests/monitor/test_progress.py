@@ -38,19 +38,19 @@ BUSY = replace(
 @pytest.mark.parametrize(
     ("snapshot", "line"),
     [
-        (QUIET, "12/96 tasks done, 0 running, 82 waiting, 42 s gone"),
+        (QUIET, "12/96 tasks done, 0 running, 82 waiting, 42 s elapsed"),
         (
             BUSY,
-            "12/96 tasks done, 2 running, 82 waiting, 1.23M tokens at 51.2k/s, loss 3.100, 42 s gone, about 3 min 20 s left",
+            "12/96 tasks done, 2 running, 82 waiting, 1.23M tokens at 51.2k/s, loss 3.100, 42 s elapsed, about 3 min 20 s left",
         ),
-        (replace(QUIET, failed=1, held_back=4), "12/96 tasks done, 0 running, 82 waiting, 1 failed, 4 held back, 42 s gone"),
+        (replace(QUIET, failed=1, held_back=4), "12/96 tasks done, 0 running, 82 waiting, 1 failed, 4 blocked, 42 s elapsed"),
     ],
 )
-def test_summary_line_of_a_run(snapshot: Snapshot, line: str) -> None:
+def test_summary_line_has_counts_speed_loss_and_times(snapshot: Snapshot, line: str) -> None:
     assert summary(snapshot) == line
 
 
-def test_progress_line_of_a_running_task() -> None:
+def test_progress_line_has_tokens_speed_and_loss() -> None:
     assert [running_line(task) for task in BUSY.running] == ["205k/524k tokens  51.2k/s  loss 3.100", "starting"]
 
 
@@ -94,7 +94,7 @@ def test_counts_have_three_significant_digits(number: float, text: str) -> None:
         (270_000, "3 d 3 h"),
     ],
 )
-def test_durations_are_human_readable(seconds: float, text: str) -> None:
+def test_durations_have_at_most_two_units(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
@@ -143,7 +143,7 @@ def test_resumed_task_counts_only_newly_trained_tokens(small_plan: Any) -> None:
     assert meter.eta(10.0) == pytest.approx(225 / 25 * 10), "a quarter was measured, three quarters are done"
 
 
-def test_task_found_done_is_not_measured(small_plan: Any) -> None:
+def test_task_that_was_already_done_is_not_measured(small_plan: Any) -> None:
     meter, tasks = measured(small_plan)
     meter.given(tasks["a"], 100.0, now=0.0)
     meter.ended(tasks["a"].digest, True)

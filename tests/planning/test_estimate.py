@@ -1,4 +1,4 @@
-"""Prices: tokens counted once however many cells share them, FLOPs by hand, and the longest path."""
+"""Cost estimates: shared tokens are counted once, GPU-hours match a hand calculation, and the longest path."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def planned(seeds: list[int], suites: list[str]) -> Plan:
     return plan_study(Study("s", StudySpec.model_validate(document), "s.yaml", document), SOURCES)
 
 
-def test_a_trunk_that_cells_share_is_priced_once() -> None:
+def test_shared_trunk_is_counted_once() -> None:
     plan = planned([1], [])
     found = estimate(plan, H100)
     # each of 4 (size, proportion): a trunk to 90 % of the longer horizon, and two leaves of 10 %
@@ -42,7 +42,7 @@ def test_a_trunk_that_cells_share_is_priced_once() -> None:
     assert found.unshared_tokens == 4 * (51_200 + 102_400)
 
 
-def test_gpu_hours_by_hand() -> None:
+def test_gpu_hours_match_a_hand_calculation() -> None:
     plan = planned([1], [])
     task = next(task for task in plan.tasks.values() if task.kind == TaskKind.TRAIN and task.size == "0.25M")
     assert isinstance(task.task, TrainTask)
@@ -52,14 +52,14 @@ def test_gpu_hours_by_hand() -> None:
     assert priced.money(H100) == pytest.approx(priced.gpu_hours * 2)
 
 
-def test_what_was_measured_corrects_the_price_of_its_size_alone() -> None:
+def test_measurement_changes_the_cost_of_its_size_only() -> None:
     plan = planned([1], [])
     measured = estimate(plan, Price("h100", 0.5, None, {"0.09M": 1e-3}))
     assert measured.by_size["0.09M"].gpu_seconds == pytest.approx(measured.by_size["0.09M"].tokens * 1e-3)
     assert measured.by_size["0.25M"] == estimate(plan, H100).by_size["0.25M"]
 
 
-def test_what_is_done_costs_nothing_more() -> None:
+def test_finished_tasks_have_no_remaining_cost() -> None:
     plan = planned([1], ["bpb"])
     half = set(list(plan.tasks)[::2])
     before, after = estimate(plan, H100), estimate(plan, H100, half)
@@ -68,7 +68,7 @@ def test_what_is_done_costs_nothing_more() -> None:
     assert estimate(plan, H100, plan.tasks).longest_seconds == 0
 
 
-def test_the_longest_path_is_a_chain_of_needs_and_no_task_is_on_a_longer_one() -> None:
+def test_longest_path_is_a_chain_of_dependencies() -> None:
     plan = planned([1, 2], ["bpb"])
     found = estimate(plan, H100)
     for before, after in zip(found.longest_path, found.longest_path[1:], strict=False):
@@ -78,6 +78,6 @@ def test_the_longest_path_is_a_chain_of_needs_and_no_task_is_on_a_longer_one() -
 
 
 @pytest.mark.parametrize("price", [Price("tpu", 0.5, None, {}), Price("h100", 0, None, {}), Price("h100", 1.2, None, {})])
-def test_a_gpu_or_utilisation_that_cannot_be_is_refused(price: Price) -> None:
+def test_unknown_gpu_or_impossible_utilisation_is_rejected(price: Price) -> None:
     with pytest.raises(PlanRefused, match=r"--(gpu|mfu) "):
         estimate(planned([1], []), price)

@@ -1,4 +1,4 @@
-"""The example studies: each can be read and planned, and is the study that its comments say it is."""
+"""The example studies: each can be read and planned, and matches the description in its comments."""
 
 from fractions import Fraction
 from hashlib import sha256
@@ -20,7 +20,7 @@ def read(name: str) -> Study:
 
 
 def plan(name: str) -> Plan:
-    """The plan, with made-up fingerprints where the file declares none."""
+    """Return the plan, with synthetic fingerprints for sources that declare none."""
     study = read(name)
     fingerprints = {
         source.name: sha256(source.path.encode()).hexdigest() for source in study.spec.data.sources if source.fingerprint is None
@@ -29,7 +29,7 @@ def plan(name: str) -> Plan:
 
 
 def tasks_of(plan: Plan, recipe: str, **axes: str | None) -> set[str]:
-    """Digests of all tasks of a recipe's cells that have the given axes."""
+    """Return the digests of all tasks of a recipe's cells with the given axis values."""
     cells = [cell for cell in plan.cells if cell.recipe == recipe and all(getattr(cell, axis) == value for axis, value in axes.items())]
     assert cells
     stages = [stage for cell in cells for stage in cell.stages]
@@ -37,7 +37,7 @@ def tasks_of(plan: Plan, recipe: str, **axes: str | None) -> set[str]:
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
-def test_every_example_plans_and_each_of_its_arms_has_cells(path: Path) -> None:
+def test_every_example_plans_and_every_contrast_arm_has_cells(path: Path) -> None:
     planned = plan(path.name)
     assert planned.study == path.stem
     assert planned.cells
@@ -48,12 +48,12 @@ def test_every_example_plans_and_each_of_its_arms_has_cells(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["to-code.yaml", "sweep-rates.yaml"])
-def test_declared_fingerprints_are_the_hash_of_the_source_s_name(name: str) -> None:
+def test_declared_fingerprints_are_hashes_of_the_source_names(name: str) -> None:
     sources = read(name).spec.data.sources
     assert [source.fingerprint for source in sources] == [sha256(source.name.encode()).hexdigest() for source in sources]
 
 
-def test_the_demo_is_four_sizes_four_proportions_two_seeds_and_two_stages_for_some() -> None:
+def test_demo_grid_has_four_sizes_four_proportions_and_two_seeds() -> None:
     cells = plan("demo.yaml").cells
     grid = {(cell.size, cell.code_percent, cell.init_seed) for cell in cells if cell.recipe == "from-scratch"}
     assert len(grid) == 4 * 4 * 2
@@ -61,15 +61,15 @@ def test_the_demo_is_four_sizes_four_proportions_two_seeds_and_two_stages_for_so
     assert {cell.size for cell in cells if cell.recipe == "balanced-to-text"} == {"0.09M", "0.25M"}
 
 
-def test_the_demo_trains_the_beginning_of_two_arms_once() -> None:
+def test_demo_shares_the_first_stage_of_two_arms() -> None:
     planned = plan("demo.yaml")
     two_stages = tasks_of(planned, "balanced-to-text", size="0.25M")
     half_code = tasks_of(planned, "from-scratch", size="0.25M", code_percent="50")
     shared = {planned.tasks[digest].work for digest in two_stages} & {planned.tasks[digest].work for digest in half_code}
-    assert len(shared) == 2, "one trajectory a seed: the stable beginning"
+    assert len(shared) == 2, "one shared trajectory per seed: the stable part"
 
 
-def test_the_paper_s_grid_is_all_of_its_sizes_proportions_seeds_and_cooldowns() -> None:
+def test_paper_study_has_all_sizes_proportions_seeds_and_cooldowns() -> None:
     planned = plan("to-code.yaml")
     arms = {f"{arm}-cool-{code}" for arm in ("text-only", "balanced-only", "balanced-to-text", "code-to-text") for code in (0, 20)}
     for arm in arms:
@@ -89,24 +89,24 @@ def test_the_paper_s_grid_is_all_of_its_sizes_proportions_seeds_and_cooldowns() 
         ("text-to-text", [200, 200], ["0", "0"]),
     ],
 )
-def test_an_arm_of_the_paper_reads_its_tokens_and_its_code(recipe: str, asked: list[int], code: list[str]) -> None:
+def test_paper_arm_has_its_tokens_and_code_proportions(recipe: str, asked: list[int], code: list[str]) -> None:
     cell = next(cell for cell in plan("to-code.yaml").cells if cell.recipe == recipe and cell.size == "470M")
     assert [stage.asked for stage in cell.stages] == [tokens * 10**9 for tokens in asked]
     assert [stage.code_percent for stage in cell.stages] == code
 
 
-def test_the_additive_arm_keeps_its_text_and_adds_code() -> None:
+def test_additive_arm_keeps_its_text_tokens() -> None:
     cells = [cell for cell in plan("to-code.yaml").cells if cell.recipe == "additive"]
     text = {cell.stages[0].asked * (100 - Fraction(cell.code_percent or 0)) / 100 for cell in cells}
     assert all(200 * 10**9 - 1 <= tokens <= 200 * 10**9 for tokens in text)
 
 
-def test_two_names_for_one_arm_of_the_paper_are_trained_once() -> None:
+def test_recipes_with_equal_training_share_all_tasks() -> None:
     planned = plan("to-code.yaml")
     assert tasks_of(planned, "web-code-markup") == tasks_of(planned, "from-scratch", size="470M", code_percent="100")
 
 
-def test_both_cooldowns_of_an_arm_start_from_one_model() -> None:
+def test_both_cooldowns_of_an_arm_start_from_the_same_model() -> None:
     planned = plan("to-code.yaml")
     without, with_code = (
         next(cell for cell in planned.cells if cell.recipe == f"balanced-to-text-cool-{code}" and cell.size == "2.8B").stages
@@ -116,7 +116,7 @@ def test_both_cooldowns_of_an_arm_start_from_one_model() -> None:
     assert without[2].result != with_code[2].result
 
 
-def test_synthetic_code_is_read_six_and_a_quarter_times_and_nothing_more_often_than_it_may_be() -> None:
+def test_synthetic_code_is_read_6_25_times_and_no_source_exceeds_its_limit() -> None:
     study, planned = read("to-code.yaml"), plan("to-code.yaml")
     declared = {source.name: source.tokens for source in study.spec.data.sources}
     known = {source.digest: SourceTokens(declared[source.name] or 0, exact=False) for source in planned.sources}
@@ -125,7 +125,7 @@ def test_synthetic_code_is_read_six_and_a_quarter_times_and_nothing_more_often_t
     assert not any(reading.is_over for reading in found.values())
 
 
-def test_the_sweep_has_five_rates_at_two_sizes_with_the_ladder_s_in_the_middle() -> None:
+def test_sweep_has_five_rates_at_two_sizes_centred_on_the_ladder() -> None:
     planned = plan("sweep-rates.yaml")
     peaks: dict[str, list[float]] = {}
     for cell in planned.cells:
@@ -138,7 +138,7 @@ def test_the_sweep_has_five_rates_at_two_sizes_with_the_ladder_s_in_the_middle()
         assert [peak / found[2] for peak in found] == pytest.approx([0.25, 0.5, 1, 2, 4], rel=0.01)
 
 
-def test_the_cluster_s_study_has_two_recipes_with_one_beginning() -> None:
+def test_cluster_example_has_two_recipes_with_a_shared_first_stage() -> None:
     planned = plan("cluster.yaml")
     assert len(planned.cells) == 2 * 3 * 3
     assert tasks_of(planned, "plain") < tasks_of(planned, "cooled")

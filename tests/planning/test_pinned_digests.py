@@ -1,4 +1,4 @@
-"""The digests of the examples' tasks: a change here forks every study that exists, so it needs a reason and a new entry in CHANGELOG."""
+"""Task digests of the examples. If they change, existing studies train everything again: explain such a change in CHANGELOG."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +20,7 @@ PINNED = {
 
 
 @pytest.mark.parametrize("name", PINNED)
-def test_the_digests_of_an_example_never_change(name: str) -> None:
+def test_digests_of_an_example_never_change(name: str) -> None:
     study = read_study(EXAMPLES / name)
     fingerprints = {
         source.name: sha256(source.path.encode()).hexdigest() for source in study.spec.data.sources if source.fingerprint is None

@@ -1,4 +1,4 @@
-"""The planner: which digests a change touches, which it does not, and the shape of what it plans."""
+"""The planner: which digests an edit of the study changes, and the structure of plans."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from orchestrator.spec import Study, StudySpec
 
 Document = dict[str, Any]
 
-PRINTS = {"web": "a" * 64, "stack": "b" * 64, "markup": "c" * 64, "curated": "d" * 64}
+FINGERPRINTS = {"web": "a" * 64, "stack": "b" * 64, "markup": "c" * 64, "curated": "d" * 64}
 BASE: Document = {
     "store": "store",
     "grid": {"sizes": ["0.03M", "0.09M"], "codePercent": [0, 25, 100], "seeds": [1, 2]},
@@ -70,9 +70,9 @@ def changed(change: Change | None = None) -> Document:
     return document
 
 
-def planned(change: Change | None = None, prints: Mapping[str, str] = PRINTS, name: str = "study") -> Plan:
+def planned(change: Change | None = None, fingerprints: Mapping[str, str] = FINGERPRINTS, name: str = "study") -> Plan:
     document = changed(change)
-    return plan_study(Study(name, StudySpec.model_validate(document), "study.yaml", document), prints)
+    return plan_study(Study(name, StudySpec.model_validate(document), "study.yaml", document), fingerprints)
 
 
 def stage(document: Document, recipe: int, index: int) -> Document:
@@ -82,7 +82,7 @@ def stage(document: Document, recipe: int, index: int) -> Document:
 
 def rename_sources(document: Document) -> None:
     text = repr(document)
-    for name in PRINTS:
+    for name in FINGERPRINTS:
         text = text.replace(f"'{name}'", f"'the-{name}'")
     document.clear()
     document.update(eval(text))
@@ -103,17 +103,17 @@ PLACEMENT: dict[str, Change] = {
     "names of stages": lambda d: (stage(d, 0, 0).update(name="first"), d["evaluation"].update(after=["first", "cooldown"])),
     "paths": lambda d: d["data"]["sources"][0].update(path="s3://moved/here/*.jsonl"),
     "declared tokens and repetition": lambda d: d["data"]["sources"][0].update(tokens="9M", maxRepetition=9),
-    "the group of a source nobody reads": lambda d: d["data"]["sources"].reverse(),
+    "the order of the sources": lambda d: d["data"]["sources"].reverse(),
 }
 
 
 @pytest.mark.parametrize("change", PLACEMENT.values(), ids=PLACEMENT)
-def test_placement_changes_no_digest(change: Change) -> None:
+def test_placement_settings_change_no_digest(change: Change) -> None:
     assert digests(planned(change)) == digests(planned())
 
 
 def test_names_of_study_and_sources_change_no_digest() -> None:
-    renamed = {f"the-{name}": value for name, value in PRINTS.items()}
+    renamed = {f"the-{name}": value for name, value in FINGERPRINTS.items()}
     assert digests(planned(rename_sources, renamed, name="another")) == digests(planned())
 
 
@@ -136,13 +136,13 @@ ADDITIONS: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("change", ADDITIONS.values(), ids=ADDITIONS)
-def test_additions_change_no_digest_that_was_there(change: Change) -> None:
+def test_additions_change_no_existing_digest(change: Change) -> None:
     before, after = digests(planned()), digests(planned(change))
     assert before < after
 
 
 def below(plan: Plan, changed_prepares: set[str]) -> set[str]:
-    """Tasks that are, or need, one of these, directly or not."""
+    """Return these tasks and all that depend on them, directly or indirectly."""
     found = set(changed_prepares)
     grew = True
     while grew:
@@ -152,13 +152,13 @@ def below(plan: Plan, changed_prepares: set[str]) -> set[str]:
     return found
 
 
-def test_another_content_of_a_source_changes_exactly_what_reads_it_or_scores_on_it() -> None:
-    plan, after = planned(), planned(prints={**PRINTS, "curated": "e" * 64})
+def test_changed_source_content_changes_exactly_its_dependent_tasks() -> None:
+    plan, after = planned(), planned(fingerprints={**FINGERPRINTS, "curated": "e" * 64})
     curated = next(source.digest for source in plan.sources if source.name == "curated")
     assert digests(plan) - digests(after) == below(plan, {curated})
 
 
-def test_another_data_seed_changes_only_its_own_cells() -> None:
+def test_changed_data_seed_changes_only_its_own_cells() -> None:
     def reseed(document: Document) -> None:
         document["grid"]["seeds"] = [1, 3]
 
@@ -181,7 +181,7 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
 
 
 @pytest.mark.parametrize(("change", "touched"), CHANGES.values(), ids=CHANGES)
-def test_a_change_touches_exactly_the_trajectories_below_it(change: Change, touched: set[str]) -> None:
+def test_edit_changes_exactly_the_dependent_trajectories(change: Change, touched: set[str]) -> None:
     plan, after = planned(), planned(change)
     lost = {
         f"{cell.recipe} {part.name}"
@@ -206,18 +206,18 @@ EVERYTHING: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("change", EVERYTHING.values(), ids=EVERYTHING)
-def test_what_all_training_rests_on_changes_every_train_task(change: Change) -> None:
+def test_common_training_settings_change_every_train_task(change: Change) -> None:
     assert not digests(planned(), TaskKind.TRAIN) & digests(planned(change), TaskKind.TRAIN)
 
 
 @pytest.mark.parametrize("change", [None, *ADDITIONS.values()])
-def test_composed_digests_are_those_of_the_identities(change: Change | None) -> None:
+def test_plan_digests_equal_the_digests_of_the_task_identities(change: Change | None) -> None:
     for digest, task in planned(change).tasks.items():
         assert digest_of_task(task.task) == digest
 
 
 @pytest.mark.parametrize("change", [None, *ADDITIONS.values()])
-def test_every_task_stands_after_all_that_it_needs(change: Change | None) -> None:
+def test_tasks_are_in_dependency_order(change: Change | None) -> None:
     placed: set[str] = set()
     for digest, task in planned(change).tasks.items():
         assert placed.issuperset(task.needs)
@@ -229,17 +229,17 @@ def test_two_columns_of_one_file_are_two_sources() -> None:
         document["data"]["sources"][0].update(path="both.parquet")
         document["data"]["sources"][1].update(path="both.parquet", column="code")
 
-    plan = planned(two_columns, {**PRINTS, "stack": PRINTS["web"]})
+    plan = planned(two_columns, {**FINGERPRINTS, "stack": FINGERPRINTS["web"]})
     assert len({source.digest for source in plan.sources}) == 3
 
 
-def test_one_content_is_not_text_and_code() -> None:
+def test_sources_of_both_groups_with_the_same_files_are_rejected() -> None:
     with pytest.raises(PlanRefused, match=r"web \(text\) and stack \(code\) have the same files"):
-        planned(prints={**PRINTS, "stack": PRINTS["web"]})
+        planned(fingerprints={**FINGERPRINTS, "stack": FINGERPRINTS["web"]})
 
 
 @pytest.mark.parametrize("own", [None, 256])
-def test_windows_are_counted_in_the_recipes_own_length(own: int | None) -> None:
+def test_windows_use_the_sequence_length_of_the_recipe(own: int | None) -> None:
     def one_recipe(document: Document) -> None:
         del document["recipes"][1]
         document["recipes"][0]["training"] = {"sequenceLength": own} if own else {}
@@ -254,7 +254,7 @@ def test_windows_are_counted_in_the_recipes_own_length(own: int | None) -> None:
     assert sum(windows for _, windows in cell.stages[-1].read) * (own or 128) == cell.stages[-1].chain_tokens
 
 
-def test_a_frozen_plan_reads_back_as_it_was() -> None:
+def test_frozen_plan_round_trips() -> None:
     plan = planned()
     again = from_document(to_document(plan))
     assert again == plan
@@ -271,7 +271,7 @@ def train(plan: Plan, digest: str) -> TrainTask:
     return task
 
 
-def test_wsd_makes_a_trunk_with_a_leaf_and_the_cooldown_starts_from_the_trunk() -> None:
+def test_wsd_plans_a_trunk_and_a_decay_leaf_and_the_cooldown_starts_from_the_trunk() -> None:
     plan = planned()
     pretrain, cooldown = cell_of(plan, "scratch/0.09M/c25/s1").stages
     branch, leaf, whole = (train(plan, digest) for digest in pretrain.trains)
@@ -286,7 +286,7 @@ def test_wsd_makes_a_trunk_with_a_leaf_and_the_cooldown_starts_from_the_trunk() 
     assert pretrain.result == pretrain.trains[1]
 
 
-def test_a_leaf_that_nobody_wants_is_not_planned_nor_the_rest_of_a_trunk() -> None:
+def test_unneeded_leaf_and_rest_of_the_trunk_are_not_planned() -> None:
     only_cooldown = planned(lambda d: d["evaluation"].update(after=["cooldown"]))
     assert len(cell_of(only_cooldown, "scratch/0.09M/c25/s1").stages[0].trains) == 1
     init, text, _ = cell_of(planned(), "two-phase/0.09M/s1").stages
@@ -294,7 +294,7 @@ def test_a_leaf_that_nobody_wants_is_not_planned_nor_the_rest_of_a_trunk() -> No
     assert [train(planned(), digest).trajectory.schedule.shape for digest in text.trains] == ["constant"]
 
 
-def test_a_continued_stage_starts_afresh_from_the_result_and_reads_on() -> None:
+def test_continued_stage_resets_the_optimizer_and_continues_the_data_order() -> None:
     plan = planned()
     init, text, _ = cell_of(plan, "two-phase/0.09M/s1").stages
     continued = train(plan, text.trains[0]).trajectory
@@ -303,7 +303,7 @@ def test_a_continued_stage_starts_afresh_from_the_result_and_reads_on() -> None:
     assert continued.schedule.warmup == 8000
 
 
-def test_cells_that_differ_in_initialisation_alone_share_no_training_but_all_data() -> None:
+def test_cells_that_differ_only_in_initialisation_share_data_but_no_training() -> None:
     plan = planned(lambda d: d["grid"].update(seeds=[1, {"init": 2, "data": 1}]))
     one, two = (train(plan, cell_of(plan, f"scratch/0.09M/c25/s{seed}").stages[0].trains[0]).trajectory for seed in ("1", "2.1"))
     assert one.shares == two.shares
@@ -312,14 +312,14 @@ def test_cells_that_differ_in_initialisation_alone_share_no_training_but_all_dat
     assert one.start != two.start
 
 
-def test_two_horizons_share_a_trunk_and_stand_in_line_on_it() -> None:
+def test_longer_horizon_shares_the_trunk_of_the_shorter_and_depends_on_it() -> None:
     plan = planned(ADDITIONS["a longer horizon"])
     short, long = (cell_of(plan, f"{recipe}/0.09M/c25/s1").stages[0] for recipe in ("scratch", "longer"))
     assert plan.tasks[short.trains[2]].work == plan.tasks[long.trains[0]].work
     assert short.trains[2] in plan.tasks[long.trains[0]].needs
 
 
-def test_the_additive_arm_asks_for_as_many_tokens_as_make_the_text() -> None:
+def test_text_tokens_are_scaled_by_the_code_proportion() -> None:
     def additive(document: Document) -> None:
         document["grid"]["codePercent"] = [0, 20, 50]
         stage(document, 0, 0)["tokens"] = {"text": "400K"}
@@ -329,22 +329,22 @@ def test_the_additive_arm_asks_for_as_many_tokens_as_make_the_text() -> None:
     assert asked == {"0": 400_000, "20": 500_000, "50": 800_000}
 
 
-def test_tokens_of_less_than_a_batch_are_refused() -> None:
+def test_tokens_of_less_than_a_batch_are_rejected() -> None:
     with pytest.raises(PlanRefused, match="511 tokens are less than a batch of 512"):
         planned(lambda d: stage(d, 0, 0).update(tokens=511))
 
 
-def test_a_stage_that_is_too_short_for_its_decay_is_refused_where_its_result_is_wanted() -> None:
+def test_stage_too_short_for_its_decay_is_rejected_if_its_result_is_needed() -> None:
     with pytest.raises(PlanRefused, match="a decay of 10 % is less than one of its 4 steps, so the rate would never decay"):
         planned(lambda d: stage(d, 0, 0).update(tokens=4 * 512, schedule={"shape": "wsd", "warmup": 512}))
 
 
-def test_a_source_without_fingerprint_makes_the_plan_not_runnable() -> None:
+def test_plan_with_a_source_without_fingerprint_is_not_runnable() -> None:
     assert is_runnable(planned())
-    assert not is_runnable(planned(prints={name: value for name, value in PRINTS.items() if name != "curated"}))
+    assert not is_runnable(planned(fingerprints={name: value for name, value in FINGERPRINTS.items() if name != "curated"}))
 
 
-def test_chain_percent_counts_what_was_read() -> None:
+def test_chain_percent_counts_the_read_windows() -> None:
     pretrain, cooldown = cell_of(planned(), "scratch/0.09M/c25/s1").stages
     windows = dict(cooldown.read)
     stack = next(source.digest for source in planned().sources if source.name == "stack")
@@ -360,7 +360,7 @@ def test_chain_percent_counts_what_was_read() -> None:
     decay=st.integers(1, 90),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_any_stage_is_whole_steps_and_its_branch_lies_inside(percent: int, tokens: int, decay: int, seed: int) -> None:
+def test_stage_has_whole_steps_and_its_branch_point_lies_inside(percent: int, tokens: int, decay: int, seed: int) -> None:
     def vary(document: Document) -> None:
         document["grid"].update(codePercent=[percent], seeds=[seed], sizes=["0.09M"])
         stage(document, 0, 0).update(tokens=tokens, schedule={"decay": f"{decay}%", "warmup": 512})
@@ -381,7 +381,7 @@ def test_any_stage_is_whole_steps_and_its_branch_lies_inside(percent: int, token
     percents=st.lists(st.integers(0, 100), min_size=1, max_size=5, unique=True),
     seeds=st.lists(st.integers(0, 50), min_size=1, max_size=4, unique=True),
 )
-def test_a_subset_of_the_grid_plans_a_subset_of_the_tasks(sizes: list[str], percents: list[int], seeds: list[int]) -> None:
+def test_subset_of_the_grid_plans_a_subset_of_the_tasks(sizes: list[str], percents: list[int], seeds: list[int]) -> None:
     def part(document: Document) -> None:
         document["recipes"] = document["recipes"][:1]
         document["grid"].update(sizes=sizes, codePercent=percents, seeds=seeds)

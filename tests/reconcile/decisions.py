@@ -1,6 +1,5 @@
 """Builders for reconcile tests: a plan of four cells, and the Workflows, pods and leases of its units."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,37 +14,16 @@ from orchestrator.reconcile import Decision, Limits, StudyFacts, Submit, reconci
 from orchestrator.reconcile.observed import Observation, ObservedLease, ObservedPod, ObservedWorkflow
 from orchestrator.spec import Study, StudySpec
 from orchestrator.workflow import Unit, units, workflow_name
+from tests.study_spec import study_spec
 
 NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 PRICE = Price("h100", 0.5, None, {})
 LIMITS = Limits(PRICE)
-DOCUMENT: dict[str, Any] = {
-    "store": "store",
-    "grid": {"sizes": ["0.03M", "0.09M"], "codePercent": [0, 50], "seeds": [1]},
-    "data": {
-        "tokenizer": {"train": {"vocabulary": 1024, "bytes": "1M", "weights": {"web": 50, "stack": 50}}},
-        "sources": [
-            {"name": "web", "group": "text", "path": "web", "fingerprint": "a" * 64},
-            {"name": "stack", "group": "code", "path": "stack", "fingerprint": "b" * 64},
-        ],
-    },
-    "training": {"sequenceLength": 128, "precision": "fp32", "schedule": {"warmup": "8K"}},
-    "recipes": [
-        {
-            "name": "scratch",
-            "stages": [
-                {"name": "pretrain", "tokens": "400K", "mixture": {"codePercent": "grid", "code": {"stack": 100}, "text": {"web": 100}}},
-                {"name": "cooldown", "tokens": "100K", "mixture": {"codePercent": 20, "code": {"stack": 100}, "text": {"web": 100}}},
-            ],
-        }
-    ],
-    "evaluation": {"after": ["pretrain", "cooldown"], "suites": ["bpb"]},
-}
 
 
 @cache
 def plan_at(percents: tuple[int, ...] = (0, 50)) -> Plan:
-    document = copy.deepcopy(DOCUMENT)
+    document = study_spec("store", ["0.03M", "0.09M"])
     document["grid"]["codePercent"] = list(percents)
     return plan_study(Study("mine", StudySpec.model_validate(document), "s.yaml", document), {})
 

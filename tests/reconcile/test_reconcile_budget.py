@@ -60,7 +60,7 @@ def test_other_studies_count_against_the_namespace_cap() -> None:
     wanted = sum(map(estimate_of, submitted(decided(Observation(PREPARED)))))
     capped = replace(LIMITS, namespace_gpu_hours=wanted * 1.5 / 3600)
     assert len(submitted(decided(Observation(PREPARED), limits=capped))) == len(PLAN.cells)
-    assert len(submitted(decided(Observation(PREPARED, others=wanted), limits=capped))) < len(PLAN.cells)
+    assert len(submitted(decided(Observation(PREPARED, namespace_spent=wanted), limits=capped))) < len(PLAN.cells)
 
 
 def test_overdrawn_budget_stops_running_workflows() -> None:
@@ -126,7 +126,7 @@ def test_reserved_cost_of_other_studies_holds_submissions_but_stops_nothing() ->
     assert not submitted(decided(Observation(PREPARED, others_promised=price), limits=capped))
 
 
-def test_promised_is_the_remaining_cost_of_tasks_in_flight_and_submitted() -> None:
+def test_promised_cost_is_the_remaining_cost_of_running_and_submitted_tasks() -> None:
     unit = trunk()
     (digest,) = unit.tasks
     begun = Observation(PREPARED, (workflow(unit),), (pod(unit),), {digest: lease(seconds=0.5 * estimate_of(unit))}, spent=0.0)

@@ -17,7 +17,7 @@ from orchestrator.monitor.progress import Snapshot
 from orchestrator.reconcile.observed import LABEL_WORKFLOW, parse_workflow
 from orchestrator.remote import Interrupts, RemoteOutcome, run_study, study_object
 from orchestrator.spec import read_object
-from orchestrator.study.fingerprints import Found, write_result
+from orchestrator.study.fingerprints import FingerprintResult, write_result
 from tests.cluster.simulated_argo_server import SimulatedArgoServer
 from tests.controller.simulated_cluster import SPEC, SimulatedCluster
 
@@ -51,7 +51,7 @@ class Notes:
 
 
 class SimulatedUser(Interrupts):
-    """Calls `pass_time` with the number of the wait instead of sleeping."""
+    """Never sleeps: the nth call of `wait` calls `pass_time(n)`."""
 
     def __init__(self, pass_time: Callable[[int], None]) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ def test_interrupt_during_fingerprinting_stops_its_pod_and_the_next_run_repeats_
     def read(_number: int) -> None:
         for body in [body for body in place.simulated.workflows("") if body["metadata"]["name"].startswith("ss-files")]:
             key = next(word for word in body["spec"]["templates"][0]["container"]["args"] if word.startswith("--key="))
-            found = Found({"web": "a" * 64, "stack": "b" * 64}, {"web": 1, "stack": 1})
+            found = FingerprintResult({"web": "a" * 64, "stack": "b" * 64}, {"web": 1, "stack": 1})
             write_result(place.simulated.store, key.removeprefix("--key="), found)
             place.simulated.cluster.set_status("workflows", body["metadata"]["name"], {"phase": "Succeeded"})
         place.work()

@@ -1,4 +1,4 @@
-"""Whatever stands in a file: reading it gives a study or mistakes, never anything else."""
+"""Reading any file, object or bytes returns a study or raises InvalidStudy, and nothing else."""
 
 import contextlib
 import copy
@@ -33,7 +33,7 @@ Place = tuple[Any, ...]
 
 
 def places(value: Any) -> list[Place]:
-    """The path of everything inside of `value`."""
+    """Return the path of every value inside `value`."""
     keys = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
     return [(key, *rest) for key in keys for rest in ((), *places(value[key]))]
 
@@ -46,7 +46,7 @@ def holds(holder: Any, key: Any) -> bool:
 
 
 def change(document: Any, place: Place, how: str, value: Any, word: str) -> None:
-    """Replace, drop, rename or double what stands at `place`, if something does."""
+    """Replace, drop, rename or duplicate the value at `place`, if there is one."""
     holder = document
     for key in place[:-1]:
         holder = holder[key] if holds(holder, key) else None
@@ -93,7 +93,7 @@ def dumped(document: Any) -> bytes:
 @given(CHANGES)
 @example([(("spec", "execution"), "set", {"\u2028": None}, ""), (("apiVersion",), "set", None, "")])
 @example([(("spec", "grid", "seeds", 0), "set", [], ""), (("spec", "grid", "seeds", 0), "double", None, "")])
-def test_a_mutated_file_is_a_study_or_mistakes(changes: list[tuple[Place, str, Any, str]]) -> None:
+def test_mutated_file_gives_a_study_or_mistakes(changes: list[tuple[Place, str, Any, str]]) -> None:
     body = dumped(changed(changes))
     outcome = read(body)
     if isinstance(outcome, InvalidStudy):
@@ -107,14 +107,14 @@ def test_a_mutated_file_is_a_study_or_mistakes(changes: list[tuple[Place, str, A
 
 @settings(max_examples=200, deadline=None)
 @given(CHANGES)
-def test_a_mutated_object_is_a_study_or_mistakes(changes: list[tuple[Place, str, Any, str]]) -> None:
+def test_mutated_object_gives_a_study_or_mistakes(changes: list[tuple[Place, str, Any, str]]) -> None:
     with contextlib.suppress(InvalidStudy):
         read_object(changed(changes))
 
 
 @settings(max_examples=200, deadline=None)
 @given(CUTS)
-def test_mutated_bytes_are_a_study_or_mistakes(cuts: list[tuple[int, int, bytes]]) -> None:
+def test_mutated_bytes_give_a_study_or_mistakes(cuts: list[tuple[int, int, bytes]]) -> None:
     body = GOOD.encode()
     for at, length, new in cuts:
         body = body[:at] + new + body[at + length :]
@@ -123,11 +123,11 @@ def test_mutated_bytes_are_a_study_or_mistakes(cuts: list[tuple[int, int, bytes]
 
 @settings(max_examples=100, deadline=None)
 @given(VALUES)
-def test_any_document_is_a_study_or_mistakes(value: Any) -> None:
+def test_any_document_gives_a_study_or_mistakes(value: Any) -> None:
     read(dumped(value))
 
 
-def test_each_thing_that_is_taken_away_is_either_optional_or_missed() -> None:
+def test_every_removed_value_was_optional_or_is_reported() -> None:
     refused = 0
     for place in PLACES:
         document = copy.deepcopy(DOCUMENT)

@@ -1,7 +1,7 @@
-"""Bad study files: a table of edits to a good one, each with the whole message that people get.
+"""Invalid study files: a table of edits to a valid file, each with its complete error message.
 
-`bad_studies.txt` is the table: a name after `===`, what is replaced after `---`, by what after `+++`, then the message.
-GOLDEN=write writes the messages anew; read them before you commit them.
+The table is `bad_studies.txt`: a name after `===`, the replaced text after `---`, the new text after `+++`, then the message.
+GOLDEN=write rewrites the messages; review them before committing.
 """
 
 import os
@@ -19,7 +19,9 @@ TABLE = HERE / "bad_studies.txt"
 
 
 @dataclass(frozen=True)
-class Bad:
+class InvalidExample:
+    """A row of the table."""
+
     name: str
     edits: tuple[tuple[str, str], ...]
     message: str
@@ -28,11 +30,11 @@ class Bad:
     def text(self) -> str:
         text = GOOD
         for old, new in self.edits:
-            assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in the good study"
+            assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times in the valid study"
             text = text.replace(old, new)
         return text
 
-    def written(self, message: str) -> str:
+    def block(self, message: str) -> str:
         edits = "".join(f"--- {_escaped(old)}\n+++ {_escaped(new)}\n" for old, new in self.edits)
         return f"=== {self.name}\n{edits}{message}\n"
 
@@ -45,19 +47,19 @@ def _plain(text: str) -> str:
     return text.replace("\\n", "\n").replace("\\t", "\t").replace("\\\\", "\\")
 
 
-def _table() -> list[Bad]:
-    return [_entry(block.rstrip("\n").split("\n")) for block in TABLE.read_text().split("=== ")[1:]]
+def _read_table() -> list[InvalidExample]:
+    return [_parse_block(block.rstrip("\n").split("\n")) for block in TABLE.read_text().split("=== ")[1:]]
 
 
-def _entry(lines: list[str]) -> Bad:
+def _parse_block(lines: list[str]) -> InvalidExample:
     old = [_plain(line[4:]) for line in lines if line.startswith("--- ")]
     new = [_plain(line[4:]) for line in lines if line.startswith("+++ ")]
     message = "\n".join(line for line in lines[1:] if not line.startswith(("--- ", "+++ ")))
-    return Bad(lines[0], tuple(zip(old, new, strict=True)), message)
+    return InvalidExample(lines[0], tuple(zip(old, new, strict=True)), message)
 
 
 def message_of(text: str) -> str:
-    """What reading `text` as `study.yaml` says, or "" where it is a good study."""
+    """Return the error message for `text` as `study.yaml`, or "" if it is valid."""
     try:
         read_bytes(text.encode(), "study.yaml")
     except InvalidStudy as mistakes:
@@ -65,32 +67,32 @@ def message_of(text: str) -> str:
     return ""
 
 
-BAD = _table()
+EXAMPLES = _read_table()
 
 if os.environ.get("GOLDEN") == "write":
-    TABLE.write_text("\n".join(bad.written(message_of(bad.text)) for bad in BAD))
-    BAD = _table()
+    TABLE.write_text("\n".join(example.block(message_of(example.text)) for example in EXAMPLES))
+    EXAMPLES = _read_table()
 
 
-@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
-def test_a_bad_study_is_told_in_full(bad: Bad) -> None:
-    assert message_of(bad.text) == bad.message
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_invalid_study_has_the_expected_message(example: InvalidExample) -> None:
+    assert message_of(example.text) == example.message
 
 
-def test_the_table_holds_more_than_sixty_studies_and_no_good_one() -> None:
-    assert len({bad.name for bad in BAD}) == len(BAD) >= 60
-    assert not [bad.name for bad in BAD if not bad.message]
+def test_table_has_at_least_sixty_unique_invalid_studies() -> None:
+    assert len({example.name for example in EXAMPLES}) == len(EXAMPLES) >= 60
+    assert not [example.name for example in EXAMPLES if not example.message]
 
 
-def test_the_study_that_they_are_made_from_is_good() -> None:
+def test_the_unedited_study_is_valid() -> None:
     assert message_of(GOOD) == ""
 
 
-def test_every_message_says_where_what_and_what_to_do() -> None:
-    for bad in BAD:
-        lines = bad.message.split("\n")
-        assert len(lines) % 2 == 0, bad.name
+def test_every_message_has_a_place_and_advice() -> None:
+    for example in EXAMPLES:
+        lines = example.message.split("\n")
+        assert len(lines) % 2 == 0, example.name
         for place, advice in zip(lines[::2], lines[1::2], strict=True):
-            assert place.startswith("study.yaml"), bad.name
-            assert advice.startswith("    "), bad.name
-            assert advice.strip(), bad.name
+            assert place.startswith("study.yaml"), example.name
+            assert advice.startswith("    "), example.name
+            assert advice.strip(), example.name

@@ -85,7 +85,7 @@ def test_cached_copy_is_used_if_the_store_is_damaged(cache: Path) -> None:
     assert subject.fetch(store, artifact, cache).read_bytes() == BODY
 
 
-def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path) -> None:
+def test_file_is_hashed_once_until_it_changes(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"one")
     first = subject.hash_once(path)

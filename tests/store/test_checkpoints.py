@@ -30,7 +30,7 @@ def tokens_of(found: tuple[Checkpoint, dict[str, Path]] | None) -> int | None:
     return None if found is None else found[0].tokens
 
 
-def test_a_published_checkpoint_loads_with_its_files_and_state(store: Store, cache: Path, tmp_path: Path) -> None:
+def test_published_checkpoint_loads_with_its_files_and_state(store: Store, cache: Path, tmp_path: Path) -> None:
     lease = lease_on(store)
     (tmp_path / "model").write_bytes(b"m" * 500)
     state = {"step": 2, "hash": "ab", "nested": {"loss": [1.5, float("inf")]}}
@@ -52,6 +52,17 @@ def test_load_latest_returns_the_highest_checkpoint_up_to_the_end(store: Store, 
     assert list_checkpoints(store, ROOT) == [512, 1024, 4096]
     ends = [100, 512, 600, 1024, 4095, 4096, 10**9]
     assert [tokens_of(load_latest(store, ROOT, end, cache)) for end in ends] == [None, 512, 512, 1024, 1024, 4096, 4096]
+
+
+@pytest.mark.parametrize("change", [(b'"tokens": 512', b'"tokens": 513'), (b'"attempt": 1', b'"attempt": 3')])
+def test_pointer_that_contradicts_its_key_or_manifest_is_damaged(store: Store, change: tuple[bytes, bytes]) -> None:
+    published(store, lease_on(store), 512)
+    key = checkpoint_pointer_key(ROOT, 512)
+    body = store.objects.get(key)
+    store.objects.put(key, body.replace(*change, 1))
+    assert store.objects.get(key) != body
+    with pytest.raises(Damaged, match="names other tokens or another attempt"):
+        find(store, ROOT, 512)
 
 
 def test_empty_trajectory_has_no_checkpoint(store: Store, cache: Path) -> None:

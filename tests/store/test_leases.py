@@ -121,12 +121,12 @@ def test_takeover_conditions(last: LeaseBody, holder: Holder, later: float, is_a
 
 def test_lease_of_a_killed_process_can_be_acquired(tmp_path: Path) -> None:
     code = """
-import sys, time
+import signal, sys
 from orchestrator.store import open_store
 from orchestrator.store.leases import Holder, acquire
 acquire(open_store(sys.argv[1]), "trajectories/aa", "d", Holder(lease_seconds=86400))
 print("acquired", flush=True)
-time.sleep(600)
+signal.pause()
 """
     store = open_store(str(tmp_path))
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as process:
@@ -141,7 +141,7 @@ time.sleep(600)
 
 
 @pytest.mark.parametrize("when", ["lost reply", "after", "before"])
-def test_a_lost_reply_does_not_make_the_holder_lose(when: str) -> None:
+def test_holder_keeps_its_lease_after_a_lost_reply(when: str) -> None:
     store = in_memory_store([Fault("create", "*/lease/*", when)])  # type: ignore[arg-type]
     lease = acquire(store, ROOT, "d", HOLDER)
     assert lease.number == 1
@@ -267,6 +267,17 @@ def test_unreadable_lease_keeps_its_number_and_expires(broken: bytes) -> None:
     clock.advance(EXPIRY + 1)
     assert acquire(store, ROOT, "d", HOLDER).number == 2
     assert [body.number for body in history(store, ROOT)] == [1, 2]
+
+
+@pytest.mark.parametrize("number", [0, 7])
+def test_lease_with_the_number_of_another_file_is_unreadable(number: int) -> None:
+    """Its number would be taken for the last one: acquiring the next would fail again and again."""
+    clock = Clock()
+    store = in_memory_store(clock=clock)
+    store.objects.put(lease_key(ROOT, 1), to_bytes(other_lease(number, ended=Ended(at=T0, how="done", code=0))))
+    clock.advance(EXPIRY + 1)
+    assert [body.number for body in history(store, ROOT)] == [1]
+    assert acquire(store, ROOT, "d", HOLDER).number == 2
 
 
 def test_history_is_sorted_by_number_beyond_six_digits(store: Store) -> None:

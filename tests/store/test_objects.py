@@ -101,7 +101,7 @@ def test_only_a_folder_store_has_local_paths(store: Store, url: str) -> None:
         pytest.param(Fault("create", "k", "delay", seconds=0.01), id="slow"),
     ],
 )
-def test_a_lost_reply_does_not_make_the_winner_lose(fault: Fault | None) -> None:
+def test_creator_is_recognised_after_a_lost_reply(fault: Fault | None) -> None:
     store = in_memory_store([fault] if fault else [])
     assert create_once(store.objects, "k", b"ours") == b"ours"
     assert create_once(store.objects, "k", b"theirs") == b"ours"

@@ -40,7 +40,7 @@ def test_another_plan_becomes_the_next_version(store: Store) -> None:
     assert freeze(store, FIRST, {})[1] == 3
 
 
-def test_the_tenth_version_comes_after_the_ninth(store: Store) -> None:
+def test_versions_are_sorted_as_numbers(store: Store) -> None:
     for number in range(1, 12):
         assert freeze(store, FIRST if number % 2 else SECOND, {})[1] == number
 
@@ -62,7 +62,7 @@ def test_lost_reply_creates_one_version(when: str) -> None:
 def test_damaged_plan_is_reported_and_written_again(store: Store, change: str) -> None:
     digest, _ = freeze(store, FIRST, {})
     overwrite(store, plan_key(digest), change)
-    with pytest.raises(Damaged, match="`scaling-study run FILE --replan` writes it again"):
+    with pytest.raises(Damaged, match=r"`scaling-study run FILE` writes it again"):
         current(store, "small")
     freeze(store, FIRST, {})
     assert current(store, "small") == (digest, FIRST)
@@ -72,8 +72,11 @@ def test_damaged_plan_is_reported_and_written_again(store: Store, change: str) -
 def test_damaged_version_is_reported(store: Store, change: str) -> None:
     freeze(store, FIRST, {})
     overwrite(store, study_key("small", 1), change)
-    with pytest.raises(Damaged, match=r"studies/small/1.json is not a version of a study; delete it"):
+    with pytest.raises(Damaged, match=r"studies/small/1.json is not a version of a study: .*run FILE` writes it again"):
         current(store, "small")
+    freeze(store, FIRST, {})
+    assert current(store, "small") == (digest_of_plan(FIRST), FIRST)
+    assert versions(store, "small") == {1: digest_of_plan(FIRST)}
 
 
 def test_deleted_version_hides_no_other(store: Store) -> None:

@@ -18,6 +18,8 @@ from tests.store.samples import ROOT, plan, record, train
 
 PROCESSES = 4
 ROUNDS = 8
+# Limits the wait for the other processes, which import the store first
+START_SECONDS = 300
 
 _barrier: Barrier
 
@@ -56,7 +58,7 @@ def take_leases(url: str, racer: int) -> list[str]:  # noqa: ARG001
     store = opened(url)
     outcomes = []
     for number in range(ROUNDS):
-        _barrier.wait(60)
+        _barrier.wait(START_SECONDS)
         try:
             outcomes.append(acquire(store, f"trajectories/{number}", "d", Holder()).body.nonce)
         except LeaseHeld:
@@ -69,7 +71,7 @@ def publish_records(url: str, racer: int) -> list[str]:
     outcomes = []
     for number in range(ROUNDS):
         ours = record(train(512 * (number + 1)), nonce=f"racer {racer}", loss=float(racer))
-        _barrier.wait(60)
+        _barrier.wait(START_SECONDS)
         outcomes.append(publish_record(store, ours).nonce)
     return outcomes
 
@@ -81,7 +83,7 @@ def publish_checkpoints(url: str, racer: int) -> list[str]:
     lease.work_root, lease.body = ROOT, lease.body.model_copy(update={"number": 10 * (racer + 1)})
     outcomes = []
     for number in range(ROUNDS):
-        _barrier.wait(60)
+        _barrier.wait(START_SECONDS)
         outcomes.append(str(publish(store, lease, 512 * (number + 1), {"w": bytes([racer]) * 1000}, {"racer": racer}).state["racer"]))
     return outcomes
 
@@ -90,7 +92,7 @@ def freeze_plans(url: str, racer: int) -> list[str]:
     store = opened(url)
     outcomes = []
     for number in range(ROUNDS):
-        _barrier.wait(60)
+        _barrier.wait(START_SECONDS)
         outcomes.append(str(freeze(store, plan([train(512 * (number * PROCESSES + racer + 1))]), {})[1]))
     return outcomes
 

@@ -1,4 +1,4 @@
-"""Fingerprints of sources: by content alone, from a cache that is never wrong."""
+"""Fingerprints of sources depend on content alone, and the cache never gives a wrong hash."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from orchestrator.errors import KeyMissing, StoreError
 from orchestrator.study.sources import SourceFacts, default_cache, fingerprint
 
 OLD_FILES = Path(json.__file__).parent
-"""Installed long ago, so that their times are settled."""
+"""Installed long enough ago for their hashes to be cached."""
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def test_names_and_places_do_not_count(tree: Path, cache: Path, tmp_path: Path) -> None:
+def test_names_and_locations_do_not_change_the_fingerprint(tree: Path, cache: Path, tmp_path: Path) -> None:
     before = fingerprint("tree", tmp_path, cache)
     assert (before.files, before.bytes) == (3, 21)
     moved = tmp_path / "elsewhere"
@@ -41,7 +41,7 @@ def test_names_and_places_do_not_count(tree: Path, cache: Path, tmp_path: Path) 
     assert fingerprint(str(moved), Path("/"), cache) == before
 
 
-def test_what_is_not_read_does_not_count(tree: Path, cache: Path, tmp_path: Path) -> None:
+def test_ignored_files_do_not_change_the_fingerprint(tree: Path, cache: Path, tmp_path: Path) -> None:
     before = fingerprint("tree", tmp_path, cache)
     for name in ("logo.png", ".hidden.py", ".git/config.py", "a.pyc"):
         (tree / name).parent.mkdir(exist_ok=True)
@@ -51,21 +51,21 @@ def test_what_is_not_read_does_not_count(tree: Path, cache: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["a.py", "deep/er/b.py", "ünïcode 日本.txt"])
-def test_every_byte_counts(name: str, tree: Path, cache: Path, tmp_path: Path) -> None:
+def test_every_byte_changes_the_fingerprint(name: str, tree: Path, cache: Path, tmp_path: Path) -> None:
     before = fingerprint("tree", tmp_path, cache)
     content = (tree / name).read_bytes()
     (tree / name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
     assert fingerprint("tree", tmp_path, cache).fingerprint != before.fingerprint
 
 
-def test_the_language_counts(tree: Path, cache: Path, tmp_path: Path) -> None:
+def test_the_language_changes_the_fingerprint(tree: Path, cache: Path, tmp_path: Path) -> None:
     before = fingerprint("tree", tmp_path, cache)
     (tree / "a.py").rename(tree / "a.rb")
     assert fingerprint("tree", tmp_path, cache).fingerprint != before.fingerprint
 
 
-def test_a_change_that_hides_its_time_and_size_is_seen(tree: Path, cache: Path, tmp_path: Path) -> None:
-    """As `cp -p`, `rsync -t` and a second write within one tick of the clock do."""
+def test_change_with_the_same_time_and_size_is_detected(tree: Path, cache: Path, tmp_path: Path) -> None:
+    """`cp -p`, `rsync -t` and a second write within one tick of the clock keep time and size."""
     before = fingerprint("tree", tmp_path, cache)
     for content in ("one = 7\n", "one = 8\n"):
         status = (tree / "a.py").stat()
@@ -83,23 +83,23 @@ def rows(cache: Path) -> list[tuple[str, str]]:
     return found
 
 
-def spoil(cache: Path) -> None:
-    """Write other hashes into the cache, so that whoever uses it gives itself away."""
+def replace_hashes(cache: Path) -> None:
+    """Replace the hashes in the cache, so that their use is visible in the fingerprint."""
     table = sqlite3.connect(cache / "hashes.sqlite")
     with table:
         table.execute("UPDATE hashes SET sha256 = 'from the cache'")
     table.close()
 
 
-def test_a_file_that_has_not_changed_is_hashed_once(cache: Path) -> None:
+def test_unchanged_file_is_hashed_once(cache: Path) -> None:
     first = fingerprint(str(OLD_FILES), Path("/"), cache)
     assert len(rows(cache)) == first.files
-    spoil(cache)
+    replace_hashes(cache)
     again = fingerprint(str(OLD_FILES), Path("/"), cache)
     assert again.fingerprint == fingerprint_of([("from the cache", "code", "python")] * first.files)
 
 
-def test_a_file_of_another_time_or_size_is_hashed_again(cache: Path) -> None:
+def test_file_with_another_time_or_size_is_hashed_again(cache: Path) -> None:
     first = fingerprint(str(OLD_FILES), Path("/"), cache)
     table = sqlite3.connect(cache / "hashes.sqlite")
     with table:
@@ -109,18 +109,18 @@ def test_a_file_of_another_time_or_size_is_hashed_again(cache: Path) -> None:
     assert fingerprint(str(OLD_FILES), Path("/"), cache) == first
 
 
-def test_a_file_that_was_just_written_is_not_trusted_to_its_time(tree: Path, cache: Path) -> None:
+def test_hash_of_a_recently_written_file_is_not_cached(tree: Path, cache: Path) -> None:
     fingerprint(str(tree), Path("/"), cache)
     assert rows(cache) == []
 
 
-@pytest.mark.parametrize("trouble", ["broken", "a file in its place", "a folder in its place"])
-def test_a_cache_that_cannot_be_used_is_done_without(trouble: str, cache: Path) -> None:
+@pytest.mark.parametrize("damage", ["broken", "a file in its place", "a folder in its place"])
+def test_unusable_cache_is_ignored(damage: str, cache: Path) -> None:
     expected = fingerprint(str(OLD_FILES), Path("/"), cache)
     shutil.rmtree(cache)
-    if trouble == "a file in its place":
+    if damage == "a file in its place":
         cache.write_text("not a folder")
-    elif trouble == "a folder in its place":
+    elif damage == "a folder in its place":
         (cache / "hashes.sqlite").mkdir(parents=True)
     else:
         cache.mkdir()
@@ -129,7 +129,7 @@ def test_a_cache_that_cannot_be_used_is_done_without(trouble: str, cache: Path) 
     assert fingerprint(str(OLD_FILES), Path("/"), cache) == expected
 
 
-def test_two_processes_may_use_one_cache(cache: Path) -> None:
+def test_two_processes_can_share_the_cache(cache: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from orchestrator.study.sources import fingerprint\n"
         "for _ in range(5): found = fingerprint(sys.argv[1], Path('/'), Path(sys.argv[2])).fingerprint\n"
@@ -141,7 +141,7 @@ def test_two_processes_may_use_one_cache(cache: Path) -> None:
     assert found == [fingerprint(str(OLD_FILES), Path("/"), cache).fingerprint] * 2
 
 
-def test_the_cache_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_cache_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert default_cache() == Path("/somewhere/scaling-study")
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -161,7 +161,7 @@ PATTERNS = [
 
 
 @pytest.mark.parametrize(("path", "files"), PATTERNS)
-def test_a_path_is_a_file_a_folder_or_a_pattern_here_and_in_a_bucket(path: str, files: int, tree: Path, cache: Path) -> None:
+def test_path_is_a_file_folder_or_pattern_locally_and_in_a_bucket(path: str, files: int, tree: Path, cache: Path) -> None:
     on_disk = fingerprint(path, tree.parent, cache)
     assert on_disk.files == files
     assert fingerprint(f"file://{tree.parent}/{path}", Path("/"), cache) == on_disk
@@ -178,7 +178,7 @@ def test_a_path_is_a_file_a_folder_or_a_pattern_here_and_in_a_bucket(path: str, 
         ("void", "the source is empty: all 2 files have 0 bytes"),
     ],
 )
-def test_a_source_with_nothing_to_read_is_a_clear_error(scheme: str, path: str, message: str, tree: Path, cache: Path) -> None:
+def test_source_without_readable_files_raises(scheme: str, path: str, message: str, tree: Path, cache: Path) -> None:
     for name, content in {"images/logo.png": "x", "void/a.py": "", "void/b.txt": ""}.items():
         (tree.parent / name).parent.mkdir(exist_ok=True)
         (tree.parent / name).write_text(content)
@@ -186,6 +186,6 @@ def test_a_source_with_nothing_to_read_is_a_clear_error(scheme: str, path: str, 
         fingerprint(f"{scheme}{tree.parent}/{path}" if scheme else path, tree.parent, cache)
 
 
-def test_an_address_of_another_kind_is_a_clear_error(cache: Path) -> None:
+def test_unsupported_scheme_raises(cache: Path) -> None:
     with pytest.raises(StoreError, match=r"ftp://there/: not a supported bucket; allowed are s3://, gs:// and az://"):
         fingerprint("ftp://there/corpus", Path("/"), cache)

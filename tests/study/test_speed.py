@@ -1,4 +1,4 @@
-"""The speed of this machine: from records of the store, or measured by the trainer."""
+"""Training speed of this machine: from records of the store, or measured by the trainer."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -37,7 +37,7 @@ def test_records_of_cpu_runs_give_seconds_per_token(plan: Plan) -> None:
     assert speed.recorded_seconds_per_token(store, plan, set(plan.tasks)) == {"tiny": 2.0 / 1024}
 
 
-def test_records_of_gpu_runs_and_pending_tasks_say_nothing_of_the_cpu(plan: Plan) -> None:
+def test_records_of_gpu_runs_and_pending_tasks_are_ignored(plan: Plan) -> None:
     assert speed.recorded_seconds_per_token(finished_store(plan, 2.0, 8), plan, set(plan.tasks)) == {}
     assert speed.recorded_seconds_per_token(finished_store(plan, 2.0, 0), plan, set()) == {}
 

@@ -1,6 +1,6 @@
-"""A worker whose tasks do nothing but last, to test the protocol.
+"""A worker without training, to test the protocol between a worker and its parent.
 
-`slow` until stopped, `deaf` for ever, `quick`, `noisy`, `forks`; a task called by a number ends with it.
+The digest of a task selects what it does: `wait` until stopped, `ignore-stop` forever, `quick`, `print`, `fork`; a number is its exit code.
 """
 
 import os
@@ -21,13 +21,13 @@ from orchestrator.store.memory import in_memory_store
 def run(store: Store, digest: str, placement: Placement, emit: Callable[[Event], None], stop: Callable[[], bool]) -> ExitCode:
     del store
     emit(Start(digest, 1))
-    if digest == "noisy":
+    if digest == "print":
         print("a library prints")
         subprocess.run(["echo", "a child prints"], check=True)
-    if digest == "forks":
-        _outlive_a_child()
+    if digest == "fork":
+        _terminate_a_child()
     done = 0
-    while digest == "deaf" or (digest == "slow" and not stop()):
+    while digest == "ignore-stop" or (digest == "wait" and not stop()):
         done += 1
         emit(Progress(digest, done, 1_000_000, "tokens", 1 / done))
         time.sleep(0.01)
@@ -36,15 +36,15 @@ def run(store: Store, digest: str, placement: Placement, emit: Callable[[Event],
     return code
 
 
-def _outlive_a_child() -> None:
-    """A child of a pool dies of the SIGTERM that its pool sends, and does not take it for a wish to stop."""
-    ready, tell = os.pipe()
+def _terminate_a_child() -> None:
+    """Fork a child, as a process pool does, and check that SIGTERM ends it: the handler of the worker must not apply to it."""
+    ready, write = os.pipe()
     child = os.fork()
     if not child:
-        os.write(tell, b".")
-        for _ in range(6000):  # a signal that comes just before a sleep is only seen after it
-            time.sleep(0.01)
-        os._exit(0)
+        signal.alarm(60)  # if SIGTERM does not end it
+        os.write(write, b".")
+        while True:
+            time.sleep(0.01)  # short: the handler of a signal that comes just before a sleep runs after it
     os.read(ready, 1)
     os.kill(child, signal.SIGTERM)
     _, status = os.waitpid(child, 0)

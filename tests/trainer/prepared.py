@@ -1,4 +1,4 @@
-"""Prepared sources for tests: made of given tokens, without any file to read."""
+"""Prepared sources with given tokens, made without reading files."""
 
 import hashlib
 import tempfile
@@ -34,14 +34,14 @@ def publish(
     vocabulary: int = 50_000,
     shard_tokens: int = 1000,
 ) -> str:
-    """A prepare task that is done: `tokens` are its training tokens, one document. Returns its digest."""
+    """Publish a finished prepare task and return its digest. `tokens`: its training tokens, as one document."""
     task = prepare_task(number)
     digest = create_task(store, task)
     lease = acquire(store, f"tasks/{digest}", digest, Holder())
     with tempfile.TemporaryDirectory() as folder:
         training = _section(store, lease, "training", [tokens], vocabulary, shard_tokens, Path(folder))
-        kept_out = _section(store, lease, "held-out", sorted(held_out, key=_hash), vocabulary, shard_tokens, Path(folder))
-    manifest = Manifest(vocabulary=vocabulary, end_of_text=END_OF_TEXT, training=training, held_out=kept_out)
+        held_out_section = _section(store, lease, "held-out", sorted(held_out, key=_hash), vocabulary, shard_tokens, Path(folder))
+    manifest = Manifest(vocabulary=vocabulary, end_of_text=END_OF_TEXT, training=training, held_out=held_out_section)
     artifacts: dict[str, Artifact] = {a.key.rpartition("/")[2]: a for a in [*manifest.training.artifacts, *manifest.held_out.artifacts]}
     artifacts["manifest"] = write_bytes(store, lease.key("manifest.json"), manifest.to_bytes())
     record = Record(digest=digest, identity=task.identity(), results={}, artifacts=artifacts, attempts=[], nonce=uuid4().hex)

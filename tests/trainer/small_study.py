@@ -1,7 +1,8 @@
-"""Two small sources made of words, really prepared, and a trajectory over them that makes hundreds of steps a second."""
+"""A study with two prepared sources of synthetic text and a trajectory that trains hundreds of steps per second."""
 
 import json
 import random
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from trainer.attempt.perform import run_task
 
 from orchestrator.contract.events import Placement
 from orchestrator.contract.exits import ExitCode
-from orchestrator.contract.identity import NUMERICS
+from orchestrator.contract.identity import NUMERICS, digest_of
+from orchestrator.contract.record import Record
 from orchestrator.contract.tasks import (
     EvaluateTask,
     FromInitialisation,
@@ -23,7 +25,8 @@ from orchestrator.contract.tasks import (
     TrainTask,
     Trajectory,
 )
-from orchestrator.store import Store, open_store, records
+from orchestrator.contract.vocabulary import TaskKind
+from orchestrator.store import Store, addresses, checkpoints, open_store, records
 from orchestrator.study.sources import fingerprint
 
 WORDS = "of the moon and a river that ran to every sea in light or shade while nobody came".split()  # noqa: SIM905
@@ -36,7 +39,7 @@ READER = Reader("text", 1 << 20)
 
 @dataclass(frozen=True)
 class SmallStudy:
-    """`store` is a folder. `sources`: the prepare digests of text and code, both done."""
+    """A study in a folder. `sources`: digests of the finished prepare tasks of text and code."""
 
     folder: Path
     placement: Placement
@@ -66,24 +69,43 @@ class SmallStudy:
         return TrainTask(self.trajectory(seed), steps * WINDOW * BATCH)
 
     def plan(self, task: Task) -> str:
-        """Its digest, once it is in the store."""
+        """Write the task to the store and return its digest."""
         return records.create_task(self.store, task)
 
     def run(self, digest: str) -> ExitCode:
-        """In this process."""
+        """Run the task in this process and return its exit code."""
         return run_task(self.store, digest, self.placement, lambda _: None, lambda: False)
+
+    def record(self, digest: str) -> Record:
+        found = records.read_record(self.store, digest)
+        assert found is not None
+        return found
+
+    def last_checkpoint(self, task: TrainTask) -> int:
+        """Return the tokens of the highest checkpoint of the task's trajectory, 0 if it has none."""
+        return max(checkpoints.list_checkpoints(self.store, work_root(task)), default=0)
+
+    def copy(self, folder: Path) -> "SmallStudy":
+        """Copy the study to `folder`, with a download cache of its own."""
+        shutil.copytree(self.folder, folder / "store")
+        return replace(self, folder=folder / "store", placement=replace(self.placement, cache=str(folder / "cache")))
+
+
+def work_root(task: TrainTask) -> str:
+    """Return the store prefix of the task's trajectory."""
+    return addresses.work_root(TaskKind.TRAIN, digest_of(task.trajectory.identity()))
 
 
 def make_small_study(folder: Path) -> SmallStudy:
-    """Write the corpus, train the tokenizer, prepare both sources."""
+    """Write the corpus, train the tokenizer, prepare both sources, and return the study."""
     paths = {"text": _corpus(folder / "text.jsonl", WORDS), "code": _corpus(folder / "code.jsonl", CODE)}
-    prints = {name: fingerprint(str(path), folder, folder / "hashes").fingerprint for name, path in paths.items()}
-    inputs = {prints[name]: [str(path)] for name, path in paths.items()}
+    fingerprints = {name: fingerprint(str(path), folder, folder / "hashes").fingerprint for name, path in paths.items()}
+    inputs = {fingerprints[name]: [str(path)] for name, path in paths.items()}
     placement = Placement(study="small", cache=str(folder / "cache"), inputs=inputs)
     study = SmallStudy(folder / "store", placement, ("", ""), "")
-    weighted = tuple(sorted(((each, READER, 1) for each in prints.values()), key=lambda entry: entry[0]))
-    tokenizer = study.plan(TokenizerTask(300, 20_000, 5, weighted))
-    sources = [study.plan(PrepareTask(prints[name], READER, tokenizer, 5, None)) for name in ("text", "code")]
+    weighted_sources = tuple(sorted(((each, READER, 1) for each in fingerprints.values()), key=lambda entry: entry[0]))
+    tokenizer = study.plan(TokenizerTask(300, 20_000, 5, weighted_sources))
+    sources = [study.plan(PrepareTask(fingerprints[name], READER, tokenizer, 5, None)) for name in ("text", "code")]
     for digest in (tokenizer, *sources):
         code = study.run(digest)
         assert code == ExitCode.DONE, code
@@ -100,7 +122,7 @@ def continuation(state: TrainTask, trajectory: str, source: str) -> EvaluateTask
 
 
 def _corpus(path: Path, words: list[str]) -> Path:
-    """Sentences of a small grammar: each word has a few that may follow it, so that there is something to learn."""
+    """Write documents in which only three words can follow each word, so that a model can learn to predict them."""
     draw = random.Random(path.name)
     follows = {word: draw.sample(words, 3) for word in words}
     with path.open("w") as file:

@@ -1,4 +1,4 @@
-"""Damage on the way of a study: it is found before it is used, moved aside, and what it held is made again, the same as before."""
+"""Damaged inputs are found before they are used, quarantined, and made again with identical content."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ def run(study: SmallStudy, digest: str) -> tuple[ExitCode, str]:
 
 
 def hashes(record: Record) -> dict[str, str]:
-    """All but the manifest, which names the attempt's own folder."""
+    """Return the SHA-256 of all artifacts but the manifest, which contains the path of its attempt."""
     return {name: artifact.sha256 for name, artifact in record.artifacts.items() if name != "manifest"}
 
 
@@ -44,28 +44,28 @@ def file_of(study: SmallStudy, artifact: Artifact) -> Path:
     return study.folder / artifact.key
 
 
-def flip_a_byte(path: Path) -> None:
+def flip_byte(path: Path) -> None:
     body = bytearray(path.read_bytes())
     body[len(body) // 2] ^= 1
     path.write_bytes(body)
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     body = path.read_bytes()
     path.write_bytes(body[: len(body) // 2])
 
 
-def aside(study: SmallStudy) -> list[str]:
+def quarantined(study: SmallStudy) -> list[str]:
     return [stat.key for stat in study.store.objects.list("damaged") if stat.key.endswith(".why.json")]
 
 
-@pytest.mark.parametrize("harm", [flip_a_byte, cut, Path.unlink], ids=["flipped byte", "cut", "gone"])
-def test_a_damaged_shard_is_found_before_a_step_is_made_and_prepared_again(study: SmallStudy, harm: object) -> None:
-    assert callable(harm)
+@pytest.mark.parametrize("damage", [flip_byte, truncate, Path.unlink], ids=["flipped byte", "truncated", "missing"])
+def test_damaged_shard_is_found_before_the_first_step_and_prepared_again(study: SmallStudy, damage: object) -> None:
+    assert callable(damage)
     source = study.sources[0]
     before = record_of(study, source)
     shard = next(artifact for artifact in before.artifacts.values() if artifact.key.endswith(".bin"))
-    harm(file_of(study, shard))
+    damage(file_of(study, shard))
     train = study.plan(study.train(STEPS))
 
     code, message = run(study, train)
@@ -73,19 +73,19 @@ def test_a_damaged_shard_is_found_before_a_step_is_made_and_prepared_again(study
     assert code == ExitCode.HELD
     assert f"to be done again: task {source[:12]}" in message
     assert records.done(study.store) == {study.tokenizer, study.sources[1]}
-    assert aside(study)
+    assert quarantined(study)
     assert run(study, source)[0] == ExitCode.DONE
     assert hashes(record_of(study, source)) == hashes(before)
     assert run(study, train)[0] == ExitCode.DONE
 
 
-def test_a_cut_checkpoint_that_is_evaluated_is_trained_again_to_the_same_bits(study: SmallStudy) -> None:
+def test_truncated_checkpoint_is_trained_again_with_identical_content(study: SmallStudy) -> None:
     state = study.train(STEPS)
     train, work = study.plan(state), digest_of(state.trajectory.identity())
     assert run(study, study.plan(study.train(STEPS // 2)))[0] == ExitCode.DONE
     assert run(study, train)[0] == ExitCode.DONE
     before = record_of(study, train)
-    cut(file_of(study, before.artifacts["model.safetensors"]))
+    truncate(file_of(study, before.artifacts["model.safetensors"]))
     evaluate = study.plan(bits_per_byte(state, work, study.sources[0]))
 
     code, message = run(study, evaluate)
@@ -100,22 +100,22 @@ def test_a_cut_checkpoint_that_is_evaluated_is_trained_again_to_the_same_bits(st
     assert run(study, evaluate)[0] == ExitCode.DONE
 
 
-def test_an_evaluation_reads_no_moments(study: SmallStudy) -> None:
+def test_evaluation_does_not_read_the_optimizer_state(study: SmallStudy) -> None:
     state = study.train(STEPS)
     train = study.plan(state)
     assert run(study, train)[0] == ExitCode.DONE
-    cut(file_of(study, record_of(study, train).artifacts["optimizer.safetensors"]))
+    truncate(file_of(study, record_of(study, train).artifacts["optimizer.safetensors"]))
 
     evaluate = study.plan(bits_per_byte(state, digest_of(state.trajectory.identity()), study.sources[0]))
 
     assert run(study, evaluate)[0] == ExitCode.DONE
 
 
-def test_a_record_cut_in_half_costs_no_training(study: SmallStudy) -> None:
+def test_truncated_record_is_published_again_without_training(study: SmallStudy) -> None:
     train = study.plan(study.train(STEPS))
     assert run(study, train)[0] == ExitCode.DONE
     before = record_of(study, train)
-    cut(study.folder / addresses.record_key(train))
+    truncate(study.folder / addresses.record_key(train))
 
     assert run(study, train)[0] == ExitCode.DONE
 
@@ -124,27 +124,27 @@ def test_a_record_cut_in_half_costs_no_training(study: SmallStudy) -> None:
     assert after.attempts[-1].from_tokens == study.train(STEPS).tokens
 
 
-def test_a_changed_corpus_is_refused_and_nothing_is_retried(study: SmallStudy) -> None:
-    store_of_others = replace(study, folder=study.folder.with_name("other"))
+def test_changed_corpus_is_refused(study: SmallStudy) -> None:
+    other = replace(study, folder=study.folder.with_name("other"))
     for digest in (study.tokenizer, *study.sources):
-        records.create_task(store_of_others.store, records.read_task(study.store, digest))
+        records.create_task(other.store, records.read_task(study.store, digest))
     (path,) = next(iter(study.placement.inputs.values()))
     with Path(path).open("a") as corpus:
         corpus.write('{"text": "one more"}\n')
 
-    code, message = run(store_of_others, study.tokenizer)
+    code, message = run(other, study.tokenizer)
 
     assert code == ExitCode.REFUSED
     assert "restore the original files or plan again" in message
 
 
-def test_missing_start_checkpoint_is_waited_for(study: SmallStudy) -> None:
+def test_evaluation_of_a_missing_checkpoint_waits_for_it(study: SmallStudy) -> None:
     state: TrainTask = study.train(STEPS)
     evaluate = study.plan(bits_per_byte(state, digest_of(state.trajectory.identity()), study.sources[0]))
 
     code, message = run(study, evaluate)
 
-    assert code == ExitCode.HELD, "it is asked for again, however often, and that is no failure of its own"
+    assert code == ExitCode.HELD, "a retry may succeed, and no failure is counted"
     assert f"{state.tokens}.json" in message
     assert "waits for trajectory" in message
-    assert aside(study) == []
+    assert quarantined(study) == []

@@ -1,8 +1,9 @@
-"""Windows of prepared sources and mixtures of them: what is read, in which order, and what damage does."""
+"""Windows of prepared sources and mixtures of sources: content, order, and detection of damage."""
 
 import threading
+import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, thread
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +33,7 @@ TRAJECTORY = Trajectory(
 )  # fmt: skip
 
 Window = tuple[str, int]
-"""Digest of a source and number of a window."""
+"""Digest of a source and index of a window."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def store() -> Store:
 
 @pytest.fixture(scope="module")
 def opened(store: Store, cache: Path) -> dict[str, PreparedSource]:
-    """Three sources of 40, 7 and 23 windows, and some tokens over."""
+    """Three sources of 40, 7 and 23 windows, with tokens left over."""
     digests = sorted(publish(store, number, range(1, windows * T + 3)) for number, windows in enumerate((40, 7, 23)))
     return {digest: PreparedSource.open(store, digest, cache) for digest in digests}
 
@@ -72,7 +73,7 @@ def of_source(windows: list[Window], digest: str) -> list[int]:
 
 @settings(max_examples=40)
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(2, 200))
-def test_a_window_begins_at_the_last_token_of_the_one_before(shard_tokens: int, length: int, tokens: int) -> None:
+def test_windows_overlap_by_one_token(shard_tokens: int, length: int, tokens: int) -> None:
     store = in_memory_store()
     digest = publish(store, 0, range(tokens), shard_tokens=shard_tokens)
     with TemporaryDirectory() as folder:
@@ -87,7 +88,7 @@ three_shares = st.lists(st.integers(1, 99), min_size=3, max_size=3)
 
 @settings(max_examples=40)
 @given(three_shares, st.integers(0, 10**6))
-def test_no_window_comes_twice_in_an_epoch(opened: Sources, shares: list[int], seed: int) -> None:
+def test_each_window_occurs_once_per_epoch(opened: Sources, shares: list[int], seed: int) -> None:
     windows = read(mixture_of(opened, zip(opened, shares, strict=True), data_seed=seed), 240)
     for digest, source in opened.items():
         size, seen = source.windows(T), of_source(windows, digest)
@@ -97,7 +98,7 @@ def test_no_window_comes_twice_in_an_epoch(opened: Sources, shares: list[int], s
             assert len(epoch) < size or sorted(epoch) == list(range(size))
 
 
-def test_epochs_have_orders_of_their_own(opened: Sources) -> None:
+def test_epochs_have_different_orders(opened: Sources) -> None:
     digest, source = next(iter(opened.items()))
     size = source.windows(T)
     seen = of_source(read(mixture_of(opened, [(digest, 1)]), 3 * size), digest)
@@ -106,7 +107,7 @@ def test_epochs_have_orders_of_their_own(opened: Sources) -> None:
 
 @settings(max_examples=40)
 @given(three_shares, st.integers(1, 300))
-def test_every_prefix_has_its_shares(opened: Sources, shares: list[int], prefix: int) -> None:
+def test_every_prefix_has_the_shares_of_the_mixture(opened: Sources, shares: list[int], prefix: int) -> None:
     windows = read(mixture_of(opened, zip(opened, shares, strict=True)), prefix)
     for digest, share in zip(opened, shares, strict=True):
         assert abs(len(of_source(windows, digest)) - prefix * share / sum(shares)) <= 2
@@ -114,15 +115,15 @@ def test_every_prefix_has_its_shares(opened: Sources, shares: list[int], prefix:
 
 @settings(max_examples=40)
 @given(three_shares, st.lists(st.integers(1, 99), min_size=2, max_size=2))
-def test_other_shares_read_prefixes_of_the_same_order(opened: Sources, shares: list[int], others: list[int]) -> None:
-    """Two cells that differ in code percent are paired, even when a source is missing from one of them."""
+def test_different_shares_read_prefixes_of_the_same_order(opened: Sources, shares: list[int], others: list[int]) -> None:
+    """Cells that differ in code percent are comparable, even if one of them lacks a source."""
     in_both = list(opened)[1:]
     one = read(mixture_of(opened, zip(opened, shares, strict=True)), 80)
     other = read(mixture_of(opened, zip(in_both, others, strict=True)), 80)
     for digest in in_both:
-        mine, theirs = of_source(one, digest), of_source(other, digest)
-        common = min(len(mine), len(theirs))
-        assert mine[:common] == theirs[:common]
+        first, second = of_source(one, digest), of_source(other, digest)
+        common = min(len(first), len(second))
+        assert first[:common] == second[:common]
 
 
 @given(three_shares, st.integers(1, 24), st.integers(0, 50))
@@ -136,7 +137,7 @@ def test_batches_of_any_size_read_the_same_windows(opened: Sources, shares: list
 
 @settings(max_examples=40)
 @given(three_shares, three_shares, st.integers(0, 150))
-def test_a_continued_stage_reads_on_where_its_parent_stopped(
+def test_continued_stage_reads_the_windows_after_those_of_its_parent(
     opened: Sources, shares: list[int], later: list[int], read_before: int
 ) -> None:
     already_read = zip(opened, counts(shares, read_before), strict=True)
@@ -148,7 +149,7 @@ def test_a_continued_stage_reads_on_where_its_parent_stopped(
         assert seen == of_source(read(mixture_of(opened, [(digest, 1)]), len(seen)), digest)
 
 
-def test_a_batch_holds_the_windows_that_it_names(opened: Sources) -> None:
+def test_batch_contains_the_windows_of_its_window_ids(opened: Sources) -> None:
     mixture = mixture_of(opened, [(digest, 1) for digest in opened])
     batch = mixture.batch(7)
     assert batch.ids.dtype == np.int64
@@ -157,8 +158,7 @@ def test_a_batch_holds_the_windows_that_it_names(opened: Sources) -> None:
         assert row.tolist() == mixture.sources[source].window(int(window), T).tolist()
 
 
-def test_an_order_is_longer_than_what_is_kept_of_it(cache: Path) -> None:
-    """Positions are computed in blocks; block boundaries do not affect the order."""
+def test_order_does_not_depend_on_block_boundaries(cache: Path) -> None:
     store = in_memory_store()
     windows = 2500
     digest = publish(store, 0, range(windows * T + 1))
@@ -167,7 +167,7 @@ def test_an_order_is_longer_than_what_is_kept_of_it(cache: Path) -> None:
     assert of_source(read(mixture, 2 * windows), digest) == expected
 
 
-def test_the_seed_and_nothing_of_the_model_orders_the_data(opened: Sources) -> None:
+def test_order_depends_on_the_data_seed_and_not_on_the_model(opened: Sources) -> None:
     shares = [(digest, 1) for digest in opened]
     bigger = FromInitialisation(replace(SHAPE, width=16), 2, "0.01")
     base = read(mixture_of(opened, shares), 80)
@@ -176,14 +176,14 @@ def test_the_seed_and_nothing_of_the_model_orders_the_data(opened: Sources) -> N
 
 
 @pytest.mark.parametrize("tokens", [0, 1, T])
-def test_a_source_without_one_window_is_refused(tokens: int, cache: Path) -> None:
+def test_source_shorter_than_one_window_is_refused(tokens: int, cache: Path) -> None:
     store = in_memory_store()
     digest = publish(store, 0, range(tokens))
     with pytest.raises(TaskRefused, match=rf"{digest} has {tokens} tokens, less than one window of {T}"):
         open_mixture(store, replace(TRAJECTORY, shares=((digest, 1),)), cache)
 
 
-def test_sources_of_different_tokenizers_do_not_mix(cache: Path) -> None:
+def test_sources_with_different_tokenizers_are_refused(cache: Path) -> None:
     store = in_memory_store()
     digests = sorted([publish(store, 0, range(50), vocabulary=60), publish(store, 1, range(50), vocabulary=70)])
     with pytest.raises(TaskRefused, match="different tokenizers"):
@@ -191,7 +191,7 @@ def test_sources_of_different_tokenizers_do_not_mix(cache: Path) -> None:
 
 
 @pytest.mark.parametrize(("vocabulary", "size"), [(65_535, 2), (65_536, 4), (200_000, 4)])
-def test_ids_take_two_bytes_while_they_fit(vocabulary: int, size: int, cache: Path) -> None:
+def test_ids_have_two_bytes_if_the_vocabulary_allows(vocabulary: int, size: int, cache: Path) -> None:
     store = in_memory_store()
     ids = [0, 1, vocabulary - 1] * 4
     source = PreparedSource.open(store, publish(store, 0, ids, vocabulary=vocabulary), cache)
@@ -199,16 +199,16 @@ def test_ids_take_two_bytes_while_they_fit(vocabulary: int, size: int, cache: Pa
     assert source.window(0, 11).tolist() == ids
 
 
-def test_held_out_documents_come_by_lowest_hash(cache: Path) -> None:
+def test_held_out_documents_are_sorted_by_hash(cache: Path) -> None:
     store = in_memory_store()
     texts = [[number, number + 1, number + 2] for number in range(20)]
     source = PreparedSource.open(store, publish(store, 0, range(50), texts, shard_tokens=7), cache)
-    all_of_them = source.held_out(1000)
-    assert source.held_out_documents == len(all_of_them) == 20
-    assert [document.hash for document in all_of_them] == sorted(document.hash for document in all_of_them)
-    assert sorted(document.ids.tolist() for document in all_of_them) == texts
-    assert [document.hash for document in source.held_out(5)] == [document.hash for document in all_of_them[:5]]
-    assert all(document.bytes == 9 and document.ids.dtype == np.int64 for document in all_of_them)
+    documents = source.held_out(1000)
+    assert source.held_out_documents == len(documents) == 20
+    assert [document.hash for document in documents] == sorted(document.hash for document in documents)
+    assert sorted(document.ids.tolist() for document in documents) == texts
+    assert [document.hash for document in source.held_out(5)] == [document.hash for document in documents[:5]]
+    assert all(document.bytes == 9 and document.ids.dtype == np.int64 for document in documents)
     assert source.end_of_text == END_OF_TEXT
 
 
@@ -223,21 +223,21 @@ def damage(store: Store, digest: str, name: str, change: str) -> None:
     path = store.objects.local_path(record.artifacts[name].key)
     assert path is not None
     content = path.read_bytes()
-    path.write_bytes(content[:-2] if change == "cut" else content[:20] + bytes([content[20] ^ 1]) + content[21:])
+    path.write_bytes(content[:-2] if change == "truncated" else content[:20] + bytes([content[20] ^ 1]) + content[21:])
 
 
-@pytest.mark.parametrize("change", ["cut", "flipped"])
+@pytest.mark.parametrize("change", ["truncated", "flipped"])
 @pytest.mark.parametrize("name", ["training-00001.bin", "manifest"])
-def test_damage_is_found_before_anything_is_read(name: str, change: str, tmp_path: Path) -> None:
+def test_damaged_source_cannot_be_opened(name: str, change: str, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
     digest = publish(store, 0, range(300), shard_tokens=100)
     damage(store, digest, name, change)
-    with pytest.raises(Damaged, match="truncated or replaced" if change == "cut" else "has changed since it was written"):
+    with pytest.raises(Damaged, match="truncated or replaced" if change == "truncated" else "has changed since it was written"):
         open_mixture(store, replace(TRAJECTORY, shares=((digest, 1),)), tmp_path / "cache")
 
 
 @pytest.mark.parametrize("name", ["held-out-00000.bin", "held-out-00000.documents"])
-def test_damage_of_held_out_documents_is_found(name: str, tmp_path: Path) -> None:
+def test_damaged_held_out_documents_are_found(name: str, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
     digest = publish(store, 0, range(300), [list(range(30))])
     damage(store, digest, name, "flipped")
@@ -260,7 +260,7 @@ def test_callback_is_called_for_held_out_files(tmp_path: Path) -> None:
     store = in_memory_store()
     digest = publish(store, 0, range(300), [[number] * 7 for number in range(20)], shard_tokens=70)
     calls: list[str] = []
-    PreparedSource.open(store, digest, tmp_path).held_out(3, Fetching(lambda: calls.append("one more")))
+    PreparedSource.open(store, digest, tmp_path).held_out(3, Fetching(lambda: calls.append("shard")))
     assert len(calls) == len([key for _, key in fetches(store) if "held-out" in key]) == 4
 
 
@@ -269,27 +269,45 @@ def fetches(store: Store) -> list[tuple[str, str]]:
     return [(name, key) for name, key in store.objects.log if name == "fetch"]
 
 
+class BlockingObjects(InMemoryObjects):
+    """Objects whose fetches, except that of the first shard, block until `stopped` is set and the queued fetches are cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopped = threading.Event()
+
+    def fetch(self, key: str, path: Path) -> None:
+        super().fetch(key, path)
+        if not key.endswith("training-00000.bin"):
+            self.stopped.wait()
+            queue, deadline = thread._threads_queues[threading.current_thread()], time.monotonic() + 60
+            while queue.qsize() > 1 and time.monotonic() < deadline:  # one entry remains: it ends the threads
+                time.sleep(0.001)
+
+
 def test_exception_in_callback_stops_fetching_at_once(tmp_path: Path) -> None:
-    """Of fifty shards, some are being fetched when the first is done; the others are not fetched."""
-    store = in_memory_store([Fault("fetch", "*training*", "delay", times=1000, seconds=0.01)])
-    digest = publish(store, 0, range(5000), shard_tokens=100)
+    objects = BlockingObjects()
+    store = in_memory_store(objects=objects)
+    shards, threads = 50, 8
+    digest = publish(store, 0, range(100 * shards), shard_tokens=100)
 
     def stop() -> None:
+        objects.stopped.set()
         raise Stopped
 
     with pytest.raises(Stopped):
         open_mixture(store, replace(TRAJECTORY, shares=((digest, 1),)), tmp_path, Fetching(stop))
-    assert len(fetches(store)) < 30
+    assert len(fetches(store)) <= 1 + threads, "only shards whose fetch had begun are fetched"
 
 
 def test_processes_that_share_a_cache_fetch_each_shard_once(tmp_path: Path) -> None:
     store = in_memory_store([Fault("fetch", "*", "delay", times=1000, seconds=0.02)])
     digest = publish(store, 0, range(500), shard_tokens=100)
     trajectory = replace(TRAJECTORY, shares=((digest, 1),))
-    together = threading.Barrier(3)
+    barrier = threading.Barrier(3)
 
     def on_shard() -> None:
-        together.wait(timeout=20)
+        barrier.wait(timeout=300)
 
     def batch(local_rank: int) -> Any:
         return open_mixture(store, trajectory, tmp_path, Fetching(on_shard, follows=local_rank > 0)).batch(0).ids.tolist()
@@ -300,7 +318,7 @@ def test_processes_that_share_a_cache_fetch_each_shard_once(tmp_path: Path) -> N
     assert len(fetches(store)) == 5
 
 
-def test_a_folder_is_read_in_place_and_page_by_page(tmp_path: Path) -> None:
+def test_shards_of_a_folder_store_are_not_copied(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
     mixture = open_mixture(store, replace(TRAJECTORY, shares=((publish(store, 0, range(300)), 1),)), tmp_path / "cache")
     assert mixture.batch(0).ids.shape == (4, T + 1)

@@ -1,4 +1,4 @@
-"""Scores: bits per byte against a slow reference, choices against chance, and the rows they leave."""
+"""Evaluation suites: bits per byte against a slow reference, accuracy against chance, and the rows of items."""
 
 import hashlib
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from trainer.evaluate import items, suites
 from trainer.evaluate.bits_per_byte import BitsPerByte, HeldOut
 from trainer.evaluate.continuation import Continuation, questions
 from trainer.evaluate.items import Benchmark, Row, Sequence
-from trainer.evaluate.likelihood import LOGITS_A_BATCH, log_likelihoods
+from trainer.evaluate.likelihood import LOGITS_PER_BATCH, log_likelihoods
 from trainer.model.transformer import initialised
 
 from orchestrator.contract.events import Placement
@@ -63,17 +63,17 @@ def uniform_logits(ids: Tensor) -> Tensor:
 
 
 def counting_logits(ids: Tensor) -> Tensor:
-    """A model that is sure that every token is followed by the next number."""
+    """Logits of a model that predicts the next number after every token."""
     return 20.0 * torch.nn.functional.one_hot((ids + 1) % VOCABULARY, VOCABULARY).float()
 
 
 def score(benchmark: Benchmark, logits: Callable[[Tensor], Tensor]) -> tuple[list[Row], dict[str, float | int | str]]:
-    rows = benchmark.judge(log_likelihoods(logits, benchmark.sequences(), VOCABULARY, CPU, lambda _: None))
+    rows = benchmark.rows(log_likelihoods(logits, benchmark.sequences(), VOCABULARY, CPU, lambda _: None))
     return rows, benchmark.results(rows)
 
 
-def nats_by_hand(logits: Callable[[Tensor], Tensor], ids: list[int], window: int) -> float:
-    """One token at a time, each from its own forward pass over all that its piece holds before it."""
+def reference_nats(logits: Callable[[Tensor], Tensor], ids: list[int], window: int) -> float:
+    """Return the nats of a text, with one forward pass per token over the tokens before it in its piece."""
     text, total = [END_OF_TEXT, *ids], 0.0
     for target in range(1, len(text)):
         first = (target - 1) // window * window
@@ -84,13 +84,13 @@ def nats_by_hand(logits: Callable[[Tensor], Tensor], ids: list[int], window: int
 
 
 @pytest.mark.parametrize("window", [1, 5, 8, 100])
-def test_bits_per_byte_equal_those_counted_by_hand(window: int) -> None:
+def test_bits_per_byte_equal_a_reference_with_one_pass_per_token(window: int) -> None:
     logits = random_logits()
     documents = [document(n, ids) for n, ids in enumerate([[3], [1, 2, 3, 4, 5], list(range(1, 17)), [7] * 11])]
 
     rows, results = score(BitsPerByte(documents, END_OF_TEXT, window), logits)
 
-    expected = [nats_by_hand(logits, [int(i) for i in one.ids], window) for one in documents]
+    expected = [reference_nats(logits, [int(i) for i in one.ids], window) for one in documents]
     assert [row.nats for row in rows] == pytest.approx(expected, rel=1e-5)
     assert results[BITS_PER_BYTE] == pytest.approx(sum(expected) / (log(2) * sum(one.bytes for one in documents)), rel=1e-5)
     assert (results["tokens"], results["bytes"], results["documents"]) == (33, 99, 4)
@@ -116,7 +116,7 @@ def test_rows_have_the_nats_of_each_document() -> None:
     assert [row.nats for row in rows] == pytest.approx([3 * log(VOCABULARY), 7 * log(VOCABULARY)])
 
 
-def test_an_empty_document_costs_nothing_and_an_empty_source_is_refused() -> None:
+def test_empty_document_has_no_nats_and_an_empty_source_is_refused() -> None:
     rows, results = score(BitsPerByte([document(1, []), document(2, [1])], END_OF_TEXT, 4), uniform_logits)
     assert [row.nats for row in rows] == pytest.approx([0, log(VOCABULARY)])
     assert results["documents"] == 2
@@ -127,7 +127,7 @@ def test_an_empty_document_costs_nothing_and_an_empty_source_is_refused() -> Non
 
 @settings(max_examples=50)
 @given(length=st.integers(0, 40), window=st.integers(1, 12))
-def test_pieces_cover_a_document_once_and_none_is_too_long(length: int, window: int) -> None:
+def test_pieces_cover_each_token_once_within_the_window(length: int, window: int) -> None:
     ids = list(range(1, length + 1))
 
     pieces = BitsPerByte([document(1, ids)], END_OF_TEXT, window).sequences()
@@ -140,25 +140,25 @@ def test_pieces_cover_a_document_once_and_none_is_too_long(length: int, window: 
 
 def test_batch_size_does_not_change_scores() -> None:
     generator = np.random.default_rng(3)
-    asked = [Sequence(generator.integers(0, VOCABULARY, n), int(generator.integers(1, n))) for n in generator.integers(2, 60, 40)]
+    sequences = [Sequence(generator.integers(0, VOCABULARY, n), int(generator.integers(1, n))) for n in generator.integers(2, 60, 40)]
     logits = random_logits()
 
-    together = log_likelihoods(logits, asked, VOCABULARY, CPU, lambda _: None)
-    alone = [log_likelihoods(logits, [one], VOCABULARY, CPU, lambda _: None)[0] for one in asked]
+    together = log_likelihoods(logits, sequences, VOCABULARY, CPU, lambda _: None)
+    alone = [log_likelihoods(logits, [one], VOCABULARY, CPU, lambda _: None)[0] for one in sequences]
 
     assert together == pytest.approx(alone, rel=1e-5)
 
 
-def test_only_scored_tokens_count() -> None:
-    asked = [Sequence(np.arange(n + 2), scored) for n, scored in ((5, 6), (9, 1), (3, 2))]
+def test_context_tokens_are_not_scored() -> None:
+    sequences = [Sequence(np.arange(n + 2), scored) for n, scored in ((5, 6), (9, 1), (3, 2))]
 
-    sums = log_likelihoods(uniform_logits, asked, VOCABULARY, CPU, lambda _: None)
+    sums = log_likelihoods(uniform_logits, sequences, VOCABULARY, CPU, lambda _: None)
 
     assert sums == pytest.approx([-6 * log(VOCABULARY), -log(VOCABULARY), -2 * log(VOCABULARY)])
 
 
 def test_batches_respect_the_logits_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LOGITS_A_BATCH, "cpu", 10 * VOCABULARY)
+    monkeypatch.setitem(LOGITS_PER_BATCH, "cpu", 10 * VOCABULARY)
     shapes: list[tuple[int, ...]] = []
 
     def logits(ids: Tensor) -> Tensor:
@@ -173,11 +173,11 @@ def test_batches_respect_the_logits_limit(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def make_questions(documents: list[HeldOut], choices: int = 4, seed: int = 5) -> Continuation:
-    asked = questions(documents, END_OF_TEXT, context=6, continuation=4, choices=choices, seed=seed)
-    return Continuation(asked, lambda ids: 2 * len(ids))
+    made = questions(documents, END_OF_TEXT, context=6, continuation=4, choices=choices, seed=seed)
+    return Continuation(made, lambda ids: 2 * len(ids))
 
 
-def test_a_random_model_chooses_by_chance() -> None:
+def test_random_model_scores_at_chance() -> None:
     rows, results = score(make_questions(random_documents(400, 12)), random_logits())
 
     deviation = sqrt(0.25 * 0.75 / 400)
@@ -200,7 +200,7 @@ def test_perfect_model_chooses_correctly() -> None:
     assert results[ACCURACY] == 1.0
 
 
-def test_choices_are_of_one_length_distinct_and_only_one_is_the_documents_own() -> None:
+def test_choices_are_distinct_of_one_length_and_one_is_the_true_continuation() -> None:
     documents = random_documents(50, 12)
 
     for own, question in zip(documents, make_questions(documents).questions, strict=True):
@@ -213,7 +213,7 @@ def test_choices_are_of_one_length_distinct_and_only_one_is_the_documents_own() 
         assert chosen.count(truth) == 1
 
 
-def test_items_depend_on_nothing_but_the_documents_and_the_seed() -> None:
+def test_items_depend_only_on_documents_and_seed() -> None:
     def drawn(seed: int) -> list[list[list[int]]]:
         return [
             [choice.tolist() for choice in question.choices] for question in make_questions(random_documents(30, 12), seed=seed).questions
@@ -227,25 +227,25 @@ def test_items_equal_the_recorded_ones() -> None:
     """The items are part of the task's identity: a change of the items requires a higher NUMERICS."""
     documents = [document(n, [(n * n + 7 * step) % (VOCABULARY - 1) + 1 for step in range(12)]) for n in range(30)]
 
-    asked = make_questions(documents).questions
+    items_made = make_questions(documents).questions
 
-    assert [question.truth for question in asked[:12]] == [3, 1, 2, 3, 2, 2, 1, 2, 2, 3, 0, 3]
-    assert [choice[0] for question in asked[:3] for choice in question.choices] == [17, 44, 2, 43, 23, 44, 17, 5, 16, 52, 47, 43]
+    assert [question.truth for question in items_made[:12]] == [3, 1, 2, 3, 2, 2, 1, 2, 2, 3, 0, 3]
+    assert [choice[0] for question in items_made[:3] for choice in question.choices] == [17, 44, 2, 43, 23, 44, 17, 5, 16, 52, 47, 43]
 
 
 def test_document_without_distinct_continuations_makes_no_item() -> None:
     same = [document(n, [n + 1] * 6 + [9, 9, 9, 9]) for n in range(8)]
     different = random_documents(5, 12)
 
-    asked = make_questions([*same, *different]).questions
+    items_made = make_questions([*same, *different]).questions
 
-    assert {question.item for question in asked} == {one.hash for one in [*same, *different]}
+    assert {question.item for question in items_made} == {one.hash for one in [*same, *different]}
     with pytest.raises(TaskRefused, match="different continuations"):
         make_questions(same)
 
 
 @pytest.mark.parametrize("documents", [[], random_documents(20, 9), random_documents(3, 12)], ids=["none", "too short", "too few"])
-def test_a_source_that_gives_no_item_is_refused(documents: list[HeldOut]) -> None:
+def test_source_without_an_item_is_refused(documents: list[HeldOut]) -> None:
     with pytest.raises(TaskRefused, match="held-out documents"):
         make_questions(documents)
 
@@ -257,7 +257,7 @@ ITEMS = {
 
 
 @pytest.mark.parametrize("suite", ITEMS)
-def test_an_evaluation_may_be_stopped_while_it_fetches(suite: str, tmp_path: Path) -> None:
+def test_evaluation_can_be_stopped_while_it_fetches(suite: str, tmp_path: Path) -> None:
     store = in_memory_store()
     source = publish(store, 0, range(50), [[1, 2, 3, 4, 5, 6, 7, 8 + number] for number in range(20)], shard_tokens=20)
     task = EvaluateTask("0" * 64, 64, suite, {"source": source, **ITEMS[suite]}, NUMERICS)
@@ -266,7 +266,7 @@ def test_an_evaluation_may_be_stopped_while_it_fetches(suite: str, tmp_path: Pat
         suites.benchmarks(Context(store, "0", task, lease, Placement(), tmp_path, stop=lambda: True), task)
 
 
-def test_rows_are_kept_item_by_item(tmp_path: Path) -> None:
+def test_rows_are_written_per_item(tmp_path: Path) -> None:
     rows, _ = score(make_questions(random_documents(10, 12)), random_logits())
 
     items.write(rows, tmp_path / "items.parquet")

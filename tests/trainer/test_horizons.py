@@ -1,14 +1,17 @@
-"""Longer and shorter horizons added to a finished study train only tokens that no kept checkpoint covers. Runs the real trainer."""
+"""Longer and shorter horizons added to a finished study train only tokens that no kept checkpoint covers."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
 import pyarrow.parquet as pq
 import pytest
+from trainer.attempt.perform import run_task
 
-from orchestrator.study.opening import open_study
+from orchestrator.contract.events import Placement
+from orchestrator.contract.exits import ExitCode
+from orchestrator.local import in_order
+from orchestrator.store import records
+from orchestrator.study.opening import OpenedStudy, freeze_plan, open_study, paths_by_fingerprint
 
 STAGE: Final = (
     "{name: pretrain, tokens: TOKENS, mixture: {codePercent: grid, text: {english: 100}, code: {python: 100}}}\n"
@@ -30,7 +33,6 @@ spec:
   training: {sequenceLength: 64, precision: fp32, batch: 4, schedule: {warmup: 1K}}
   recipes:
 """
-TOKENS_A_STEP: Final = 4 * 64
 
 
 def recipe(name: str, tokens: str) -> str:
@@ -52,11 +54,16 @@ def study(tmp_path: Path) -> Path:
     return file
 
 
-def run(study: Path) -> None:
-    words = ["run", str(study), "--workers", "1", "--no-tracking", "--checkpoint-seconds", "600"]
-    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+def run(file: Path) -> OpenedStudy:
+    """Run the tasks of the study that have no record, in this process, and return the study."""
+    opened = open_study(file)
+    freeze_plan(opened)
+    store, plan = opened.store, opened.plan
+    cache = file.parent / "cache"
+    placement = Placement(study=plan.study, cache=str(cache), inputs=paths_by_fingerprint(opened.study, plan), checkpoint_seconds=600)
+    for planned in in_order(plan, plan.tasks, records.done(store)):
+        assert run_task(store, records.create_task(store, planned.task), placement, lambda _: None, lambda: False) == ExitCode.DONE
+    return opened
 
 
 def trained_steps(store: Path) -> int:
@@ -65,22 +72,22 @@ def trained_steps(store: Path) -> int:
     return sum(pq.read_table(table, filters=[("name", "=", "loss")]).num_rows for table in tables)
 
 
-def records(store: Path) -> dict[str, bytes]:
+def record_files(store: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in store.glob("tasks/*/record.json")}
 
 
-def test_added_horizons_train_only_tokens_without_a_kept_checkpoint(study: Path) -> None:
+def test_added_horizons_train_only_tokens_that_no_kept_checkpoint_covers(study: Path) -> None:
     run(study)
     store = study.parent / "store"
-    before, steps_before = records(store), trained_steps(store)
-    # 156 steps, the last 16 with a falling rate: trunk to 140, leaf of 16, trunk to 156, and 19 steps of cooldown
+    before, steps_before = record_files(store), trained_steps(store)
+    # 156 steps, the last 16 with a decaying rate: stable part to 140, decay of 16, stable part to 156, and 19 steps of cooldown
     assert steps_before == 140 + 16 + 16 + 19
 
     study.write_text(STUDY + recipe("middle", "40K") + recipe("long", "60K") + recipe("short", "20K") + END)
-    run(study)
-    after = records(store)
+    opened = run(study)
+    after = record_files(store)
     assert {digest: after[digest] for digest in before} == before
-    assert set(after) == set(open_study(study).plan.tasks)
-    # long: 234 steps, continues the trunk at 156: to 211, leaf of 23, to 234, cooldown. short: 78 steps, and no checkpoint before its
-    # branch at 70: to 70, leaf of 8, to 78, cooldown
+    assert set(after) == set(opened.plan.tasks)
+    # long: 234 steps, continues the stable part at 156: to 211, decay of 23, to 234, cooldown. short: 78 steps, and no checkpoint before
+    # its branch at 70: to 70, decay of 8, to 78, cooldown
     assert trained_steps(store) - steps_before == (55 + 23 + 23 + 19) + (70 + 8 + 8 + 19)

@@ -1,4 +1,4 @@
-"""What an image is made of is said to the last digit: built again, it is the same."""
+"""The versions of all build inputs of the images are pinned."""
 
 import re
 import tomllib
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("project", [".", "trainer_image"])
-def test_what_builds_the_packages_is_pinned(project: str) -> None:
+def test_build_backends_are_pinned(project: str) -> None:
     build = tomllib.loads((ROOT / project / "pyproject.toml").read_text())["build-system"]
     assert [re.fullmatch(r"[\w-]+==[\d.]+", requirement) is not None for requirement in build["requires"]] == [True]
 

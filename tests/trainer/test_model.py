@@ -1,4 +1,4 @@
-"""The model against transformers' Llama and against plain autograd."""
+"""The model compared with the Llama of transformers and with plain autograd."""
 
 from collections.abc import Iterator
 
@@ -29,7 +29,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def model(shape: Shape, seed: int = 1) -> Model:
-    """Norms are moved away from one, where a wrong gradient would hide."""
+    """Return a model whose norms differ from one, because ones hide wrong gradients."""
     built = initialised(FromInitialisation(shape, seed, "0.2"))
     with torch.no_grad():
         for name, parameter in built.named_parameters():
@@ -59,7 +59,7 @@ def llama(shape: Shape, ours: Model) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_loss_and_gradients_are_those_of_transformers(shape: Shape) -> None:
+def test_loss_and_gradients_equal_those_of_transformers(shape: Shape) -> None:
     ours, batch = model(shape), windows(shape)
     theirs = llama(shape, ours)
     loss = gradients(ours, batch, 0.0, 0, torch.float32)
@@ -78,19 +78,19 @@ def test_loss_and_gradients_are_those_of_transformers(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_parameters_are_counted_as_the_shape_counts_them(shape: Shape) -> None:
+def test_number_of_parameters_equals_that_of_the_shape(shape: Shape) -> None:
     assert sum(parameter.numel() for parameter in Model(shape).parameters()) == shape.total
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_the_way_through_llamas_tensors_changes_no_bit(shape: Shape) -> None:
+def test_conversion_to_llama_and_back_is_exact(shape: Shape) -> None:
     ours = model(shape)
-    again = from_llama(shape, dict(to_llama(ours)))
-    for (name, there), (_, back) in zip(ours.named_parameters(), again.named_parameters(), strict=True):
-        assert torch.equal(there, back), name
+    converted = from_llama(shape, dict(to_llama(ours)))
+    for (name, before), (_, after) in zip(ours.named_parameters(), converted.named_parameters(), strict=True):
+        assert torch.equal(before, after), name
 
 
-def test_every_layer_function_has_the_gradient_that_it_says() -> None:
+def test_gradients_of_layer_functions_pass_gradcheck() -> None:
     def normal(*size: int) -> Tensor:
         return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
 
@@ -98,7 +98,7 @@ def test_every_layer_function_has_the_gradient_that_it_says() -> None:
     assert torch.autograd.gradcheck(swiglu, (normal(2, 3, 8),))
 
 
-def test_rotation_keeps_lengths_and_turns_each_position_further() -> None:
+def test_rotation_preserves_norms_and_depends_on_the_position() -> None:
     qkv = torch.randn(1, 5, 3, 2, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
     angles = torch.arange(5.0)[:, None, None, None] * torch.tensor([1.0, 0.1])
     q, k, v = rotated_heads(qkv, torch.complex(angles.cos(), angles.sin()))
@@ -111,7 +111,7 @@ def test_rotation_keeps_lengths_and_turns_each_position_further() -> None:
 
 @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
 @pytest.mark.parametrize("rows", [5, 3000])
-def test_loss_and_its_gradients_are_those_of_plain_autograd(z_loss: float, rows: int) -> None:
+def test_loss_and_its_gradients_equal_those_of_plain_autograd(z_loss: float, rows: int) -> None:
     generator = torch.Generator().manual_seed(5)
     hidden, head = (torch.randn(n, 8, generator=generator).requires_grad_() for n in (rows, 200))
     targets, tokens = torch.randint(0, 200, (rows,), generator=generator), 2 * rows
@@ -128,7 +128,7 @@ def test_loss_and_its_gradients_are_those_of_plain_autograd(z_loss: float, rows:
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])
-def test_pieces_of_a_batch_give_the_gradient_of_the_whole(micro_batch: int) -> None:
+def test_micro_batches_give_the_gradient_of_the_whole_batch(micro_batch: int) -> None:
     whole, pieces, batch = model(TIED), model(TIED), windows(TIED)
     loss = gradients(whole, batch, 1e-4, 0, torch.float32)
     torch.testing.assert_close(gradients(pieces, batch, 1e-4, micro_batch, torch.float32), loss)
@@ -136,7 +136,7 @@ def test_pieces_of_a_batch_give_the_gradient_of_the_whole(micro_batch: int) -> N
         torch.testing.assert_close(one.grad, other.grad, atol=1e-6, rtol=1e-4)
 
 
-def test_bf16_is_bf16_and_comes_near_float32() -> None:
+def test_bf16_differs_slightly_from_float32() -> None:
     exact, rounded, batch = model(TIED), model(TIED), windows(TIED)
     loss, near = (gradients(one, batch, 1e-4, 0, dtype).item() for one, dtype in ((exact, torch.float32), (rounded, torch.bfloat16)))
     assert near != loss
@@ -159,7 +159,7 @@ def test_initial_weights_depend_on_the_seed_and_not_on_threads() -> None:
             assert torch.equal(parameter, torch.ones(256)), name
 
 
-def test_only_the_embedding_has_its_own_decay() -> None:
+def test_only_the_embedding_has_a_separate_weight_decay() -> None:
     ours = model(UNTIED)
     steps = optimizer.adamw(ours, ADAMW)
     before = {name: parameter.detach().clone() for name, parameter in ours.named_parameters()}
@@ -184,7 +184,7 @@ def test_gradients_are_clipped_by_their_common_norm(norm_of_gradient: float, fac
     assert all(parameter.grad is None for parameter in ours.parameters())
 
 
-def test_moments_come_back_bit_for_bit() -> None:
+def test_moments_are_loaded_bit_for_bit() -> None:
     ours, batch = model(TIED), windows(TIED)
     steps = optimizer.adamw(ours, ADAMW)
     assert dict(optimizer.tensors(ours, steps)) == {}

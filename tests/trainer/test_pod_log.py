@@ -17,12 +17,10 @@ from orchestrator.store.records import create_task, read_record
 from orchestrator.study.sources import fingerprint
 
 
-def test_a_pod_keeps_its_log_with_its_attempt_and_tells_argo_how_far_it_is(tmp_path: Path) -> None:
+def test_pod_stores_its_log_with_the_attempt_and_writes_progress_for_argo(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     for number in range(20):
-        (tmp_path / "corpus" / f"{number}.txt").write_text(
-            f"document {number} of words that differ: {' '.join(map(str, range(number, 99)))}"
-        )
+        (tmp_path / "corpus" / f"{number}.txt").write_text(f"document {number} of different words: {' '.join(map(str, range(number, 99)))}")
     found = fingerprint(str(tmp_path / "corpus/*.txt"), tmp_path, tmp_path / "hashes").fingerprint
     store = open_store(str(tmp_path / "store"))
     digest = create_task(store, TokenizerTask(280, 20_000, 4, ((found, Reader("text", 2000), 1),)))
@@ -44,7 +42,7 @@ def leased() -> tuple[Store, Lease]:
     return store, acquire(store, "tasks/" + "a" * 64, "a" * 64, Holder())
 
 
-def printed(store: Store, lease: Lease, write: Callable[[], None]) -> str:
+def stored_log(store: Store, lease: Lease, write: Callable[[], None]) -> str:
     with PodLog(store) as log:
         log.attach(lease)
         write()
@@ -56,19 +54,19 @@ def write_all(text: bytes) -> None:
         text = text[os.write(1, text) :]
 
 
-def test_both_streams_of_any_library_are_kept_and_passed_on(leased: tuple[Store, Lease], capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_of_libraries_and_children_is_stored_and_forwarded(leased: tuple[Store, Lease], capfd: pytest.CaptureFixture[str]) -> None:
     def write() -> None:
         os.write(1, b"from Python\n")
         os.write(2, b"from a library in C\n")
         subprocess.run(["echo", "from a child"], check=True)
 
-    assert printed(*leased, write) == "from Python\nfrom a library in C\nfrom a child\n"
+    assert stored_log(*leased, write) == "from Python\nfrom a library in C\nfrom a child\n"
     assert capfd.readouterr().out == "from Python\nfrom a library in C\nfrom a child\n"
 
 
-def test_of_a_long_log_the_beginning_and_the_end_are_kept(leased: tuple[Store, Lease], capfd: pytest.CaptureFixture[str]) -> None:
+def test_long_log_is_truncated_in_the_middle(leased: tuple[Store, Lease], capfd: pytest.CaptureFixture[str]) -> None:
     lines = [f"line {number:07}\n" for number in range((FIRST_BYTES + 2 * LAST_BYTES) // 13)]
-    kept = printed(*leased, lambda: write_all("".join(lines).encode()))
+    kept = stored_log(*leased, lambda: write_all("".join(lines).encode()))
     assert capfd.readouterr().out == "".join(lines)
     assert kept.startswith("line 0000000\n")
     assert kept.endswith(lines[-1])
@@ -78,12 +76,12 @@ def test_of_a_long_log_the_beginning_and_the_end_are_kept(leased: tuple[Store, L
 def test_log_write_failure_is_only_reported(leased: tuple[Store, Lease], capfd: pytest.CaptureFixture[str]) -> None:
     store, lease = leased
     assert isinstance(store.objects, InMemoryObjects)
-    store.objects.faults.append(Fault("put", "*log.txt", "before", message="away"))
+    store.objects.faults.append(Fault("put", "*log.txt", "before", message="unreachable"))
     with PodLog(store) as log:
         log.attach(lease)
-        os.write(1, b"a word\n")
+        os.write(1, b"a line\n")
     output = capfd.readouterr()
-    assert output.out == "a word\n"
+    assert output.out == "a line\n"
     assert "could not write the log to the store" in output.err
 
 
@@ -93,9 +91,9 @@ def test_output_before_a_kill_is_stored(tmp_path: Path) -> None:
         "import os, sys, time; from trainer.attempt.pod_log import PodLog; from orchestrator.store import open_store;"
         "from orchestrator.store.leases import Holder, acquire; store = open_store(sys.argv[1]);"
         "lease = acquire(store, 'tasks/' + 'a' * 64, 'a' * 64, Holder()); log = PodLog(store, seconds=0.05).__enter__();"
-        "log.attach(lease); print('said', flush=True)\n"
+        "log.attach(lease); print('a line', flush=True)\n"
         "while lease.key('log.txt') not in [stat.key for stat in store.objects.list(lease.key())]: time.sleep(0.01)\n"
         "os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, timeout=60)
-    assert open_store(str(tmp_path)).objects.get(f"tasks/{'a' * 64}/attempts/000001/log.txt") == b"said\n"
+    assert open_store(str(tmp_path)).objects.get(f"tasks/{'a' * 64}/attempts/000001/log.txt") == b"a line\n"

@@ -1,8 +1,9 @@
-"""Files to tokens: what is read, what is passed over, what is held out, and what a restart finds again."""
+"""Preparation of a source: documents read and skipped, held-out set, shuffling, shards, and restarts."""
 
 import gzip
 import hashlib
 import json
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,12 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainer.context import Outcome, Stopped
 from trainer.data.sources import PreparedSource
-from trainer.prepare import Sizes
+from trainer.prepare import Sizes, readers
 from trainer.prepare.tokenizer import END_OF_TEXT
 
 from orchestrator.contract.tasks import Reader, Task
 from orchestrator.errors import StoreUnavailable, TaskRefused
 from orchestrator.store import Store, open_store
+from orchestrator.store.corpora import expand, opened
 from orchestrator.store.leases import history
 from orchestrator.store.memory import Fault, InMemoryObjects, in_memory_store
 from orchestrator.store.records import create_task
@@ -32,12 +34,12 @@ from tests.trainer.workplace import (
     TINY,
     Prepared,
     Workplace,
+    held_out_of,
     is_held_out,
-    kept_out,
     lines_of,
     new_workplace,
     synthetic_documents,
-    trained_on,
+    training_texts,
 )
 
 TEXTS = synthetic_documents(120)
@@ -68,18 +70,18 @@ FORMATS: dict[str, Callable[[list[str]], bytes]] = {
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_gives_the_same_documents(name: str, workplace: Workplace) -> None:
     prepared = workplace.prepared(workplace.write(name, FORMATS[name](TEXTS)))
-    assert Counter(prepared.texts) == Counter(trained_on(TEXTS))
-    assert set(prepared.held_out) == kept_out(TEXTS)
+    assert Counter(prepared.texts) == Counter(training_texts(TEXTS))
+    assert set(prepared.held_out) == held_out_of(TEXTS)
     assert prepared.results == {
-        "tokens": sum(len(text.encode()) + 1 for text in trained_on(TEXTS)), "documents": len(trained_on(TEXTS)),
-        "bytes": sum(len(text.encode()) for text in trained_on(TEXTS)), "held_out_documents": len(kept_out(TEXTS)),
-        "held_out_bytes": sum(len(text.encode()) for text in kept_out(TEXTS)), "files": 1, "vocabulary": 257,
+        "tokens": sum(len(text.encode()) + 1 for text in training_texts(TEXTS)), "documents": len(training_texts(TEXTS)),
+        "bytes": sum(len(text.encode()) for text in training_texts(TEXTS)), "held_out_documents": len(held_out_of(TEXTS)),
+        "held_out_bytes": sum(len(text.encode()) for text in held_out_of(TEXTS)), "files": 1, "vocabulary": 257,
         "skipped_large": 0, "skipped_binary": 0, "skipped_broken_utf8": 0, "skipped_broken_json": 0, "skipped_without_text": 0,
         "skipped_empty": 0,
     }  # fmt: skip
 
 
-def test_a_folder_gives_one_document_a_file(workplace: Workplace) -> None:
+def test_folder_gives_one_document_per_file(workplace: Workplace) -> None:
     texts = {f"src/päckage {number}/mødule{number}.py": text for number, text in enumerate(TEXTS[:30])} | {
         "日本語/読.md": "漢字かな交じり文"
     }
@@ -88,7 +90,7 @@ def test_a_folder_gives_one_document_a_file(workplace: Workplace) -> None:
     workplace.write("tree/.git/config.py", "hidden")
     workplace.write("tree/logo.png", b"\x89PNG")
     prepared = workplace.prepared(workplace.folder / "tree")
-    assert Counter(prepared.texts) == Counter(trained_on(texts.values()))
+    assert Counter(prepared.texts) == Counter(training_texts(texts.values()))
     assert prepared.results["files"] == len(texts)
 
 
@@ -112,7 +114,7 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize(("name", "content", "count"), UNREADABLE, ids=[name for name, _, _ in UNREADABLE])
-def test_what_is_no_document_is_counted_and_passed_over(name: str, content: bytes, count: str, workplace: Workplace) -> None:
+def test_invalid_documents_are_skipped_and_counted(name: str, content: bytes, count: str, workplace: Workplace) -> None:
     workplace.write("tree/good.py", "good = 1  # kept\n" + "x" * 7)
     workplace.write(f"tree/{name}", content)
     prepared = workplace.prepared(workplace.folder / "tree", held_out_one_in=10**6)
@@ -121,7 +123,7 @@ def test_what_is_no_document_is_counted_and_passed_over(name: str, content: byte
     assert skipped == {count: 1}
 
 
-def test_only_source_code_has_a_largest_file(workplace: Workplace) -> None:
+def test_size_limit_applies_only_to_source_code(workplace: Workplace) -> None:
     text = "a long letter " * 400
     assert len(text) > READER.max_file_bytes
     assert workplace.prepared(workplace.write("letter.txt", text), held_out_one_in=10**6).texts == [text]
@@ -139,23 +141,61 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "content", "message"), REFUSED, ids=[name for name, _, _ in REFUSED])
-def test_a_file_that_is_not_what_it_is_called_is_refused(name: str, content: bytes, message: str, workplace: Workplace) -> None:
+def test_file_that_does_not_have_the_format_of_its_name_is_refused(name: str, content: bytes, message: str, workplace: Workplace) -> None:
     path = workplace.write(name, content)
     with pytest.raises(TaskRefused, match=f"{name}.*{message}"):
         workplace.attempt(workplace.task(path))
 
 
+SMALL_FILES_WITH_A_LONG_LINE: dict[str, Callable[[bytes], bytes]] = {
+    "long.jsonl": lambda content: content,
+    "long.jsonl.gz": gzip.compress,
+    "long.jsonl.zst": zstandard.compress,
+}
+
+
+@pytest.mark.parametrize("name", SMALL_FILES_WITH_A_LONG_LINE)
+def test_line_above_the_limit_is_refused_by_file_and_line(name: str, workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "_LONGEST_LINE", 2**20)
+    longest = lines_of(["a" * (2**20 - len(lines_of([""])))])
+    assert len(longest) == 2**20
+    pack = SMALL_FILES_WITH_A_LONG_LINE[name]
+    assert workplace.prepared(workplace.write(f"whole-{name}", pack(longest + longest)), held_out_one_in=10**6).results["documents"] == 2
+    path = workplace.write(name, pack(longest + b'{"text": "' + b"a" * 2**20))
+    with pytest.raises(TaskRefused, match=rf"{name}:2: the line is longer than 1,048,576 bytes"):
+        workplace.attempt(workplace.task(path))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gz", "zst"])
+def test_memory_for_a_compressed_giant_line_is_bounded(
+    pack: Callable[[bytes], bytes], workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "_LONGEST_LINE", 2**20)
+    monkeypatch.setattr(readers, "_COMPRESSED_CHUNK", 2**8)
+    kind = "gz" if pack is gzip.compress else "zst"
+    path = workplace.write(f"giant.jsonl.{kind}", pack(b'{"text": "' + b"a" * 2**27))
+    (file,) = expand(str(path), path.parent)
+    tracemalloc.start()
+    try:
+        with opened(file) as stream, pytest.raises(TaskRefused, match=rf"giant\.jsonl\.{kind}:1: the line is longer"):
+            list(readers.records(stream, file, READER))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**25, f"{peak:,} bytes for a line of {2**27:,}"
+
+
 @pytest.mark.parametrize(
     ("column", "message"), [("body", "no column 'body'; its columns are 'id', 'text'"), ("id", "'id' holds int64, not text")]
 )
-def test_a_wrong_column_of_parquet_is_refused(column: str, message: str, workplace: Workplace) -> None:
+def test_wrong_parquet_column_is_refused(column: str, message: str, workplace: Workplace) -> None:
     path = workplace.write("a.parquet", as_parquet(TEXTS))
     with pytest.raises(TaskRefused, match=message):
         workplace.attempt(workplace.task(path, reader=Reader(column, 1000)))
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", '{"text": ""}\n', '{"text": null}\n{"x": 1}\n'])
-def test_a_source_without_a_document_is_refused_by_name(content: str, workplace: Workplace) -> None:
+def test_empty_source_is_refused_by_name(content: str, workplace: Workplace) -> None:
     path = workplace.write("empty.jsonl", content)
     workplace.inputs["f" * 64] = [str(path)]
     task = workplace.task(path) if content else replace(workplace.task(workplace.write("full.txt", "full")), fingerprint="f" * 64)
@@ -163,13 +203,13 @@ def test_a_source_without_a_document_is_refused_by_name(content: str, workplace:
         workplace.attempt(task)
 
 
-def test_a_source_that_is_all_held_out_is_refused(workplace: Workplace) -> None:
+def test_source_with_only_held_out_documents_is_refused(workplace: Workplace) -> None:
     path = workplace.write("a.jsonl", lines_of(TEXTS))
     with pytest.raises(TaskRefused, match=rf"no training document.* {len(TEXTS)} held out"):
         workplace.attempt(workplace.task(path, held_out_one_in=1))
 
 
-def test_files_that_have_changed_since_planning_are_refused(workplace: Workplace) -> None:
+def test_files_changed_since_planning_are_refused(workplace: Workplace) -> None:
     path = workplace.write("a.jsonl", lines_of(TEXTS))
     task = workplace.task(path)
     workplace.write("a.jsonl", lines_of(TEXTS[1:]))
@@ -178,7 +218,7 @@ def test_files_that_have_changed_since_planning_are_refused(workplace: Workplace
         workplace.attempt(task)
 
 
-def test_a_missing_source_is_refused_by_name(workplace: Workplace) -> None:
+def test_missing_source_is_refused_by_name(workplace: Workplace) -> None:
     path = workplace.write("a.jsonl", lines_of(TEXTS))
     task = workplace.task(path)
     path.unlink()
@@ -189,8 +229,8 @@ def test_a_missing_source_is_refused_by_name(workplace: Workplace) -> None:
         workplace.attempt(replace(task, tokenizer="file:" + "0" * 64))
 
 
-def test_documents_are_shuffled_and_copies_are_apart(workplace: Workplace) -> None:
-    texts = trained_on(synthetic_documents(100)) + ["copy"] * 20
+def test_documents_are_shuffled_and_copies_are_separated(workplace: Workplace) -> None:
+    texts = training_texts(synthetic_documents(100)) + ["copy"] * 20
     prepared = workplace.prepared(workplace.write("a.jsonl", lines_of(texts)), held_out_one_in=10**6)
     assert Counter(prepared.texts) == Counter(texts)
     assert prepared.texts != texts
@@ -198,7 +238,7 @@ def test_documents_are_shuffled_and_copies_are_apart(workplace: Workplace) -> No
     assert (np.diff(copies) > 1).sum() > 10
 
 
-def test_copies_of_a_file_are_documents_of_their_own(workplace: Workplace) -> None:
+def test_copies_of_a_file_are_separate_documents(workplace: Workplace) -> None:
     for name in "abcdef":
         workplace.write(f"tree/{name}.jsonl", lines_of(["same", "other", "third"]))
     prepared = workplace.prepared(workplace.folder / "tree", held_out_one_in=10**6)
@@ -206,7 +246,7 @@ def test_copies_of_a_file_are_documents_of_their_own(workplace: Workplace) -> No
     assert prepared.texts[:6] != [prepared.texts[0]] * 6
 
 
-def test_the_held_out_bucket_is_a_matter_of_the_text_alone(workplace: Workplace) -> None:
+def test_held_out_set_depends_only_on_the_text(workplace: Workplace) -> None:
     lines = workplace.prepared(workplace.write("a.jsonl", lines_of(TEXTS)))
     for number, text in enumerate(TEXTS):
         workplace.write(f"tree/{number}.txt", text)
@@ -214,19 +254,19 @@ def test_the_held_out_bucket_is_a_matter_of_the_text_alone(workplace: Workplace)
     assert lines.held_out == files.held_out
     assert not set(lines.texts) & set(files.held_out)
     assert [document.hash for document in lines.source.held_out(9)] == sorted(
-        hashlib.sha256(t.encode()).hexdigest() for t in kept_out(TEXTS)
+        hashlib.sha256(t.encode()).hexdigest() for t in held_out_of(TEXTS)
     )[:9]
 
 
-def test_copies_of_a_held_out_document_count_once(workplace: Workplace) -> None:
+def test_copies_of_a_held_out_document_are_kept_once(workplace: Workplace) -> None:
     prepared = workplace.prepared(workplace.write("a.jsonl", lines_of(TEXTS * 3)))
-    assert len(prepared.held_out) == prepared.results["held_out_documents"] == len(kept_out(TEXTS))
-    assert prepared.results["held_out_bytes"] == sum(len(text.encode()) for text in kept_out(TEXTS))
-    assert Counter(prepared.texts) == Counter(trained_on(TEXTS * 3))
+    assert len(prepared.held_out) == prepared.results["held_out_documents"] == len(held_out_of(TEXTS))
+    assert prepared.results["held_out_bytes"] == sum(len(text.encode()) for text in held_out_of(TEXTS))
+    assert Counter(prepared.texts) == Counter(training_texts(TEXTS * 3))
 
 
-def test_the_name_of_the_end_in_a_text_is_text(workplace: Workplace) -> None:
-    text = f"it ends with {END_OF_TEXT}, they say"
+def test_end_of_text_token_in_a_document_is_tokenised_as_text(workplace: Workplace) -> None:
+    text = f"it ends with {END_OF_TEXT} in a sentence"
     prepared = workplace.prepared(workplace.write("a.txt", text), held_out_one_in=10**6)
     assert prepared.texts == [text]
     assert prepared.ids.count(prepared.source.end_of_text) == 1
@@ -242,7 +282,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, Path
 
 
 def contents(store: Store, outcome: Outcome) -> bytes:
-    """Training and held-out tokens and rows, whatever the shards."""
+    """Return the concatenated training and held-out files, which do not depend on shard sizes."""
     names = [[name for name in sorted(outcome.artifacts) if name.startswith(start)] for start in ("training", "held-out")]
     parts = [
         store.objects.get(outcome.artifacts[name].key)
@@ -256,12 +296,12 @@ def contents(store: Store, outcome: Outcome) -> bytes:
 
 @settings(max_examples=12)
 @given(st.builds(Sizes, *[st.integers(200, 20_000)] * 4), st.sampled_from([1, 3]))
-def test_no_size_and_no_number_of_threads_changes_the_tokens(reference: tuple[Workplace, Path, bytes], sizes: Sizes, threads: int) -> None:
+def test_tokens_do_not_depend_on_sizes_and_threads(reference: tuple[Workplace, Path, bytes], sizes: Sizes, threads: int) -> None:
     workplace, path, expected = reference
     assert contents(workplace.store, workplace.attempt(workplace.task(path), sizes, threads=threads)) == expected
 
 
-def test_shards_are_bounded(workplace: Workplace) -> None:
+def test_shards_have_the_requested_size(workplace: Workplace) -> None:
     outcome = workplace.attempt(workplace.task(workplace.write("a.jsonl", lines_of(TEXTS))), replace(TINY, shard_bytes=400))
     shards = [outcome.artifacts[name].bytes for name in sorted(outcome.artifacts) if name.startswith("training") and name.endswith(".bin")]
     assert len(shards) > 5
@@ -271,8 +311,8 @@ def test_shards_are_bounded(workplace: Workplace) -> None:
 
 @given(st.integers(1, 60))
 @settings(max_examples=6)
-def test_a_stopped_task_goes_on_where_it_stopped(reference: tuple[Workplace, Path, bytes], asked: int) -> None:
-    """However often it is stopped; each attempt keeps what it has tokenised."""
+def test_stopped_task_resumes_where_it_stopped(reference: tuple[Workplace, Path, bytes], asked: int) -> None:
+    """Each attempt keeps the documents that it has tokenised."""
     workplace, path, expected = reference
     task = replace(workplace.task(path), limit=10**9 + asked)
     pieces = list[int]()
@@ -280,34 +320,34 @@ def test_a_stopped_task_goes_on_where_it_stopped(reference: tuple[Workplace, Pat
         try:
             outcome = workplace.attempt(task, stop=after(asked))
         except Stopped:
-            pieces.append(len(left(workplace, task)))
+            pieces.append(len(piece_manifests(workplace, task)))
             asked += asked // 2 + 3
         else:
             break
     assert contents(workplace.store, outcome) == expected
     assert pieces == sorted(pieces)
-    assert left(workplace, task) == []
+    assert piece_manifests(workplace, task) == []
 
 
-def test_a_stop_keeps_a_piece_that_is_not_full(workplace: Workplace) -> None:
+def test_stop_writes_an_incomplete_piece(workplace: Workplace) -> None:
     task = workplace.task(workplace.write("a.jsonl", lines_of(TEXTS)))
     expected = contents(workplace.store, workplace.attempt(task))
     again, roomy = replace(task, limit=10**9), replace(TINY, piece_bytes=10**9)
     for pieces in (1, 2):
         with pytest.raises(Stopped):
             workplace.attempt(again, roomy, stop=after(5))
-        assert len(left(workplace, again)) == pieces
+        assert len(piece_manifests(workplace, again)) == pieces
     assert contents(workplace.store, workplace.attempt(again, roomy)) == expected
 
 
-def after(questions: int) -> Callable[[], bool]:
-    """Says that the attempt is to stop once it has been asked so often."""
-    answers = iter([False] * questions)
+def after(calls: int) -> Callable[[], bool]:
+    """Return a stop callback that returns True after `calls` calls."""
+    answers = iter([False] * calls)
     return lambda: next(answers, True)
 
 
-def left(workplace: Workplace, task: Task) -> list[str]:
-    """Manifests of pieces in the store."""
+def piece_manifests(workplace: Workplace, task: Task) -> list[str]:
+    """Return the keys of the manifests of pieces."""
     digest = create_task(workplace.store, task)
     return [
         stat.key
@@ -317,7 +357,7 @@ def left(workplace: Workplace, task: Task) -> list[str]:
 
 
 @pytest.mark.parametrize("write", [0, 1, 2, 20, 45])
-def test_a_killed_task_does_nothing_twice_but_the_last_piece(write: int, tmp_path: Path) -> None:
+def test_killed_task_repeats_only_the_last_piece(write: int, tmp_path: Path) -> None:
     objects = InMemoryObjects()
     workplace = new_workplace(in_memory_store(objects=objects), tmp_path)
     task = workplace.task(workplace.write("a.jsonl", lines_of(TEXTS)))
@@ -327,7 +367,7 @@ def test_a_killed_task_does_nothing_twice_but_the_last_piece(write: int, tmp_pat
     with pytest.raises(StoreUnavailable, match="a fault of the test"):
         workplace.attempt(again)
     objects.log.clear()
-    before = left(workplace, again)
+    before = piece_manifests(workplace, again)
     assert contents(workplace.store, workplace.attempt(again)) == expected
     starts = [key.rpartition("/")[2] for key in before]
     rewritten = [key.rpartition("/")[2] for name, key in objects.log if name == "put" and "/pieces/" in key and key.endswith(".json")]
@@ -335,14 +375,14 @@ def test_a_killed_task_does_nothing_twice_but_the_last_piece(write: int, tmp_pat
 
 
 @pytest.mark.parametrize("ending", [".json", ".bin", ".rows"])
-def test_a_damaged_piece_is_made_again(ending: str, tmp_path: Path) -> None:
+def test_damaged_piece_is_written_again(ending: str, tmp_path: Path) -> None:
     workplace = new_workplace(open_store(str(tmp_path / "store")), tmp_path)
     task = workplace.task(workplace.write("a.jsonl", lines_of(TEXTS)))
     expected = contents(workplace.store, workplace.attempt(task))
     again = replace(task, limit=10**9)
     with pytest.raises(Stopped):
         workplace.attempt(again, stop=after(20))
-    manifests = left(workplace, again)
+    manifests = piece_manifests(workplace, again)
     assert len(manifests) > 1
     damaged = workplace.store.objects.local_path(sorted(manifests)[0].replace(".json", ending))
     assert damaged is not None
@@ -350,7 +390,7 @@ def test_a_damaged_piece_is_made_again(ending: str, tmp_path: Path) -> None:
     assert contents(workplace.store, workplace.attempt(again)) == expected
 
 
-def test_progress_grows_and_keeps_the_lease(workplace: Workplace) -> None:
+def test_progress_increases_and_the_lease_is_ended(workplace: Workplace) -> None:
     task = workplace.task(workplace.write("a.jsonl", lines_of(TEXTS)))
     digest, _ = workplace.done(task)
     assert workplace.progress == sorted(workplace.progress)
@@ -360,7 +400,7 @@ def test_progress_grows_and_keeps_the_lease(workplace: Workplace) -> None:
 
 @given(limit=st.integers(1, 3000))
 @settings(max_examples=25)
-def test_a_limit_takes_whole_documents_in_reading_order(reference: tuple[Workplace, Path, bytes], limit: int) -> None:
+def test_limit_selects_whole_documents_in_reading_order(reference: tuple[Workplace, Path, bytes], limit: int) -> None:
     workplace, path, _ = reference
     files = sorted((hashlib.sha256(file.read_bytes()).hexdigest(), file) for file in path.iterdir())
     in_order = [json.loads(line)["text"] for _, file in files for line in file.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""A step whose loss or gradient is no number."""
+"""Steps with a non-finite loss or gradient, and micro-batches that do not fit into memory."""
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
@@ -37,17 +37,17 @@ TRAJECTORY = Trajectory(
 
 
 class Windows:
-    """A mixture whose step reads only the id that `poisoned` says, or good ones."""
+    """A mixture whose steps in `non_finite` read only the id without a finite embedding."""
 
-    def __init__(self, poisoned: set[int]) -> None:
-        self.poisoned = poisoned
+    def __init__(self, non_finite: set[int]) -> None:
+        self.non_finite = non_finite
 
     def batch(self, number: int) -> Any:
         @dataclass
         class Read:
             ids: np.ndarray[Any, np.dtype[np.int64]]
 
-        return Read(np.full((BATCH, LENGTH + 1), VOCABULARY - 1) if number in self.poisoned else np.arange(68).reshape(4, 17) % 60)
+        return Read(np.full((BATCH, LENGTH + 1), VOCABULARY - 1) if number in self.non_finite else np.arange(68).reshape(4, 17) % 60)
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +70,8 @@ def curve(store: Store, tmp_path: Path) -> MetricsRecorder:
     return MetricsRecorder(Context(store, "b" * 64, task, lease, Placement(), tmp_path), task.tokens)
 
 
-def poisoned_state() -> State:
-    """A model that has no number for one id."""
+def non_finite_state() -> State:
+    """Return a state whose embedding of one id is NaN."""
     model = initialised(START)
     with torch.no_grad():
         model.embedding[VOCABULARY - 1] = torch.nan
@@ -79,7 +79,7 @@ def poisoned_state() -> State:
 
 
 def test_non_finite_step_is_skipped_and_position_advances(curve: MetricsRecorder) -> None:
-    state, windows = poisoned_state(), cast(Mixture, Windows({1, 2}))
+    state, windows = non_finite_state(), cast(Mixture, Windows({1, 2}))
     weights, positions = [], []
     for _ in range(4):
         step(TRAJECTORY, windows, state, 0, curve)
@@ -93,7 +93,7 @@ def test_non_finite_step_is_skipped_and_position_advances(curve: MetricsRecorder
 
 
 def test_too_many_non_finite_steps_refuse_the_task(store: Store, curve: MetricsRecorder) -> None:
-    state = poisoned_state()
+    state = non_finite_state()
     windows = cast(Mixture, Windows(set(range(1, 100)) - {SKIPS_ALLOWED + 1}))
     for _ in range(2 + 2 * SKIPS_ALLOWED):
         step(TRAJECTORY, windows, state, 0, curve)
@@ -103,17 +103,17 @@ def test_too_many_non_finite_steps_refuse_the_task(store: Store, curve: MetricsR
     assert [number for number, loss in enumerate(losses, start=1) if isfinite(loss)] == [1, SKIPS_ALLOWED + 2]
 
 
-def little_memory(monkeypatch: pytest.MonkeyPatch, refused: Container[int]) -> list[int]:
-    """A GPU whose memory is full at the passes of these numbers, from 1; how many sequences were tried."""
+def limit_memory(monkeypatch: pytest.MonkeyPatch, refused: Container[int]) -> list[int]:
+    """Raise out-of-memory at these forward passes, counted from 1. Return the list of micro-batch sizes tried."""
     tried = list[int]()
 
-    def of_a_small_gpu(hidden: torch.Tensor, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def limited_head_loss(hidden: torch.Tensor, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
         tried.append(len(hidden) // LENGTH)
         if len(tried) in refused:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return head_loss(hidden, *arguments)
 
-    monkeypatch.setattr("trainer.training.step.head_loss", of_a_small_gpu)
+    monkeypatch.setattr("trainer.training.step.head_loss", limited_head_loss)
     return tried
 
 
@@ -123,7 +123,7 @@ def test_micro_batch_is_halved_on_out_of_memory(
     whole, halved = (State(model, adamw(model, ADAMW), Position()) for model in (initialised(START), initialised(START)))
     for _ in range(2):
         step(TRAJECTORY, cast("Mixture", Windows(set())), whole, 0, curve)
-    tried = little_memory(monkeypatch, {1, 3})
+    tried = limit_memory(monkeypatch, {1, 3})
     for _ in range(2):
         step(TRAJECTORY, cast("Mixture", Windows(set())), halved, 0, curve)
     assert tried == [4, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1]
@@ -138,6 +138,6 @@ def test_micro_batch_that_does_not_fit_is_refused(
     curve: MetricsRecorder, monkeypatch: pytest.MonkeyPatch, micro_batch: int, hint: str
 ) -> None:
     model = initialised(START)
-    little_memory(monkeypatch, range(99))
+    limit_memory(monkeypatch, range(99))
     with pytest.raises(TaskRefused, match=hint):
         step(TRAJECTORY, cast("Mixture", Windows(set())), State(model, adamw(model, ADAMW), Position()), micro_batch, curve)

@@ -22,8 +22,8 @@ from tests.trainer.workplace import (
     READER,
     Workplace,
     byte_tokenizer,
+    held_out_of,
     is_held_out,
-    kept_out,
     lines_of,
     new_workplace,
     synthetic_documents,
@@ -50,7 +50,7 @@ def sentences(topic: str, count: int = 200) -> list[str]:
     return [f"{topic} {number % 7} and {topic}s of the {topic}ing kind, number {number}" for number in range(count)]
 
 
-def test_the_vocabulary_has_exactly_the_size_asked_for(workplace: Workplace) -> None:
+def test_vocabulary_has_exactly_the_requested_size(workplace: Workplace) -> None:
     path = workplace.write("a.jsonl", lines_of(sentences("river")))
     digest, outcome = workplace.done(tokenizer_task(workplace, {path: 1}))
     library = Tokenizer.from_str(tokenizer_json(workplace, outcome).decode())
@@ -62,20 +62,20 @@ def test_the_vocabulary_has_exactly_the_size_asked_for(workplace: Workplace) -> 
     assert (prepared.source.vocabulary, prepared.source.end_of_text) == (VOCABULARY, library.token_to_id(END_OF_TEXT))
 
 
-def test_a_vocabulary_that_the_text_cannot_fill_is_refused(workplace: Workplace) -> None:
+def test_vocabulary_larger_than_the_text_can_fill_is_refused(workplace: Workplace) -> None:
     path = workplace.write("a.jsonl", lines_of(sentences("river")))
     with pytest.raises(TaskRefused, match=r"bytes of text only fill a vocabulary of \d{3}, but 5,000 were requested"):
         workplace.attempt(tokenizer_task(workplace, {path: 1}, vocabulary=5000))
 
 
 @pytest.mark.parametrize("vocabulary", [0, 256, 257])
-def test_a_vocabulary_without_room_for_a_merge_is_refused(vocabulary: int, workplace: Workplace) -> None:
+def test_vocabulary_without_room_for_a_merge_is_refused(vocabulary: int, workplace: Workplace) -> None:
     path = workplace.write("a.jsonl", lines_of(sentences("river")))
     with pytest.raises(TaskRefused, match=f"a vocabulary of {vocabulary} is too small"):
         workplace.attempt(tokenizer_task(workplace, {path: 1}, vocabulary=vocabulary))
 
 
-def test_the_same_task_gives_the_same_tokenizer(workplace: Workplace) -> None:
+def test_tokenizer_does_not_depend_on_threads_or_attempt(workplace: Workplace) -> None:
     paths = {workplace.write(f"{topic}.jsonl", lines_of(sentences(topic))): 1 for topic in ("river", "tower", "engine")}
     task = tokenizer_task(workplace, paths)
     outcomes = [workplace.attempt(task, threads=threads) for threads in (1, 1, 3)]
@@ -84,8 +84,8 @@ def test_the_same_task_gives_the_same_tokenizer(workplace: Workplace) -> None:
 
 
 @pytest.mark.parametrize(("river", "tower"), [(1, 1), (9, 1), (1, 9)])
-def test_bytes_are_divided_by_weight(river: int, tower: int, workplace: Workplace) -> None:
-    """Seen in how well each topic's words are joined: what is rare in the sample stays in pieces."""
+def test_sampled_bytes_are_divided_by_weight(river: int, tower: int, workplace: Workplace) -> None:
+    """The words of the source with the larger weight are merged first, so its text is encoded as fewer tokens."""
     paths = {
         workplace.write("river.jsonl", lines_of(sentences("river"))): river,
         workplace.write("tower.jsonl", lines_of(sentences("tower"))): tower,
@@ -98,7 +98,7 @@ def test_bytes_are_divided_by_weight(river: int, tower: int, workplace: Workplac
         assert (lengths["river"] < lengths["tower"]) == (river > tower)
 
 
-def test_the_sample_is_drawn_from_all_files(workplace: Workplace) -> None:
+def test_sample_contains_documents_of_all_files(workplace: Workplace) -> None:
     for number in range(20):
         workplace.write(f"tree/{number}.jsonl", lines_of(sentences(f"topic{chr(97 + number) * 5}", 30)))
     outcome = workplace.attempt(tokenizer_task(workplace, {workplace.folder / "tree": 1}, vocabulary=350))
@@ -106,9 +106,9 @@ def test_the_sample_is_drawn_from_all_files(workplace: Workplace) -> None:
     assert sum(chr(97 + number) * 3 in words for number in range(20)) > 12
 
 
-def test_held_out_documents_teach_the_tokenizer_nothing(workplace: Workplace) -> None:
+def test_held_out_documents_do_not_affect_the_tokenizer(workplace: Workplace) -> None:
     texts = sentences("river")
-    assert kept_out(texts)
+    assert held_out_of(texts)
     with_them = workplace.write("all.jsonl", lines_of(texts))
     without = workplace.write("rest.jsonl", lines_of(text for text in texts if not is_held_out(text)))
     outcomes = [workplace.attempt(tokenizer_task(workplace, {path: 1}, byte_count=10**6)) for path in (with_them, without)]
@@ -117,13 +117,13 @@ def test_held_out_documents_teach_the_tokenizer_nothing(workplace: Workplace) ->
 
 
 @pytest.mark.parametrize("text", ["", '{"text": ""}\n'])
-def test_a_source_without_a_document_is_refused_by_name(text: str, workplace: Workplace) -> None:
+def test_empty_source_is_refused_by_name(text: str, workplace: Workplace) -> None:
     full, empty = workplace.write("full.jsonl", lines_of(sentences("river"))), workplace.write("empty.jsonl", text or "\n")
     with pytest.raises(TaskRefused, match=r"empty\.jsonl"):
         workplace.attempt(tokenizer_task(workplace, {full: 1, empty: 1}))
 
 
-def test_a_changed_source_is_refused(workplace: Workplace) -> None:
+def test_changed_source_is_refused(workplace: Workplace) -> None:
     path = workplace.write("a.jsonl", lines_of(sentences("river")))
     task = tokenizer_task(workplace, {path: 1})
     workplace.write("a.jsonl", lines_of(sentences("tower")))
@@ -132,7 +132,7 @@ def test_a_changed_source_is_refused(workplace: Workplace) -> None:
 
 
 @pytest.mark.parametrize("asked", [0, 1, 50, 250])
-def test_training_stops_when_asked(asked: int, workplace: Workplace) -> None:
+def test_training_stops_on_request(asked: int, workplace: Workplace) -> None:
     task = tokenizer_task(workplace, {workplace.write("a.jsonl", lines_of(sentences("river"))): 1}, byte_count=10**6)
     answers = iter([False] * asked)
     with pytest.raises(Stopped):
@@ -151,11 +151,11 @@ def load(workplace: Workplace, content: bytes, name: str = "") -> "tuple[int, in
 
 
 @pytest.mark.parametrize("end_of_text", [END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>"])
-def test_the_end_of_text_is_found_by_name(end_of_text: str, workplace: Workplace) -> None:
+def test_end_of_text_token_is_found_by_name(end_of_text: str, workplace: Workplace) -> None:
     assert load(workplace, byte_tokenizer(end_of_text)) == (257, 256)
 
 
-def test_the_vocabulary_reaches_to_the_highest_id(workplace: Workplace) -> None:
+def test_vocabulary_extends_to_the_highest_id(workplace: Workplace) -> None:
     library = Tokenizer(models.WordLevel({END_OF_TEXT: 0, "far": 70_000}, END_OF_TEXT))
     assert load(workplace, library.to_str().encode()) == (70_001, 0)
 
@@ -167,24 +167,24 @@ BAD_FILES = [
 ]
 
 
-@pytest.mark.parametrize(("content", "message"), BAD_FILES, ids=["no end", "other JSON", "no UTF-8"])
-def test_a_file_that_is_no_tokenizer_is_refused(content: bytes, message: str, workplace: Workplace) -> None:
+@pytest.mark.parametrize(("content", "message"), BAD_FILES, ids=["no end-of-text token", "other JSON", "not UTF-8"])
+def test_invalid_tokenizer_file_is_refused(content: bytes, message: str, workplace: Workplace) -> None:
     with pytest.raises(TaskRefused, match=rf"given\.json: {message}"):
         load(workplace, content)
 
 
-def test_another_file_than_planned_is_refused(workplace: Workplace) -> None:
+def test_tokenizer_file_with_another_hash_is_refused(workplace: Workplace) -> None:
     with pytest.raises(TaskRefused, match=rf"given\.json: its SHA-256 is \w+, but the task was planned for file:{'0' * 64}"):
         load(workplace, byte_tokenizer(), "file:" + "0" * 64)
 
 
-def test_a_tokenizer_that_is_not_trained_yet_is_missing(workplace: Workplace) -> None:
+def test_untrained_tokenizer_raises_key_missing(workplace: Workplace) -> None:
     task = workplace.task(workplace.write("a.jsonl", lines_of(synthetic_documents(9))), tokenizer="ab" * 32)
     with pytest.raises(KeyMissing, match="has no record yet"):
         workplace.attempt(task)
 
 
-def test_a_given_tokenizer_neither_cuts_nor_pads_nor_adds(workplace: Workplace) -> None:
+def test_truncation_and_padding_of_a_tokenizer_file_are_ignored(workplace: Workplace) -> None:
     document = json.loads(byte_tokenizer())
     document["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     document["padding"] = {
@@ -204,8 +204,8 @@ def test_a_given_tokenizer_neither_cuts_nor_pads_nor_adds(workplace: Workplace) 
 
 
 @settings(max_examples=30)
-@given(words=st.lists(st.text("abcé漢 .\n\t0_", max_size=8), max_size=60), longest=st.integers(1, 40))
-def test_a_long_text_is_tokenised_in_parts_that_add_up(words: list[str], longest: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+@given(words=st.lists(st.text("abcé漢 .\n\t0_", max_size=8), max_size=60), max_part=st.integers(1, 40))
+def test_parts_of_a_long_text_decode_to_the_text(words: list[str], max_part: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("parts")
     workplace = new_workplace(in_memory_store(), folder)
     digest, _ = workplace.done(tokenizer_task(workplace, {workplace.write("a.jsonl", lines_of(sentences("river"))): 1}))
@@ -213,15 +213,15 @@ def test_a_long_text_is_tokenised_in_parts_that_add_up(words: list[str], longest
     context = Context(workplace.store, "x", tokenizer_task(workplace, {}), lease, Placement(), folder)
     whole = load_tokenizer(context, digest)
     text = "the river and the tower " + " ".join(words)
-    parts = replace(whole, longest=longest).ids([text, text])
+    parts = replace(whole, max_part=max_part).ids([text, text])
     assert whole.library.decode(parts[0]) == text
     assert parts[0] == parts[1]
 
 
-def test_words_are_not_torn_where_a_long_text_is_cut(workplace: Workplace) -> None:
+def test_splitting_a_long_text_between_words_does_not_change_its_tokens(workplace: Workplace) -> None:
     digest, _ = workplace.done(tokenizer_task(workplace, {workplace.write("a.jsonl", lines_of(sentences("river"))): 1}))
     lease = acquire(workplace.store, "tasks/x", "x", Holder())
     context = Context(workplace.store, "x", tokenizer_task(workplace, {}), lease, Placement(), workplace.folder)
     whole = load_tokenizer(context, digest)
     text = "the river and the tower of the engine, " * 50
-    assert replace(whole, longest=100).ids([text]) == whole.ids([text])
+    assert replace(whole, max_part=100).ids([text]) == whole.ids([text])

@@ -1,4 +1,4 @@
-"""What a test of `prepare` works in: a store, a folder of sources, a tokenizer of bytes, and a look at what came out."""
+"""A store, a folder of sources and a byte tokenizer for tests of `prepare`, and access to the results."""
 
 import hashlib
 import json
@@ -25,12 +25,12 @@ from orchestrator.study.sources import fingerprint
 READER = Reader("text", 2000)
 ONE_IN = 4
 TINY = Sizes(batch_bytes=200, piece_bytes=1000, merge_bytes=500, shard_bytes=400)
-"""So that a few kilobytes make many batches, pieces, ranges and shards."""
+"""Sizes at which a few kilobytes give many batches, pieces, ranges and shards."""
 
 
 @dataclass
 class Workplace:
-    """A store, a folder of sources, and a tokenizer that knows bytes and little more."""
+    """A store, a folder of sources, and a tokenizer with one token per byte."""
 
     store: Store
     folder: Path
@@ -45,7 +45,7 @@ class Workplace:
         return path
 
     def source(self, path: Path) -> str:
-        """The fingerprint of what is at `path` now; the placement knows where it is."""
+        """Return the fingerprint of the files at `path`, and add their path to the placement."""
         found = fingerprint(str(path), self.folder, self.folder / "hashes").fingerprint
         self.inputs[found] = [str(path)]
         return found
@@ -57,7 +57,7 @@ class Workplace:
         digest = create_task(self.store, task)
         lease = acquire(self.store, f"tasks/{digest}", digest, Holder())
         placement = Placement(inputs=self.inputs, threads=threads)
-        context = Context(self.store, digest, task, lease, placement, self.folder / "cache", self._listen, stop)
+        context = Context(self.store, digest, task, lease, placement, self.folder / "cache", self._on_progress, stop)
         try:
             return prepare.run(context, sizes)
         finally:
@@ -76,7 +76,7 @@ class Workplace:
         digest, outcome = self.done(self.task(path, **changes), sizes)
         return Prepared(PreparedSource.open(self.store, digest, self.folder / "cache"), outcome)
 
-    def _listen(self, done: int, total: int, unit: str, loss: float | None) -> None:
+    def _on_progress(self, done: int, total: int, unit: str, loss: float | None) -> None:
         assert (unit, loss) == ("bytes", None)
         assert 0 <= done <= total
         self.progress.append(done)
@@ -97,7 +97,7 @@ class Prepared:
 
     @property
     def texts(self) -> list[str]:
-        """Training documents in their order."""
+        """Training documents in shuffled order."""
         texts, text = list[str](), list[int]()
         for token in self.ids:
             if token == self.source.end_of_text:
@@ -117,7 +117,7 @@ class Prepared:
 
 
 def byte_tokenizer(end_of_text: str = END_OF_TEXT) -> bytes:
-    """A tokenizer whose id of a byte is that byte, and whose end of text is 256."""
+    """Return a tokenizer.json in which the id of a byte is its value and the id of the end-of-text token is 256."""
     alphabet = {letter: number for number, letter in _bytes_to_letters().items()}
     library = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -127,7 +127,7 @@ def byte_tokenizer(end_of_text: str = END_OF_TEXT) -> bytes:
 
 
 def _bytes_to_letters() -> dict[int, str]:
-    """GPT-2's letters for bytes: printable ones stand for themselves, the others for 256 and up in order."""
+    """Return GPT-2's letters of bytes: the character itself for printable bytes, letters from 256 on for the others."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + number) for number, byte in enumerate(others)}
@@ -150,11 +150,11 @@ def synthetic_documents(count: int, what: str = "document") -> list[str]:
     return [f"{what} {number} " + f"wörd{number} " * (number % 17) for number in range(count)]
 
 
-def trained_on(texts: Iterable[str]) -> list[str]:
+def training_texts(texts: Iterable[str]) -> list[str]:
     return [text for text in texts if not is_held_out(text)]
 
 
-def kept_out(texts: Iterable[str]) -> set[str]:
+def held_out_of(texts: Iterable[str]) -> set[str]:
     return {text for text in texts if is_held_out(text)}
 
 

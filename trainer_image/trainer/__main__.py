@@ -16,7 +16,7 @@ from orchestrator.errors import ScalingStudyError, TaskRefused
 from trainer.attempt import launch
 
 EPILOG = """\
-All settings that affect a result are in the task's task.json. The flags below only control where and how the task runs.
+All settings that affect a result are in the task's task.json. The flags only control where and how the task runs.
 
 examples:
   python -m trainer 3f6c... --store s3://studies/to-code --study to-code --gpus 1

@@ -85,7 +85,7 @@ class Context:
         """Return True once the attempt was asked to stop."""
         return self.stop()
 
-    def fetched(self) -> None:
+    def after_download(self) -> None:
         """Renew the lease after a download made before the first step; downloads may outlast the lease. Raises Stopped, LeaseLost."""
         self.lease.renew_uncounted()
         if self.stopping():

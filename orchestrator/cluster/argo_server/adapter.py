@@ -30,7 +30,7 @@ from orchestrator.reconcile.observed import LABEL_WORKFLOW
 # an alias, because `list` is a method inside the class
 Documents: TypeAlias = list[Document]
 
-_LOCAL_KINDS: Final[tuple[Kind, ...]] = ("scalingstudies", "events")
+_LOCAL_KINDS: Final[tuple[Kind, ...]] = ("scalingstudies", "gpuaccounts", "events")
 _FINISHED: Final = ("Succeeded", "Failed", "Error")
 
 # The fields that reconciling reads; the omitted templates are most of a Workflow's size

@@ -171,7 +171,7 @@ def _parse(body: bytes) -> Document:
 
 
 def _error_in(content: Document) -> Document:
-    """Return the error of a stream in the form of other error responses."""
+    """Convert the error message of a stream to the form of an error response."""
     error = content.get("error")
     return {**error, "code": error.get("grpc_code")} if isinstance(error, dict) else content
 

@@ -34,7 +34,7 @@ def _in_model(value: object, model: type[ModelNormal], path: str) -> Iterator[st
 
 
 def _in_types(value: object, types: Sequence[object], path: str) -> Iterator[str]:
-    """Check a value against `types` as the package writes them: (Model,), ([Model],), ({str: (Model,)},). The server checks plain types."""
+    """Check a value against `types`: (Model,), ([Model],) or ({str: (Model,)},). Plain types are left to the server."""
     for kind in types:
         if isinstance(kind, list):
             yield from _in_list(value, tuple(kind), path)

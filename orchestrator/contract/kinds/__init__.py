@@ -1,4 +1,4 @@
-"""The kinds of tasks, one module a kind, and their registry.
+"""The kinds of tasks, one module per kind, and their registry.
 
 To add a kind: a module here with its identity, a member of `TaskKind`, an entry in `KINDS`, its class in `contract.tasks`. A test lists
 every consumer that has to know the new kind.
@@ -12,10 +12,10 @@ from orchestrator.contract.vocabulary import TaskKind
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What holds for every task of a kind.
+    """Properties that all tasks of a kind share.
 
-    `root`: folder of the store that holds leases and attempts. `has_model`: the task loads a model, so it asks for a GPU where pods
-    have GPUs. `colour`: of its nodes in a drawn plan (Okabe and Ito 2008).
+    `root`: folder of the store that holds leases and attempts. `has_model`: the task loads a model, so its pod requests a GPU if the
+    study's pods have GPUs. `colour`: of its tasks in a drawn plan (Okabe and Ito 2008).
     """
 
     root: str

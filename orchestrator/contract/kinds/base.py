@@ -1,6 +1,6 @@
-"""What every kind of task defines.
+"""The interface that every kind of task implements.
 
-The planner, the store, the trainer and the controller ask these questions instead of testing for a kind, so that a new kind is one new
+The planner, the store, the trainer and the controller call these methods and do not branch on the kind, so that a new kind needs one new
 module in this package and no branch elsewhere.
 """
 
@@ -18,7 +18,7 @@ Document: TypeAlias = dict[str, Any]
 class Need:
     """An input made by another task: a prepared result (`tokens` is None), or the state of a trajectory after `tokens`.
 
-    `digest` is the task's for a prepared result, and the trajectory's for a state.
+    `digest`: of the task for a prepared result, of the trajectory for a state.
     """
 
     digest: str
@@ -57,11 +57,11 @@ class TaskIdentity(ABC):
         """Yield every input that other tasks make."""
 
     def result(self) -> Need | None:
-        """Return the trajectory's state that this task makes, None when it makes no state."""
+        """Return the state of the trajectory that this task makes, None if it makes no state."""
         return None
 
     def work_digest(self, digest: str) -> str:
-        """Return the digest that names the folder of leases and attempts: the task's own, or that of what it shares with others."""
+        """Return the digest that names the folder of leases and attempts. Tasks with the same work digest share the folder."""
         return digest
 
     def required_numerics(self) -> int | None:

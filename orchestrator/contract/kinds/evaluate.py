@@ -44,6 +44,6 @@ class EvaluateTask(TaskIdentity):
 
 
 def evaluate_text(items: str, numerics: int, trajectory: str, tokens: int, suite: str) -> str:
-    """Canonical JSON of an evaluate task whose items have this canonical text."""
+    """Return the canonical JSON of an evaluate task. `items`: canonical JSON of its items."""
     state = f'{{"tokens":{tokens},"trajectory":"{trajectory}"}}'
     return f'{{"items":{items},"kind":"evaluate","numerics":{numerics},"state":{state},"suite":"{suite}"}}'

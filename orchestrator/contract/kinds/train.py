@@ -12,7 +12,7 @@ from orchestrator.contract.vocabulary import TaskKind
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A Llama-shaped decoder: RMSNorm before, SwiGLU, RoPE, no bias, as many key-value heads as heads."""
+    """A Llama-shaped decoder: pre-norm RMSNorm, SwiGLU, RoPE, no biases, as many key-value heads as query heads."""
 
     width: int
     layers: int
@@ -31,7 +31,7 @@ class Shape:
 
     @property
     def n(self) -> int:
-        """N: every parameter but the input embedding, that is body and head, whether or not the head is tied."""
+        """N: all parameters except the input embedding, that is, body and head. A tied head is included."""
         return self.body + self.width * self.vocabulary
 
     @property
@@ -66,7 +66,7 @@ class FromInitialisation:
 
 @dataclass(frozen=True, slots=True)
 class FromState:
-    """A start from the state of another trajectory after `tokens` of its own. `keep_optimizer` is False for fresh moments."""
+    """A start from the state of another trajectory after `tokens` of its own. `keep_optimizer`: False resets the moments."""
 
     trajectory: str
     tokens: int
@@ -124,8 +124,8 @@ class Optimizer:
 class Trajectory:
     """Everything that determines a training run except where it ends.
 
-    `shares`: (prepare digest, coprime share), sorted by digest, none zero. `already_read`: (prepare digest, windows) of those same
-    sources that its ancestors read, zeros dropped, in windows of this trajectory's sequence length. `batch`: sequences a step.
+    `shares`: (prepare digest, coprime share), sorted by digest, none zero. `already_read`: (prepare digest, windows) that the
+    ancestors have read of these sources, without zeros, in windows of this trajectory's sequence length. `batch`: sequences per step.
     """
 
     start: FromInitialisation | FromState
@@ -184,7 +184,7 @@ class TrainTask(TaskIdentity):
         return Need(digest_of(self.trajectory.identity()), self.tokens)
 
     def work_digest(self, digest: str) -> str:
-        """The trajectory's: two horizons of one trajectory share leases and checkpoints and never train the same tokens twice."""
+        """Return the trajectory's digest: its tasks share leases and checkpoints, so that no tokens are trained twice."""
         del digest
         return digest_of(self.trajectory.identity())
 
@@ -224,7 +224,7 @@ def _pairs_text(pairs: tuple[tuple[str, int], ...]) -> str:
 
 
 def read_trajectory(document: Document) -> Trajectory:
-    """Inverse of `Trajectory.identity`."""
+    """Return the trajectory in a document (inverse of `Trajectory.identity`)."""
     start = document["start"]
     return Trajectory(
         start=_read_start(start),

@@ -14,15 +14,17 @@ def check_models(spec: StudySpec) -> Iterator[Finding]:
     for name, shape in spec.models.items():
         path: Path = ("models", name)
         if name in LADDER:
-            wrong = f'"{name}" is a size of the ladder, and a shape of your own cannot take its name.'
-            yield Finding(path, wrong, f'Give it another name, for example "{name}-own".')
+            wrong = f'"{name}" is a size of the ladder; a custom shape needs another name.'
+            yield Finding(path, wrong, f'Give it another name, for example "{name}-custom".')
         if shape.width % shape.heads:
-            wrong = f"{shape.heads} heads do not divide a width of {shape.width}."
-            yield Finding((*path, "heads"), wrong, f"Write heads: {_fitting(shape.width, shape.heads)}", reads=((*path, "width"),))
+            wrong = f"a width of {shape.width} is not divisible by {shape.heads} heads."
+            yield Finding((*path, "heads"), wrong, f"Write heads: {_fitting(shape.width, shape.heads)}", depends_on=((*path, "width"),))
         elif shape.width // shape.heads % 2:
             wide = shape.width // shape.heads
-            wrong = f"{shape.heads} heads of a width of {shape.width} are {wide} wide each; rotary embeddings need an even width."
-            yield Finding((*path, "heads"), wrong, f"Write heads: {_fitting(shape.width, shape.heads)}", reads=((*path, "width"),))
+            wrong = (
+                f"{shape.heads} heads at a width of {shape.width} have a width of {wide} each; rotary embeddings need an even head width."
+            )
+            yield Finding((*path, "heads"), wrong, f"Write heads: {_fitting(shape.width, shape.heads)}", depends_on=((*path, "width"),))
 
 
 def _fitting(width: int, heads: int) -> str:
@@ -67,8 +69,8 @@ def check_tolerations(spec: StudySpec) -> Iterator[Finding]:
     for index, toleration in enumerate(spec.execution.tolerations):
         path: Path = ("execution", "tolerations", index)
         if toleration.operator == "Exists" and toleration.value is not None:
-            yield Finding((*path, "value"), "operator Exists compares no value.", "Take it away, or write operator: Equal")
+            yield Finding((*path, "value"), "operator Exists does not allow a value.", "Remove it, or write operator: Equal")
         if toleration.operator == "Equal" and toleration.key is None:
             yield Finding(
-                (*path, "key"), "operator Equal needs a key.", "Write key: ..., or operator: Exists", reads=((*path, "operator"),)
+                (*path, "key"), "operator Equal requires a key.", "Write key: ..., or operator: Exists", depends_on=((*path, "operator"),)
             )

@@ -7,7 +7,7 @@ that starts during the garbage collection therefore finds its checkpoint.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -84,15 +84,32 @@ def gc(store: Store, dry_run: bool) -> list[Removal]:
 
 
 def _unneeded(store: Store) -> list[Removal]:
-    is_done, now = done(store), store.clock()
+    is_done = done(store)
     planned = {digest: task.task for _, plan in plans(store) for digest, task in plan.tasks.items()}
+    folders, needs = _folders_and_needs(store, planned, is_done)
+    return [removal for folder in folders for removal in _removals(store, folder, needs[folder.root], is_done)]
+
+
+def _folders_and_needs(store: Store, planned: Mapping[str, Task], is_done: set[str]) -> tuple[list["_Folder"], dict[str, Needs]]:
+    """Return the trajectories of the store, and the needs of each by its work root."""
+    now = store.clock()
     folders = [_folder(store, root, stats, now) for root, stats in sorted(_trajectories(store).items())]
     attempted = {body.digest for folder in folders for body in folder.bodies} - set(planned)
     live = {folder.live.digest for folder in folders if folder.live is not None} | _live_on_tasks(store, planned, is_done, now)
     needs = needs_of([*planned.values(), *_unplanned(store, live - set(planned), attempted, is_done)], is_done)
-    return [
-        removal for folder in folders for removal in _removals(store, folder, needs.get(folder.root.rpartition("/")[2], Needs()), is_done)
-    ]
+    return folders, {folder.root: needs.get(folder.root.rpartition("/")[2], Needs()) for folder in folders}
+
+
+def needed_checkpoints(store: Store, planned: Mapping[str, Task]) -> dict[str, set[int]]:
+    """Return the tokens of the checkpoints that a plan, record or lease needs, by work root. `planned`: the tasks of all plans."""
+    folders, needs = _folders_and_needs(store, planned, done(store))
+    return {folder.root: _needed(folder, needs[folder.root]) for folder in folders}
+
+
+def _needed(folder: "_Folder", needs: Needs) -> set[int]:
+    pointers = folder.pointers()
+    live = {folder.live.from_tokens, max(pointers)} & set(pointers) if folder.live is not None and pointers else set()
+    return needs.tokens(pointers) | live
 
 
 def _folder(store: Store, root: str, stats: list[Stat], now: datetime) -> "_Folder":
@@ -146,9 +163,7 @@ class _Folder:
 def _removals(store: Store, folder: _Folder, needs: Needs, is_done: set[str]) -> list[Removal]:
     """Return the removals of a trajectory, pointers first: an interrupted removal must not leave pointers to deleted files."""
     pointers = folder.pointers()
-    needed = needs.tokens(pointers)
-    if folder.live is not None and pointers:
-        needed |= {folder.live.from_tokens, max(pointers)} & set(pointers)
+    needed = _needed(folder, needs)
     try:
         referenced = _referenced(store, folder, needed, is_done)
         dropped = {_checkpoint_folder(store, folder.root, tokens): tokens for tokens in set(pointers) - needed}

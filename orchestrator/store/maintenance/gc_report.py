@@ -6,10 +6,11 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from orchestrator.errors import KeyMissing
+from orchestrator.errors import Damaged, KeyMissing
 from orchestrator.store.addresses import GC_REPORT
+from orchestrator.store.documents import parse_model
 from orchestrator.store.maintenance.gc import Removal
 from orchestrator.store.objects import Store
 
@@ -33,8 +34,8 @@ def write_gc_report(store: Store, removals: Iterable[Removal], *, removed: bool)
 
 
 def read_gc_report(store: Store) -> GcReport | None:
-    """Return the newest report, None if there is none. Raises StoreUnavailable."""
+    """Return the newest report, None if there is none or it is damaged: the next collection writes it again. Raises StoreUnavailable."""
     try:
-        return GcReport.model_validate_json(store.objects.get(GC_REPORT))
-    except (KeyMissing, ValidationError):
+        return parse_model(GcReport, store.objects.get(GC_REPORT), GC_REPORT, "a report of a garbage collection")
+    except (KeyMissing, Damaged):
         return None

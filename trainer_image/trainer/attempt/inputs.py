@@ -50,7 +50,8 @@ def _damage(context: Context, need: Need) -> str | None:
     except Damaged as problem:
         return str(problem)
     except KeyMissing as problem:
-        return str(problem) if need.tokens is None else None
+        # a checkpoint without a pointer is damaged only if the training that ends there is done
+        return str(problem) if need.tokens is None or _is_done(context, need) else None
     return None
 
 

@@ -103,7 +103,7 @@ class Launcher:
         self._failure_grace_seconds = failure_grace_seconds
         self._exit_grace_seconds = exit_grace_seconds
         self._ranks: list[subprocess.Popen[bytes]] = []
-        self._was_asked = False
+        self._stop_requested = False
         self._first_failure = 0
 
     def run(self) -> int:
@@ -111,7 +111,7 @@ class Launcher:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._forward_stop)
         self._ranks = [subprocess.Popen(self._command, env={**os.environ, **more}) for more in self._environments]
-        if self._was_asked:  # the signal came while ranks were being started
+        if self._stop_requested:  # the signal came while ranks were being started
             self._send(signal.SIGTERM)
         end_by = float("inf")
         while None in [rank.poll() for rank in self._ranks]:  # polls every rank, because poll sets returncode
@@ -141,11 +141,11 @@ class Launcher:
         """Return the code of the first rank, or of the failed rank that made it stop: that code decides about a retry."""
         first = _shell_code(self._ranks[0].returncode)
         is_final = first != ExitCode.STOPPED and first <= SIGNALLED
-        return first if is_final or not self._first_failure or self._was_asked else self._first_failure
+        return first if is_final or not self._first_failure or self._stop_requested else self._first_failure
 
     def _forward_stop(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        self._was_asked = True
+        self._stop_requested = True
         self._send(signal.SIGTERM)
 
     def _send(self, number: int) -> None:

@@ -7,6 +7,7 @@ work and do not depend on this module.
 
 import os
 import socket
+import stat
 import sys
 import tempfile
 import traceback
@@ -52,7 +53,7 @@ def perform(context: Context) -> Outcome:
 
 
 def load() -> None:
-    """Import all that any task needs, so that a worker that reports ready is ready, and record the commit of the code."""
+    """Import all modules that tasks need and record the commit of the code, so that a worker reports `ready` only after that."""
     for module in RUNNERS.values():
         import_module(module)
     provenance.commit()
@@ -136,7 +137,7 @@ def _attempt(
         return ExitCode.DONE, ""
     if stop():
         return ExitCode.STOPPED, "asked to stop before it started"
-    task = _read(store, digest)
+    task, cache = _read(store, digest), _cache(placement)
     lease = leases.acquire(store, _work_root(task, digest), digest, _holder(placement))
     leased(lease)
     started = False
@@ -148,7 +149,7 @@ def _attempt(
             started = True
         emit(Progress(digest, done, total, unit, loss))
 
-    return _under_lease(Context(store, digest, task, lease, placement, _cache(placement), listen, stop), work)
+    return _under_lease(Context(store, digest, task, lease, placement, cache, listen, stop), work)
 
 
 def _is_done(store: Store, digest: str) -> bool:
@@ -190,9 +191,25 @@ def _holder(placement: Placement) -> Holder:
 
 
 def _cache(placement: Placement) -> Path:
+    """Return the folder for downloads. Raises TaskRefused if other users could have put files into the default one."""
     cache = Path(placement.cache) if placement.cache else Path(tempfile.gettempdir()) / f"scaling-study-{os.getuid()}"
-    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as problem:
+        raise TaskRefused(f"the cache {cache} cannot be created: {problem}; name another folder with --cache") from problem
+    if not placement.cache:
+        _check_private(cache)
     return cache
+
+
+def _check_private(cache: Path) -> None:
+    """Raise TaskRefused if another user owns or may write the folder: everyone may create one of this name in the temporary folder."""
+    status = cache.lstat()
+    if stat.S_ISLNK(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise TaskRefused(
+            f"the cache {cache} belongs to user {status.st_uid} with mode {stat.filemode(status.st_mode)}; it must be a folder of user "
+            f"{os.getuid()} that no other user may write. Remove it, or name another folder with --cache"
+        )
 
 
 def _under_lease(context: Context, work: Work) -> tuple[ExitCode, str]:
@@ -218,14 +235,17 @@ def _under_lease(context: Context, work: Work) -> tuple[ExitCode, str]:
 def _is_done_now(context: Context) -> bool:
     """Return whether the previous lease holder has finished the task. Quarantine a damaged record, so that it is made again."""
     try:
-        return records.read_record(context.store, context.digest) is not None
+        if records.read_record(context.store, context.digest) is not None:
+            return True
     except Damaged as problem:
         quarantine.quarantine_record(context.store, context.digest, str(problem))
         return False
+    records.discard_marker_without_record(context.store, context.digest)
+    return False
 
 
 def _refuse_after_too_many_failures(context: Context) -> None:
-    """Raise TaskRefused at the failure limit; killed attempts could not count themselves."""
+    """Raise TaskRefused if the earlier attempts have reached the failure limit. Killed attempts could not check it at their end."""
     failures = _failures(context)
     if failures >= FAILURES_ALLOWED:
         raise TaskRefused(

@@ -1,4 +1,4 @@
-"""Copy the output of a pod to the store: the cluster deletes a pod and its log, an attempt's log is kept with the attempt.
+"""Copy the output of a pod to the store, where it is kept with the attempt. The cluster deletes the log with the pod.
 
 `__main__` captures its own process, including libraries and child processes. The output still reaches the pod's log.
 """

@@ -12,12 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from pydantic import ValidationError
-
 from orchestrator.contract.record import Attempt
 from orchestrator.contract.tasks import TrainTask
 from orchestrator.errors import ContractError, Damaged, KeyMissing
 from orchestrator.store import Store, addresses, leases
+from orchestrator.store.documents import parse_model
 from orchestrator.store.leases import LeaseBody
 from orchestrator.store.tasks import read_task
 from trainer.context import Context, Outcome
@@ -148,7 +147,12 @@ def attempts(store: Store, work_root: str, own: Attempt) -> list[Attempt]:
 
 
 def _end_of(store: Store, digest: str) -> int:
-    """Return the tokens at which a train task ends; 0, that is no tokens lost, for other tasks and unreadable ones."""
+    """Return the tokens at which a train task ends; 0, that is no tokens lost, for other tasks and unreadable ones.
+
+    A damaged lease, and one that `store verify --repair` took for a checkpoint, name no task.
+    """
+    if not digest:
+        return 0
     try:
         task = read_task(store, digest)
     except (KeyMissing, Damaged, ContractError):
@@ -171,8 +175,9 @@ def _attempt(store: Store, work_root: str, body: LeaseBody, tokens_lost: int) ->
 
 def _read_attempt(store: Store, work_root: str, body: LeaseBody) -> Attempt:
     try:
-        return Attempt.model_validate_json(store.objects.get(addresses.attempt_key(work_root, body.number, ATTEMPT_FILE)))
-    except (KeyMissing, ValidationError):
+        key = addresses.attempt_key(work_root, body.number, ATTEMPT_FILE)
+        return parse_model(Attempt, store.objects.get(key), key, "the provenance of an attempt")
+    except (KeyMissing, Damaged):
         return Attempt(
             number=body.number,
             study=body.study,

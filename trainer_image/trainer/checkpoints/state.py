@@ -17,8 +17,9 @@ from torch.optim import AdamW
 
 from orchestrator.contract.identity import decimal
 from orchestrator.contract.tasks import Shape
-from orchestrator.errors import Damaged
+from orchestrator.errors import ContractError, Damaged
 from orchestrator.store import Store, checkpoints
+from orchestrator.store.documents import parse_object
 from orchestrator.store.leases import Lease
 from trainer.model.transformer import Model, from_llama, to_llama
 from trainer.training import optimizer as moments
@@ -55,13 +56,13 @@ class Position:
 class State:
     """Training state: everything that a step reads and changes.
 
-    `fits`: largest micro-batch found to fit into memory, 0 while the whole batch fits. Not part of checkpoints.
+    `fitting_micro_batch`: largest micro-batch found to fit into memory, 0 while the whole batch fits. Not part of checkpoints.
     """
 
     model: Model
     optimizer: AdamW
     position: Position
-    fits: int = 0
+    fitting_micro_batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def config(shape: Shape, settings: ExportSettings) -> bytes:
 def shape_of(files: Mapping[str, Path]) -> Shape:
     """Return the shape described by a checkpoint's config. Raises Damaged if it is invalid."""
     try:
-        content: dict[str, Any] = json.loads(files[CONFIG].read_bytes())
+        content = parse_object(files[CONFIG].read_bytes(), CONFIG, "the config of a checkpoint")
         return Shape(
             width=content["hidden_size"],
             layers=content["num_hidden_layers"],
@@ -127,7 +128,7 @@ def shape_of(files: Mapping[str, Path]) -> Shape:
             rope_theta=int(content["rope_parameters"]["rope_theta"]),
             norm_eps=decimal(content["rms_norm_eps"]),
         )
-    except (KeyError, ValueError) as problem:
+    except (KeyError, TypeError, ValueError, ContractError) as problem:
         raise Damaged(
             f"the checkpoint's {CONFIG} does not describe a model of this trainer ({type(problem).__name__}: {problem})"
         ) from problem

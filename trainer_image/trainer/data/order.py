@@ -41,16 +41,16 @@ class Permutation:
         words = np.atleast_1d(positions).astype(np.uint64)
         outside = np.ones(words.shape, dtype=bool)
         while outside.any():
-            words[outside] = self._round_trip(words[outside])
+            words[outside] = self._permuted(words[outside])
             outside = words >= self.windows
         return words.astype(np.int64).reshape(np.shape(positions))
 
-    def _round_trip(self, words: _Words) -> _Words:
+    def _permuted(self, words: _Words) -> _Words:
         left_mask, right_mask = np.uint64((1 << self.left) - 1), np.uint64((1 << self.right) - 1)
         left, right = words >> np.uint64(self.right), words & right_mask
         for left_key, right_key in self.keys:
-            left = left ^ (_scrambled(right, left_key) & left_mask)
-            right = right ^ (_scrambled(left, right_key) & right_mask)
+            left = left ^ (_mixed(right, left_key) & left_mask)
+            right = right ^ (_mixed(left, right_key) & right_mask)
         return (left << np.uint64(self.right)) | right
 
 
@@ -62,7 +62,7 @@ def permutation(data_seed: int, prepare_digest: str, epoch: int, windows: int) -
     return Permutation(windows, bits // 2, bits - bits // 2, keys.reshape(_ROUNDS, 2))
 
 
-def _scrambled(words: _Words, key: np.uint64) -> _Words:
+def _mixed(words: _Words, key: np.uint64) -> _Words:
     words = words + key
     words = (words ^ (words >> _SHIFTS[0])) * _MULTIPLIERS[0]
     words = (words ^ (words >> _SHIFTS[1])) * _MULTIPLIERS[1]

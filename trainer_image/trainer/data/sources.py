@@ -44,8 +44,8 @@ class Fetching:
     """Callbacks during the fetching of shards, which may take hours.
 
     `on_shard` is called once per shard, in the order of the shards, by the thread that opens them. It renews a lease, waits for other
-    processes, or raises an exception that ends the fetching. Of the processes that share a cache, one fetches a shard before its call. The
-    others set `follows`: they fetch it after the call and find it in the cache.
+    processes, or raises an exception that ends the fetching. Of the processes that share a cache, one fetches each shard before it calls
+    `on_shard`. The others set `follows`: they call `on_shard` first and then find the shard in the cache.
     """
 
     on_shard: Callable[[], None] = _do_nothing
@@ -183,7 +183,7 @@ class Mixture:
         self._trajectory = trajectory
         self._shares = [share for _, share in trajectory.shares]
         already_read = dict(trajectory.already_read)
-        self._before = [already_read.get(source.digest, 0) for source in sources]
+        self._read_before = [already_read.get(source.digest, 0) for source in sources]
         self._windows = [source.windows(trajectory.sequence_length) for source in sources]
         self._block = lru_cache(_BLOCKS_KEPT)(self._block_of)
 
@@ -197,9 +197,9 @@ class Mixture:
 
     def window(self, position: int) -> tuple[int, int]:
         """Return the source and window at `position` of the trajectory."""
-        source, passed = source_of(self._shares, position)
-        epoch, place = divmod(self._before[source] + passed, self._windows[source])
-        return source, int(self._block(source, epoch, place // _BLOCK)[place % _BLOCK])
+        source, index = source_of(self._shares, position)
+        epoch, offset = divmod(self._read_before[source] + index, self._windows[source])
+        return source, int(self._block(source, epoch, offset // _BLOCK)[offset % _BLOCK])
 
     def _block_of(self, source: int, epoch: int, block: int) -> Ids:
         windows = self._windows[source]

@@ -30,7 +30,7 @@ def run(context: Context) -> Outcome:
     device = torch.device("cuda" if context.placement.gpus else "cpu")
     work_root = addresses.work_root(TaskKind.TRAIN, task.trajectory)
     _, files = checkpoints.load(context.store, work_root, task.tokens, context.cache, MODEL_FILES)
-    context.fetched()
+    context.after_download()
     model = load_model(files, device)
     results: dict[str, float | int | str] = {}
     rows: list[Row] = []
@@ -44,13 +44,13 @@ def run(context: Context) -> Outcome:
 def _score(context: Context, benchmark: Benchmark, model: Model, device: torch.device) -> list[Row]:
     sequences = benchmark.sequences()
 
-    def step(done: int) -> None:
+    def on_batch(done: int) -> None:
         context.lease.renew(done)
         context.progress(done, len(sequences), f"{benchmark.name} sequences")
         if context.stopping():
             raise Stopped(f"asked to stop while scoring {benchmark.name}; a retry scores it from the start")
 
-    return benchmark.judge(log_likelihoods(model.logits, sequences, model.shape.vocabulary, device, step))
+    return benchmark.rows(log_likelihoods(model.logits, sequences, model.shape.vocabulary, device, on_batch))
 
 
 def _write_items(context: Context, rows: list[Row]) -> Artifact:

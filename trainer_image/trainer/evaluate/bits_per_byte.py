@@ -30,7 +30,7 @@ class HeldOut(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BitsPerByte:
-    """The benchmark. `window` is T, the largest number of targets per piece."""
+    """The benchmark of this suite. `window` is T, the largest number of targets per piece."""
 
     documents: list[HeldOut]
     end_of_text: int
@@ -40,7 +40,7 @@ class BitsPerByte:
     def sequences(self) -> list[Sequence]:
         return [piece for document in self.documents for piece in self._pieces(document)]
 
-    def judge(self, log_likelihoods: list[float]) -> list[Row]:
+    def rows(self, log_likelihoods: list[float]) -> list[Row]:
         rows, first = [], 0
         for document in self.documents:
             tokens = len(document.ids)

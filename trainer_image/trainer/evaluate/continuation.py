@@ -19,7 +19,7 @@ from orchestrator.errors import TaskRefused
 from trainer.evaluate.bits_per_byte import HeldOut
 from trainer.evaluate.items import Row, Sequence
 
-DRAWS_A_CHOICE: Final = 64
+DRAWS_PER_CHOICE: Final = 64
 """Draws per choice, after which an item is dropped if the continuations found are all the same, as in licence texts."""
 
 
@@ -35,7 +35,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """The benchmark. `text_bytes` returns the size in bytes of the text of token ids."""
+    """The benchmark of this suite. `text_bytes` returns the size in bytes of the text of token ids."""
 
     questions: list[Question]
     text_bytes: Callable[[list[int]], int]
@@ -46,13 +46,13 @@ class Continuation:
             Sequence(np.concatenate([question.context, choice]), len(choice)) for question in self.questions for choice in question.choices
         ]
 
-    def judge(self, log_likelihoods: list[float]) -> list[Row]:
+    def rows(self, log_likelihoods: list[float]) -> list[Row]:
         scores = iter(log_likelihoods)
         return [self._row(question, [next(scores) for _ in question.choices]) for question in self.questions]
 
     def results(self, rows: list[Row]) -> dict[str, float | int | str]:
-        right = sum(row.correct is True for row in rows)
-        return {ACCURACY: right / len(rows), "correct": right, "items": len(rows), "choices": len(rows[0].log_likelihoods)}
+        correct = sum(row.correct is True for row in rows)
+        return {ACCURACY: correct / len(rows), "correct": correct, "items": len(rows), "choices": len(rows[0].log_likelihoods)}
 
     def _row(self, question: Question, scores: list[float]) -> Row:
         prediction = max(range(len(scores)), key=scores.__getitem__)
@@ -80,7 +80,7 @@ def _question(
     ids = [np.asarray(own.ids[: context + continuation], dtype=np.int64)]
     answers = {ids[0][context:].tobytes()}
     wrong: list[NDArray[np.int64]] = []
-    for draw in _draws(seed, own.hash, len(eligible), DRAWS_A_CHOICE * choices):
+    for draw in _draws(seed, own.hash, len(eligible), DRAWS_PER_CHOICE * choices):
         if len(wrong) == choices - 1:
             break
         other = np.asarray(eligible[draw].ids[context : context + continuation], dtype=np.int64)

@@ -59,7 +59,7 @@ class Benchmark(Protocol):
         """Return the sequences to score, in the order of the items."""
         ...
 
-    def judge(self, log_likelihoods: list[float]) -> list[Row]:
+    def rows(self, log_likelihoods: list[float]) -> list[Row]:
         """Return one row per item, given the scores of `sequences()` in their order."""
         ...
 

@@ -32,7 +32,7 @@ def benchmarks(context: Context, task: EvaluateTask) -> list[Benchmark]:
 def _bits_per_byte(context: Context, task: EvaluateTask) -> list[Benchmark]:
     source, documents, window = _items_of(task, source=str, documents=int, window=int)
     prepared = PreparedSource.open(context.store, source, context.shards)
-    return [BitsPerByte(list(prepared.held_out(documents, Fetching(context.fetched))), prepared.end_of_text, window)]
+    return [BitsPerByte(list(prepared.held_out(documents, Fetching(context.after_download))), prepared.end_of_text, window)]
 
 
 def _continuation(context: Context, task: EvaluateTask) -> list[Benchmark]:
@@ -40,7 +40,7 @@ def _continuation(context: Context, task: EvaluateTask) -> list[Benchmark]:
         task, source=str, documents=int, context=int, continuation=int, choices=int, seed=int
     )
     prepared = PreparedSource.open(context.store, source, context.shards)
-    held_out: list[HeldOut] = list(prepared.held_out(documents, Fetching(context.fetched)))
+    held_out: list[HeldOut] = list(prepared.held_out(documents, Fetching(context.after_download)))
     selected = questions(held_out, prepared.end_of_text, context=start, continuation=length, choices=choices, seed=seed)
     return [Continuation(selected, _text_bytes(context, source))]
 

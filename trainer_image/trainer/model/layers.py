@@ -16,32 +16,32 @@ class _RmsNorm(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        unit = x * scale
-        ctx.save_for_backward(unit, scale, weight)
-        return torch.mul(unit, weight)
+        normalised = x * scale
+        ctx.save_for_backward(normalised, scale, weight)
+        return torch.mul(normalised, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        unit, scale, weight = ctx.saved_tensors
-        product = grad * unit
-        along = torch.mv(product, weight)[:, None]
-        grad_x = torch.addcmul(grad * weight, unit, along, value=-1 / weight.numel()).mul_(scale)
+        normalised, scale, weight = ctx.saved_tensors
+        product = grad * normalised
+        projection = torch.mv(product, weight)[:, None]
+        grad_x = torch.addcmul(grad * weight, normalised, projection, value=-1 / weight.numel()).mul_(scale)
         return grad_x, product.sum(0), None
 
 
 class _RotatedHeads(Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(turns)
-        qk = torch.view_as_real(_pairs(qkv[:, :, :2].float()) * turns).flatten(-2).to(qkv.dtype)
+    def forward(ctx: Any, qkv: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(rotations)
+        qk = torch.view_as_real(_pairs(qkv[:, :, :2].float()) * rotations).flatten(-2).to(qkv.dtype)
         return qk[:, :, 0], qk[:, :, 1], qkv[:, :, 2].clone()
 
     @staticmethod
     def backward(ctx: Any, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor) -> tuple[Tensor, None]:
-        (turns,) = ctx.saved_tensors
+        (rotations,) = ctx.saved_tensors
         grads = torch.stack((grad_q, grad_k, grad_v), dim=2)
-        back = _pairs(grads[:, :, :2].float()) * turns.conj().resolve_conj()
-        grads[:, :, :2].copy_(torch.view_as_real(back).flatten(-2))
+        unrotated = _pairs(grads[:, :, :2].float()) * rotations.conj().resolve_conj()
+        grads[:, :, :2].copy_(torch.view_as_real(unrotated).flatten(-2))
         return grads, None
 
 
@@ -74,13 +74,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return normed
 
 
-def rotated_heads(qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def rotated_heads(qkv: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return rotated queries and keys, and values, each (batch, T, heads, head).
 
-    qkv (batch, T, 3, heads, head), where entries 2j and 2j + 1 of a head are one pair (Su et al. 2021, arXiv:2104.09864); turns
+    qkv (batch, T, 3, heads, head), where entries 2j and 2j + 1 of a head are one pair (Su et al. 2021, arXiv:2104.09864); rotations
     (T, 1, 1, head / 2) complex: the rotation of pair j at each position.
     """
-    heads: tuple[Tensor, Tensor, Tensor] = _RotatedHeads.apply(qkv, turns)  # type: ignore[no-untyped-call]
+    heads: tuple[Tensor, Tensor, Tensor] = _RotatedHeads.apply(qkv, rotations)  # type: ignore[no-untyped-call]
     return heads
 
 

@@ -14,7 +14,7 @@ from torch.autograd import Function
 # Logits per chunk: 512 KiB of float32 fit into a core's L2 cache, and a GPU needs large matrix products. At least 64 rows: products of
 # thinner matrices spend their time reading the head.
 _CHUNK: Final = {"cpu": 2**17, "cuda": 2**27}
-_FEWEST_ROWS: Final = 64
+_MIN_ROWS: Final = 64
 
 
 class _HeadLoss(Function):
@@ -23,36 +23,36 @@ class _HeadLoss(Function):
         ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, z_loss: float, tokens: int, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         grad_hidden, grad_head = torch.empty_like(hidden), torch.zeros_like(head)
-        matrix, rows = head.to(dtype), max(_FEWEST_ROWS, _CHUNK.get(hidden.device.type, 2**17) // head.shape[0])
-        nats, squares = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
-        for part in range(0, hidden.shape[0], rows):
-            piece, wanted = hidden[part : part + rows].to(dtype), targets[part : part + rows, None]
-            logits = (piece @ matrix.t()).float()
-            logarithms = torch.log_softmax(logits, -1)
-            surprise = logarithms.gather(1, wanted).neg_()
-            nats += surprise.sum()
-            slope = logarithms.exp_()
+        matrix, rows = head.to(dtype), max(_MIN_ROWS, _CHUNK.get(hidden.device.type, 2**17) // head.shape[0])
+        nll_sum, squared_log_z = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
+        for start in range(0, hidden.shape[0], rows):
+            chunk, labels = hidden[start : start + rows].to(dtype), targets[start : start + rows, None]
+            logits = (chunk @ matrix.t()).float()
+            log_probs = torch.log_softmax(logits, -1)
+            nll = log_probs.gather(1, labels).neg_()
+            nll_sum += nll.sum()
+            grad_logits = log_probs.exp_()
             if z_loss:
-                normaliser = logits.gather(1, wanted) + surprise
-                squares += normaliser.square().sum()
-                slope *= normaliser.mul_(2 * z_loss).add_(1)
-            slope = slope.scatter_add_(1, wanted, surprise.new_full((1, 1), -1.0).expand_as(wanted)).to(dtype)
-            grad_hidden[part : part + rows] = slope @ matrix
+                log_z = logits.gather(1, labels) + nll
+                squared_log_z += log_z.square().sum()
+                grad_logits *= log_z.mul_(2 * z_loss).add_(1)
+            grad_logits = grad_logits.scatter_add_(1, labels, nll.new_full((1, 1), -1.0).expand_as(labels)).to(dtype)
+            grad_hidden[start : start + rows] = grad_logits @ matrix
             if dtype == head.dtype:
-                grad_head.addmm_(slope.t(), piece)
+                grad_head.addmm_(grad_logits.t(), chunk)
             else:
-                grad_head += slope.t() @ piece
+                grad_head += grad_logits.t() @ chunk
         ctx.save_for_backward(grad_hidden, grad_head)
         ctx.tokens = tokens
-        cross_entropy = nats / tokens
+        cross_entropy = nll_sum / tokens
         ctx.mark_non_differentiable(cross_entropy)
-        return cross_entropy + squares * (z_loss / tokens), cross_entropy
+        return cross_entropy + squared_log_z * (z_loss / tokens), cross_entropy
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_head = ctx.saved_tensors
-        share = grad / ctx.tokens
-        return grad_hidden * share, grad_head * share, None, None, None, None
+        scale = grad / ctx.tokens
+        return grad_hidden * scale, grad_head * scale, None, None, None, None
 
 
 def head_loss(hidden: Tensor, head: Tensor, targets: Tensor, z_loss: float, tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

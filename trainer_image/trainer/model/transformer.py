@@ -29,12 +29,12 @@ class Layer(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(2 * shape.feed_forward, width))
         self.down = nn.Parameter(torch.empty(width, shape.feed_forward))
 
-    def forward(self, x: Tensor, turns: Tensor) -> Tensor:
-        """Return the layer's output (batch * T, d). x (batch * T, d), one row per token; turns (T, 1, 1, head / 2) complex."""
-        qkv = F.linear(rms_norm(x, self.attention_norm, self.eps), self.qkv).view(-1, len(turns), 3, self.heads, self.head)
-        q, k, v = (heads.transpose(1, 2) for heads in rotated_heads(qkv, turns))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(x.shape)
-        x = x + F.linear(mixed, self.out)
+    def forward(self, x: Tensor, rotations: Tensor) -> Tensor:
+        """Return the layer's output (batch * T, d). x (batch * T, d), one row per token; rotations (T, 1, 1, head / 2) complex."""
+        qkv = F.linear(rms_norm(x, self.attention_norm, self.eps), self.qkv).view(-1, len(rotations), 3, self.heads, self.head)
+        q, k, v = (heads.transpose(1, 2) for heads in rotated_heads(qkv, rotations))
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(x.shape)
+        x = x + F.linear(attended, self.out)
         return x + F.linear(swiglu(F.linear(rms_norm(x, self.feed_forward_norm, self.eps), self.gate_up)), self.down)
 
 
@@ -48,29 +48,29 @@ class Model(nn.Module):
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
         self.norm = nn.Parameter(torch.ones(shape.width))
         self.untied_head = None if shape.tied else nn.Parameter(torch.empty(shape.vocabulary, shape.width))
-        self._turns = torch.empty(0, dtype=torch.complex64)
+        self._rotations = torch.empty(0, dtype=torch.complex64)
 
     @property
     def head(self) -> nn.Parameter:
         return self.embedding if self.untied_head is None else self.untied_head
 
     def forward(self, ids: Tensor) -> Tensor:
-        x, turns = F.embedding(ids.flatten(), self.embedding), self._positions(ids.shape[1], ids.device)
+        x, rotations = F.embedding(ids.flatten(), self.embedding), self._rotations_up_to(ids.shape[1], ids.device)
         for layer in self.layers:
-            x = layer(x, turns)
+            x = layer(x, rotations)
         return rms_norm(x, self.norm, float(self.shape.norm_eps)).view(*ids.shape, -1)
 
     def logits(self, ids: Tensor) -> Tensor:
         """Return logits (batch, T, vocabulary) in float32 for ids (batch, T)."""
         return F.linear(self(ids), self.head).float()
 
-    def _positions(self, length: int, device: torch.device) -> Tensor:
-        if self._turns.shape[0] < length or self._turns.device != device:
-            self._turns = _rotations(self.shape, length).to(device)
-        return self._turns[:length]
+    def _rotations_up_to(self, length: int, device: torch.device) -> Tensor:
+        if self._rotations.shape[0] < length or self._rotations.device != device:
+            self._rotations = _rotary_factors(self.shape, length).to(device)
+        return self._rotations[:length]
 
 
-def _rotations(shape: Shape, length: int) -> Tensor:
+def _rotary_factors(shape: Shape, length: int) -> Tensor:
     """Return rotations (length, 1, 1, head / 2) complex, computed in float32 as transformers does."""
     head = shape.width // shape.heads
     frequencies = 1.0 / (shape.rope_theta ** (torch.arange(0, head, 2, dtype=torch.int64).float() / head))
@@ -81,7 +81,7 @@ def _rotations(shape: Shape, length: int) -> Tensor:
 def initialised(start: FromInitialisation) -> Model:
     """Return a model on the CPU with normally distributed weights and norms of one.
 
-    Tensors are drawn in order from one seeded CPU generator, whose fill is serial: the result does not depend on device or threads.
+    Tensors are drawn in order from one seeded CPU generator, which is serial, so the result does not depend on device or number of threads.
     """
     model = Model(start.shape)
     generator = torch.Generator().manual_seed(start.seed)
@@ -125,7 +125,7 @@ def from_llama(shape: Shape, tensors: Mapping[str, Tensor]) -> Model:
             model.untied_head.copy_(tensors["lm_head.weight"])
         for number, layer in enumerate(model.layers):
             assert isinstance(layer, Layer)
-            _fill(layer, shape.heads, {key: tensors[f"model.layers.{number}.{key}.weight"] for key in _LAYER_NAMES})
+            _load_layer(layer, shape.heads, {key: tensors[f"model.layers.{number}.{key}.weight"] for key in _LAYER_NAMES})
     return model
 
 
@@ -137,7 +137,7 @@ _LAYER_NAMES = (
 )
 
 
-def _fill(layer: Layer, heads: int, tensors: Mapping[str, Tensor]) -> None:
+def _load_layer(layer: Layer, heads: int, tensors: Mapping[str, Tensor]) -> None:
     q, k, v = (tensors[f"self_attn.{part}_proj"] for part in "qkv")
     layer.qkv.copy_(torch.cat((_pairs(q, heads), _pairs(k, heads), v)))
     layer.out.copy_(tensors["self_attn.o_proj"])

@@ -16,7 +16,7 @@ from trainer.prepare.readers import Skip, records
 
 
 class Position(NamedTuple):
-    """Position between two records of a source: index of the file in reading order, and the number of its records before."""
+    """Position between two records of a source: index of the file in reading order, and number of earlier records in that file."""
 
     file: int
     record: int
@@ -66,23 +66,23 @@ class Source:
         copies = _copies(self.files)
         for number in range(start.file, len(self.files)):
             entry = self.files[number]
-            passed = start.record if number == start.file else 0
+            skipped = start.record if number == start.file else 0
             name = f"{SHUFFLE_SEED}:{entry.sha256}:{copies[number]}"
             with opened(entry.file) as stream:
                 for count, record in enumerate(records(stream, entry.file, self.reader)):
-                    if count >= passed:
-                        yield Item(self._named(record, f"{name}:{count}"), Position(number, count + 1), read + stream.tell())
+                    if count >= skipped:
+                        yield Item(self._to_document(record, f"{name}:{count}"), Position(number, count + 1), read + stream.tell())
             check_unchanged(entry.file)
             read += entry.file.size
 
-    def _named(self, record: str | Skip, name: str) -> Document | Skip:
+    def _to_document(self, record: str | Skip, shuffle_name: str) -> Document | Skip:
         if isinstance(record, Skip):
             return record
         content = record.encode()
         digest = hashlib.sha256(content).digest()
         held_out = self.held_out_one_in > 0 and int.from_bytes(digest, "big") % self.held_out_one_in == 0
         # keyed by position, not by text: otherwise copies of a document would be adjacent in the shuffled order
-        key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+        key = int.from_bytes(hashlib.blake2b(shuffle_name.encode(), digest_size=8).digest(), "little")
         return Document(record, len(content), digest, key, held_out)
 
 

@@ -32,15 +32,15 @@ def paths_of(context: Context, name: str) -> list[str]:
     return paths
 
 
-def found_files(context: Context, fingerprint: str) -> list[CorpusFile]:
-    """Return the files of a source, unchecked. Raises TaskRefused if there are none, StoreUnavailable."""
+def find_files(context: Context, fingerprint: str) -> list[CorpusFile]:
+    """Return the files of a source, unchecked. Raises StoreUnavailable, and TaskRefused if there are no files."""
     try:
         return expand_all(paths_of(context, fingerprint), Path.cwd())
     except KeyMissing as problem:
         raise TaskRefused(str(problem)) from problem
 
 
-def checked(context: Context, fingerprint: str, files: Sequence[CorpusFile], meter: Meter) -> list[InputFile]:
+def check_files(context: Context, fingerprint: str, files: Sequence[CorpusFile], meter: Meter) -> list[InputFile]:
     """Return the files in reading order. Raises TaskRefused if their fingerprint differs, Stopped, StoreUnavailable."""
     inputs = sorted(_hashed(files, context.placement.threads, meter), key=lambda entry: (entry.triple, entry.file.name))
     found = fingerprint_of(entry.triple for entry in inputs)

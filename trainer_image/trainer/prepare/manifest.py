@@ -7,10 +7,10 @@ of equal size with little-endian token ids, and for each shard a file with one r
 from typing import Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from orchestrator.contract.record import Artifact
-from orchestrator.errors import Damaged
+from orchestrator.store.documents import parse_model
 
 DOCUMENT_ROW: Final = np.dtype([("start", "<u8"), ("tokens", "<u8"), ("bytes", "<u8"), ("hash", "u1", (32,))])
 """A document: index of its first token in the section, tokens (with end-of-text token), bytes and SHA-256 of its text."""
@@ -38,7 +38,7 @@ class Section(_Model):
 
 
 class Manifest(_Model):
-    """Training: shuffled documents, each followed by an end-of-text token. Held out: unique, sorted by hash, without that token."""
+    """`training`: shuffled documents, each followed by `end_of_text`. `held_out`: unique, sorted by hash, without `end_of_text`."""
 
     version: Literal[1] = 1
     vocabulary: int
@@ -61,7 +61,4 @@ def dtype_for(vocabulary: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
 
 def read_manifest(body: bytes, key: str) -> Manifest:
     """Parse the manifest in `body`. Raises Damaged, which names `key`."""
-    try:
-        return Manifest.model_validate_json(body)
-    except ValidationError as problem:
-        raise Damaged(f"{key} is not a valid manifest of a prepared source: {problem.errors()[0]['msg']}") from problem
+    return parse_model(Manifest, body, key, "a valid manifest of a prepared source")

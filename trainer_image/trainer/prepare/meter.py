@@ -5,8 +5,8 @@ from typing import Final
 from trainer.context import Context, Stopped
 
 # Bytes between progress events: seconds of work, and about 200 events in total for a small source.
-_STRIDE: Final = 16 << 20
-_LINES: Final = 200
+_MAX_REPORT_BYTES: Final = 16 << 20
+_REPORTS: Final = 200
 
 
 class Meter:
@@ -25,7 +25,7 @@ class Meter:
     def advance(self, count: int) -> None:
         """Add `count` processed bytes."""
         self.done += count
-        if self.done - self._reported < min(_STRIDE, self.total // _LINES):
+        if self.done - self._reported < min(_MAX_REPORT_BYTES, self.total // _REPORTS):
             return
         self._reported = self.done
         self._context.progress(min(self.done, self.total), self.total, "bytes")

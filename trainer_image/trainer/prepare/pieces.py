@@ -13,13 +13,14 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from orchestrator.contract.record import Artifact
 from orchestrator.errors import Damaged, KeyMissing
 from orchestrator.store import Store
 from orchestrator.store.addresses import attempt_key
 from orchestrator.store.artifacts import fetch, write_bytes
+from orchestrator.store.documents import parse_model
 from orchestrator.store.leases import Lease
 from trainer.prepare.documents import START, Document, Position
 
@@ -141,14 +142,13 @@ def remove(store: Store, lease: Lease, cache: Path) -> None:
 
 def _pieces_of(store: Store, work_root: str, number: int) -> list[Piece]:
     stats = store.objects.list(attempt_key(work_root, number, "pieces"))
-    bodies = [store.objects.get(stat.key) for stat in stats if stat.key.endswith(".json")]
-    return [piece for body in bodies if (piece := _read(body)) is not None]
+    return [piece for stat in stats if stat.key.endswith(".json") and (piece := _read(store, stat.key)) is not None]
 
 
-def _read(body: bytes) -> Piece | None:
+def _read(store: Store, key: str) -> Piece | None:
     try:
-        return Piece.model_validate_json(body)
-    except ValidationError:
+        return parse_model(Piece, store.objects.get(key), key, "the manifest of a piece")
+    except (Damaged, KeyMissing):
         return None
 
 

@@ -10,6 +10,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
+from itertools import count
 from typing import Any, BinaryIO, Final, TypeAlias
 
 from orchestrator.contract import files
@@ -34,9 +35,13 @@ Entry: TypeAlias = str | Skip
 
 # A text file is one document; several copies of it are in memory while it is tokenised.
 _LARGEST_TEXT: Final = 1 << 30
+# Bytes of a line of a JSON Lines file: far above any document, and far below what a small compressed file can hold. Reading a line takes
+# about four times its size; a line that is one list of many small values takes up to twenty times.
+_LONGEST_LINE: Final = 1 << 28
 # If none of the first objects has a text, the column is wrong: refuse early, not after a terabyte.
 _OBJECTS_TRIED: Final = 100
-_COMPRESSED_CHUNK: Final = 1 << 17
+# A zst block of 4 bytes can hold 128 KiB, and all content of a chunk is decompressed at once: at most 128 MiB
+_COMPRESSED_CHUNK: Final = 1 << 12
 _PARQUET_ROWS: Final = 1024
 
 
@@ -44,7 +49,7 @@ def records(stream: BinaryIO, file: CorpusFile, reader: Reader) -> Iterator[Entr
     """Yield every record of a file in order. Raises TaskRefused if the file is not of the format of its name."""
     match file.kind.reader:
         case files.JSON_LINES:
-            return _json_lines(stream, file, reader.column)
+            return _json_lines(_lines(stream, file), file, reader.column)
         case files.JSON_LINES_GZ:
             return _json_lines(_gunzipped(stream, file), file, reader.column)
         case files.JSON_LINES_ZST:
@@ -81,15 +86,15 @@ def _kept(text: str) -> Entry:
 
 
 def _json_lines(lines: Iterable[bytes], file: CorpusFile, column: str) -> Iterator[Entry]:
-    without, anything = 0, False
+    without_text, found_text = 0, False
     for line in lines:
         if line.isspace():
             continue
         entry, keys = _json_record(line, column)
         yield entry
-        anything |= entry != Skip.WITHOUT_TEXT
-        without += entry == Skip.WITHOUT_TEXT
-        if without >= _OBJECTS_TRIED and not anything:
+        found_text |= entry != Skip.WITHOUT_TEXT
+        without_text += entry == Skip.WITHOUT_TEXT
+        if without_text >= _OBJECTS_TRIED and not found_text:
             raise TaskRefused(
                 f"{file.name}: none of its first {_OBJECTS_TRIED} objects has a text under {column!r}; the last one's keys are "
                 f"{', '.join(map(repr, keys[:20]))}; set the source's `column`"
@@ -119,10 +124,24 @@ def _checked(text: object) -> Entry:
     return _kept(text)
 
 
+def _lines(stream: BinaryIO | gzip.GzipFile, file: CorpusFile) -> Iterator[bytes]:
+    """Yield the lines of a stream. Raises TaskRefused for a line above the limit, before more of it is in memory."""
+    for number in count(1):
+        line = stream.readline(_LONGEST_LINE + 1)
+        if not line:
+            return
+        if len(line) > _LONGEST_LINE:
+            raise TaskRefused(
+                f"{file.name}:{number}: the line is longer than {_LONGEST_LINE:,} bytes, the limit for one document; "
+                "write one JSON object per line, and split larger documents"
+            )
+        yield line
+
+
 def _gunzipped(stream: BinaryIO, file: CorpusFile) -> Iterator[bytes]:
     try:
-        with gzip.open(stream) as lines:
-            yield from lines
+        with gzip.open(stream) as content:
+            yield from _lines(content, file)
     except (EOFError, gzip.BadGzipFile, zlib.error) as problem:
         raise TaskRefused(f"{file.name}: is not a complete gzip file: {problem}; download it again and plan again") from problem
 
@@ -131,7 +150,7 @@ def _unzstandard(stream: BinaryIO, file: CorpusFile) -> Iterator[bytes]:
     import zstandard
 
     try:
-        yield from io.BufferedReader(_ZstandardFrames(stream, file), 1 << 20)
+        yield from _lines(io.BufferedReader(_ZstandardFrames(stream, file), 1 << 20), file)
     except zstandard.ZstdError as problem:
         raise TaskRefused(f"{file.name}: is not a complete zst file: {problem}; download it again and plan again") from problem
 
@@ -156,10 +175,10 @@ class _ZstandardFrames(io.RawIOBase):
             if not chunk:
                 return self._end()
             self._ready = memoryview(self._decompressed(chunk))
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
+        taken = min(len(buffer), len(self._ready))
+        buffer[:taken] = self._ready[:taken]
+        self._ready = self._ready[taken:]
+        return taken
 
     def _decompressed(self, chunk: bytes) -> bytes:
         self._frame = self._frame or self._library.decompressobj()

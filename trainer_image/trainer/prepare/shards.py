@@ -22,7 +22,7 @@ _KEYS: Final = 1 << 64
 
 
 def merged(runs: Sequence[Run], range_tokens: int) -> Iterator[tuple[np.void, Tokens]]:
-    """Yield row and ids of every document sorted by key, stable across runs. About `range_tokens` tokens are in memory at a time."""
+    """Yield row and token ids of every document, sorted by key and then by run. About `range_tokens` tokens are in memory at a time."""
     total = sum(int(run.rows["tokens"].sum()) for run in runs)
     ranges = max(1, -(-total // range_tokens))
     bounds = np.array([_KEYS * number // ranges for number in range(ranges)], dtype=np.uint64)

@@ -21,10 +21,10 @@ from trainer.prepare.inputs import paths_of
 
 END_OF_TEXT: Final = "<|endoftext|>"
 # End-of-text tokens of model families: GPT-2 and most later ones, Llama 3, Llama 1 and 2, Gemma.
-_ENDS_OF_TEXT: Final = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
+_END_OF_TEXT_TOKENS: Final = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 
 # Characters per part: the library uses about 100 bytes of memory per character.
-_LONGEST: Final = 4 << 20
+_MAX_PART: Final = 4 << 20
 _BETWEEN_WORDS: Final = re.compile(r"(?<=[a-zA-Z]) (?=[a-zA-Z])")
 _LOOK_AHEAD: Final = 1 << 16
 
@@ -37,21 +37,21 @@ class Tokenizer:
     content: bytes
     vocabulary: int
     end_of_text: int
-    longest: int = _LONGEST
+    max_part: int = _MAX_PART
 
     def ids(self, texts: list[str]) -> list[list[int]]:
         """Return the token ids of each text, without special tokens."""
-        parts = [_parts(text, self.longest) for text in texts]
+        parts = [_parts(text, self.max_part) for text in texts]
         encodings = iter(self.library.encode_batch_fast([part for each in parts for part in each], add_special_tokens=False))
         return [list(chain.from_iterable(next(encodings).ids for _ in each)) for each in parts]
 
 
-def _parts(text: str, longest: int) -> list[str]:
-    """Split the text into parts of about `longest` characters, at spaces between letters, which no byte-level BPE token spans."""
+def _parts(text: str, max_part: int) -> list[str]:
+    """Split the text into parts of about `max_part` characters, at spaces between letters, which no byte-level BPE token spans."""
     parts = []
-    while len(text) > longest:
-        between = _BETWEEN_WORDS.search(text, longest, longest + _LOOK_AHEAD)
-        end = between.start() if between else longest
+    while len(text) > max_part:
+        between = _BETWEEN_WORDS.search(text, max_part, max_part + _LOOK_AHEAD)
+        end = between.start() if between else max_part
         parts.append(text[:end])
         text = text[end:]
     return [*parts, text]
@@ -69,13 +69,13 @@ def load_tokenizer(context: Context, name: str) -> Tokenizer:
     Raises TaskRefused for a wrong or missing file, KeyMissing while the task has no record, Damaged.
     """
     if name.startswith("file:"):
-        content, place = _given(context, name)
+        content, place = _read_given(context, name)
     else:
-        content, place = _trained(context, name), f"the tokenizer of task {name[:12]}..."
-    return _parsed(content, place)
+        content, place = _read_trained(context, name), f"the tokenizer of task {name[:12]}..."
+    return _parse(content, place)
 
 
-def _given(context: Context, name: str) -> tuple[bytes, str]:
+def _read_given(context: Context, name: str) -> tuple[bytes, str]:
     path = paths_of(context, name)[0]
     try:
         with opened(expand(path, Path.cwd())[0]) as stream:
@@ -88,14 +88,14 @@ def _given(context: Context, name: str) -> tuple[bytes, str]:
     return content, path
 
 
-def _trained(context: Context, digest: str) -> bytes:
+def _read_trained(context: Context, digest: str) -> bytes:
     record = read_record(context.store, digest)
     if record is None:
         raise KeyMissing(f"the tokenizer's task {digest} has no record yet; it must be done first")
     return read_bytes(context.store, record.artifacts["tokenizer"])
 
 
-def _parsed(content: bytes, place: str) -> Tokenizer:
+def _parse(content: bytes, place: str) -> Tokenizer:
     import tokenizers
 
     try:
@@ -103,9 +103,9 @@ def _parsed(content: bytes, place: str) -> Tokenizer:
     except Exception as problem:  # the library raises no narrower class
         raise TaskRefused(f"{place}: is not a tokenizer.json of the `tokenizers` library: {problem}") from problem
     vocabulary: dict[str, int] = library.get_vocab(with_added_tokens=True)
-    end_of_text = next((vocabulary[token] for token in _ENDS_OF_TEXT if token in vocabulary), None)
+    end_of_text = next((vocabulary[token] for token in _END_OF_TEXT_TOKENS if token in vocabulary), None)
     if end_of_text is None:
-        raise TaskRefused(f"{place}: has no end-of-text token; it must contain one of {', '.join(_ENDS_OF_TEXT)}")
+        raise TaskRefused(f"{place}: has no end-of-text token; it must contain one of {', '.join(_END_OF_TEXT_TOKENS)}")
     library.no_truncation()
     library.no_padding()
     library.encode_special_tokens = True

@@ -17,7 +17,7 @@ from orchestrator.errors import TaskRefused
 from orchestrator.store.artifacts import write_bytes
 from trainer.context import Context, Outcome
 from trainer.prepare.documents import START, Document, Item, Position, Source
-from trainer.prepare.inputs import checked, found_files, paths_of
+from trainer.prepare.inputs import check_files, find_files, paths_of
 from trainer.prepare.manifest import Manifest, Section, dtype_for
 from trainer.prepare.meter import Meter
 from trainer.prepare.pieces import Piece, PieceBuilder, Tokens, pieces_of_earlier_attempts, remove, runs_of
@@ -32,10 +32,10 @@ def prepare_tokens(context: Context, task: PrepareTask, sizes: Sizes) -> Outcome
     use_threads(context.placement.threads)
     tokenizer = load_tokenizer(context, task.tokenizer)
     meter = Meter(context)
-    files = found_files(context, task.fingerprint)
+    files = find_files(context, task.fingerprint)
     # each pass (hash, tokenise, merge) processes the bytes of the files once
     meter.total = 3 * sum(file.size for file in files)
-    source = Source(checked(context, task.fingerprint, files, meter), task.reader, task.held_out_one_in)
+    source = Source(check_files(context, task.fingerprint, files, meter), task.reader, task.held_out_one_in)
     pieces = _Tokenising(context, task, source, tokenizer, sizes, meter).pieces()
     _refuse_empty(context, task, pieces)
     manifest = _merge(context, pieces, tokenizer, sizes, meter)
@@ -52,7 +52,7 @@ class _Tokenising:
         self._context, self._task, self._source = context, task, source
         self._tokenizer, self._sizes, self._meter = tokenizer, sizes, meter
         self._pieces = pieces_of_earlier_attempts(context.store, context.lease, _piece_cache(context))
-        self._taken = sum(piece.training_tokens for piece in self._pieces)
+        self._tokens_before = sum(piece.training_tokens for piece in self._pieces)
         self._builder = self._new_builder(self._pieces[-1].end if self._pieces else START)
 
     def pieces(self) -> list[Piece]:
@@ -65,7 +65,7 @@ class _Tokenising:
 
     def _tokenise(self) -> None:
         for batch in _batches(self._source.items(self._builder.start), self._batch_bytes):
-            end = self._take(batch)
+            end = self._tokenise_batch(batch)
             if end is not None:
                 self._close(end, is_last=True)
                 return
@@ -79,7 +79,7 @@ class _Tokenising:
     def _batch_bytes(self) -> int:
         return self._sizes.batch_bytes * max(1, self._context.placement.threads)
 
-    def _take(self, batch: list[Item]) -> Position | None:
+    def _tokenise_batch(self, batch: list[Item]) -> Position | None:
         """Tokenise a batch; return the position before the first document that would exceed the task's limit, else None."""
         ids = iter(self._tokenizer.ids([item.record.text for item in batch if isinstance(item.record, Document)]))
         for item in batch:
@@ -93,12 +93,12 @@ class _Tokenising:
         return None
 
     def _exceeds_limit(self, more: int) -> bool:
-        return self._task.limit is not None and self._taken + self._builder.training_tokens + more > self._task.limit
+        return self._task.limit is not None and self._tokens_before + self._builder.training_tokens + more > self._task.limit
 
     def _close(self, end: Position, *, is_last: bool) -> None:
         piece = self._builder.write(self._context.store, self._context.lease, end, is_last)
         self._pieces.append(piece)
-        self._taken += piece.training_tokens
+        self._tokens_before += piece.training_tokens
         self._context.lease.note_checkpoint(self._meter.done)
         self._builder = self._new_builder(end)
 

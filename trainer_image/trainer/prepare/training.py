@@ -14,7 +14,7 @@ from orchestrator.errors import TaskRefused
 from orchestrator.store.artifacts import write_bytes
 from trainer.context import Context, Outcome
 from trainer.prepare.documents import START, Document, Position, Source
-from trainer.prepare.inputs import checked, found_files
+from trainer.prepare.inputs import check_files, find_files
 from trainer.prepare.meter import Meter
 from trainer.prepare.readers import Skip
 from trainer.prepare.tokenizer import END_OF_TEXT, use_threads
@@ -23,7 +23,7 @@ from trainer.prepare.tokenizer import END_OF_TEXT, use_threads
 _MIN_FREQUENCY: Final = 2
 # Bytes read per byte of the sample, so that a sample of 10 GB does not require reading a corpus of terabytes. Files are read in the order
 # of their hashes, which is random.
-_SPREAD: Final = 16
+_MAX_BYTES_READ_PER_BYTE: Final = 16
 _BYTES: Final = 256
 
 
@@ -74,11 +74,11 @@ class _Sampling:
         self.skipped: Counter[str] = Counter({skip.value: 0 for skip in Skip})
         self._meter = Meter(context)
         self._task = task
-        found = [found_files(context, fingerprint) for fingerprint, _, _ in task.sources]
+        found = [find_files(context, fingerprint) for fingerprint, _, _ in task.sources]
         # files are hashed once and read twice: to choose the documents, and to train on them
         self._meter.total = 3 * sum(file.size for files in found for file in files)
         self._sources = [
-            Source(checked(context, fingerprint, files, self._meter), reader, task.held_out_one_in)
+            Source(check_files(context, fingerprint, files, self._meter), reader, task.held_out_one_in)
             for (fingerprint, reader, _), files in zip(task.sources, found, strict=True)
         ]
         self._names = [", ".join(context.placement.inputs[fingerprint]) for fingerprint, _, _ in task.sources]
@@ -87,19 +87,19 @@ class _Sampling:
         weights = [weight for _, _, weight in self._task.sources]
         for source, name, weight in zip(self._sources, self._names, weights, strict=True):
             before = self.documents
-            yield from self._of_source(source, max(1, self._task.byte_count * weight // sum(weights)))
+            yield from self._sample_of(source, max(1, self._task.byte_count * weight // sum(weights)))
             if self.documents == before:
                 raise TaskRefused(f"{name}: has no document to train a tokenizer on ({dict(self.skipped) or 'all are held out'})")
 
-    def _of_source(self, source: Source, budget: int) -> Iterator[str]:
-        highest, end = self._chosen(source, budget)
+    def _sample_of(self, source: Source, budget: int) -> Iterator[str]:
+        highest, end = self._selection(source, budget)
         for document, _ in self._documents(source, end, Counter()):
             if document.key <= highest:
                 self.bytes += document.size
                 self.documents += 1
                 yield document.text
 
-    def _chosen(self, source: Source, budget: int) -> tuple[int, Position]:
+    def _selection(self, source: Source, budget: int) -> tuple[int, Position]:
         """Return the highest key of the first documents in shuffled order that fill `budget` bytes, and the end of the range to read."""
         heap: list[tuple[int, int]] = []
         kept = seen = 0
@@ -109,7 +109,7 @@ class _Sampling:
             seen += document.size
             while kept - heap[0][1] >= budget:
                 kept -= heapq.heappop(heap)[1]
-            if seen >= _SPREAD * budget:
+            if seen >= _MAX_BYTES_READ_PER_BYTE * budget:
                 return -heap[0][0], after
         return (-heap[0][0], source.end) if heap else (-1, START)
 

@@ -41,8 +41,8 @@ def tokens_per_second(shape: Shape, sequence_length: int, batch: int, seconds: f
 
 def main() -> None:
     """Measure the shapes given on stdin and print their tokens per second."""
-    asked = json.load(sys.stdin)
-    json.dump([tokens_per_second(Shape(**entry["shape"]), entry["sequence_length"], entry["batch"]) for entry in asked], sys.stdout)
+    requests = json.load(sys.stdin)
+    json.dump([tokens_per_second(Shape(**entry["shape"]), entry["sequence_length"], entry["batch"]) for entry in requests], sys.stdout)
 
 
 if __name__ == "__main__":

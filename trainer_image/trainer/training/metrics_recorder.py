@@ -16,7 +16,7 @@ from trainer.context import Context
 # Interval between tables of metrics, in seconds: short for live plots of short runs, long to avoid a million small files after weeks.
 _FLUSH_MIN_SECONDS: Final = 5.0
 _FLUSH_MAX_SECONDS: Final = 120.0
-_FLUSH_SHARE: Final = 0.05
+_FLUSH_FRACTION: Final = 0.05
 """Interval as a fraction of the attempt's run time, between the two limits."""
 _PROGRESS_SECONDS: Final = 0.2
 """Interval between progress events: a small model makes more than a hundred steps per second."""
@@ -43,7 +43,7 @@ class MetricsRecorder:
         if now - self._reported >= _PROGRESS_SECONDS or tokens == self._total:
             self._reported = now
             self._context.progress(tokens, self._total, "tokens", loss)
-        if now - self._flushed >= min(_FLUSH_MAX_SECONDS, max(_FLUSH_MIN_SECONDS, _FLUSH_SHARE * (now - self._start))):
+        if now - self._flushed >= min(_FLUSH_MAX_SECONDS, max(_FLUSH_MIN_SECONDS, _FLUSH_FRACTION * (now - self._start))):
             self.flush()
 
     def flush(self) -> None:

@@ -58,13 +58,13 @@ def tensors(model: Model, optimizer: AdamW) -> Iterator[tuple[str, Tensor]]:
             yield f"{name}.{_STEP}", state[_STEP].reshape(1)
 
 
-def load(model: Model, optimizer: AdamW, kept: Mapping[str, Tensor]) -> None:
+def load(model: Model, optimizer: AdamW, saved: Mapping[str, Tensor]) -> None:
     """Load the tensors that `tensors` yields. Raises KeyError if moments are missing."""
-    for name, parameter in model.named_parameters() if kept else ():
+    for name, parameter in model.named_parameters() if saved else ():
         state = optimizer.state[parameter]
-        state[_STEP] = kept[f"{name}.{_STEP}"].reshape(()).to(parameter.device, copy=True)
+        state[_STEP] = saved[f"{name}.{_STEP}"].reshape(()).to(parameter.device, copy=True)
         for moment in _MOMENTS:
-            state[moment] = torch.empty_like(parameter, requires_grad=False).copy_(kept[f"{name}.{moment}"])
+            state[moment] = torch.empty_like(parameter, requires_grad=False).copy_(saved[f"{name}.{moment}"])
 
 
 def moments(optimizer: AdamW) -> list[Tensor]:

@@ -42,7 +42,7 @@ class Group:
         self.world = world
         self.device = device or torch.device("cpu")
 
-    def part(self, sequences: int) -> slice:
+    def batch_slice(self, sequences: int) -> slice:
         """Return the slice of a batch that this rank processes. Raises TaskRefused if there are more ranks than sequences."""
         if self.world > sequences:
             raise TaskRefused(
@@ -61,15 +61,15 @@ class Group:
             for tensor, part in zip(bucket, torch.split(flat, [tensor.numel() for tensor in bucket]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
-    def any(self, mine: bool) -> bool:
-        """Return whether `mine` is true on any rank. Raises PeerLost."""
+    def any(self, value: bool) -> bool:
+        """Return whether `value` is true on any rank. Raises PeerLost."""
         if self.world == 1:
-            return mine
-        asked = torch.tensor([float(mine)], device=self.device)
-        self.sum([asked])
-        return bool(asked.item())
+            return value
+        flag = torch.tensor([float(value)], device=self.device)
+        self.sum([flag])
+        return bool(flag.item())
 
-    def broadcast(self, value: object = None) -> Any:  # noqa: ANN401  (returns the value of rank 0)
+    def broadcast_object(self, value: object = None) -> Any:  # noqa: ANN401  (returns the value of rank 0)
         """Return the `value` of rank 0 on all ranks. Raises PeerLost."""
         box = [value]
         if self.world > 1:
@@ -77,14 +77,14 @@ class Group:
                 dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
-    def copy(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast_tensors(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite the tensors of every rank with the values of rank 0. Raises PeerLost."""
         for tensor in tensors if self.world > 1 else ():
             with _peer_errors(), torch.no_grad():
                 dist.broadcast(tensor, src=0)
 
     def leave(self) -> None:
-        """Destroy the process group: what follows, rank 0 does alone."""
+        """Destroy the process group. Afterwards only rank 0 continues the attempt."""
         if self.world > 1:
             dist.destroy_process_group()
 
@@ -94,7 +94,7 @@ SINGLE_RANK: Final = Group()
 
 @contextmanager
 def _peer_errors() -> Iterator[None]:
-    """Raise PeerLost for a plain RuntimeError, torch's error for a lost rank; errors of this rank's GPU have types of their own."""
+    """Convert a plain RuntimeError, which torch raises for a lost rank, to PeerLost. Errors of this rank's GPU have other types."""
     try:
         yield
     except (torch.OutOfMemoryError, torch.AcceleratorError):

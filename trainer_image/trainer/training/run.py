@@ -69,7 +69,7 @@ def follow(store: Store, digest: str, placement: Placement, shards: Path, stop: 
     with _processor(placement):
         group = join(placement)
         mixture = open_mixture(store, task.trajectory, shards, _fetching(group, stop))
-        received: tuple[Shape, Position] = group.broadcast()
+        received: tuple[Shape, Position] = group.broadcast_object()
         shape, position = received
         model = Model(shape).to(group.device)
         state = State(model, adamw(model, task.trajectory.optimizer), position)
@@ -97,12 +97,12 @@ def _fetching(group: Group, stop: Callable[[], bool], lease: Lease | None = None
 def _broadcast_state(group: Group, state: State) -> None:
     """Send the initial state from rank 0 to the other ranks."""
     if group.world > 1:
-        group.broadcast((state.model.shape, state.position))
+        group.broadcast_object((state.model.shape, state.position))
         _broadcast_tensors(group, state)
 
 
 def _broadcast_tensors(group: Group, state: State) -> None:
-    group.copy([*state.model.parameters(), *moments(state.optimizer)])
+    group.broadcast_tensors([*state.model.parameters(), *moments(state.optimizer)])
 
 
 def _validate(task: TrainTask) -> None:
@@ -168,14 +168,14 @@ def _start(context: Context, trajectory: Trajectory, device: torch.device) -> St
 
 def _train(context: Context, task: TrainTask, mixture: Mixture, state: State, group: Group) -> None:
     """Train up to the task's end; record every step and write checkpoints at the placement's interval."""
-    use = ExportSettings(task.trajectory.sequence_length, mixture.end_of_text)
+    export_settings = ExportSettings(task.trajectory.sequence_length, mixture.end_of_text)
     recorder, saved = MetricsRecorder(context, task.tokens), monotonic()
     while state.position.tokens < task.tokens:
         step(task.trajectory, mixture, state, context.placement.micro_batch, recorder, group)
         ended, stopping = state.position.tokens >= task.tokens, group.any(context.stopping())
         if ended or stopping or monotonic() - saved >= context.placement.checkpoint_seconds:
             recorder.write()
-            publish(context.store, context.lease, state, use, context.cache)
+            publish(context.store, context.lease, state, export_settings, context.cache)
             context.lease.renew_uncounted()  # writing a large checkpoint takes minutes, and the export check follows the last one
             saved = monotonic()
         if stopping and not ended:

@@ -47,7 +47,7 @@ def step(trajectory: Trajectory, mixture: Mixture, state: State, micro_batch: in
     ids = mixture.batch(before.step).ids
     read = trajectory.tokens_per_step
     settings = trajectory.optimizer
-    batch = torch.from_numpy(ids[group.part(len(ids))]).to(state.model.embedding.device)
+    batch = torch.from_numpy(ids[group.batch_slice(len(ids))]).to(state.model.embedding.device)
     nats = gradients_that_fit(state, batch, float(settings.z_loss), micro_batch, DTYPES[trajectory.precision], read)
     group.sum([*gradients_of(state.optimizer), nats])
     loss = nats.item()
@@ -69,25 +69,27 @@ def step(trajectory: Trajectory, mixture: Mixture, state: State, micro_batch: in
 
 
 def gradients_that_fit(state: State, batch: Tensor, z_loss: float, micro_batch: int, dtype: torch.dtype, tokens: int = 0) -> Tensor:
-    """Call `gradients`; on CUDA out-of-memory, halve the micro-batch until it fits. `state.fits` keeps the size that fits.
+    """Call `gradients`; on CUDA out-of-memory, halve the micro-batch until it fits.
 
-    Raises TaskRefused if a single sequence, or the requested `micro_batch`, does not fit.
+    The size that fits is kept in `state.fitting_micro_batch`. Raises TaskRefused if a single sequence, or the requested `micro_batch`, does
+    not fit.
     """
     while True:
         clear(state.optimizer)
-        pieces = micro_batch or min(state.fits or batch.shape[0], batch.shape[0])
+        size = micro_batch or min(state.fitting_micro_batch or batch.shape[0], batch.shape[0])
         try:
-            return gradients(state.model, batch, z_loss, pieces, dtype, tokens)
+            return gradients(state.model, batch, z_loss, size, dtype, tokens)
         except torch.OutOfMemoryError as problem:
-            if micro_batch or pieces == 1:
+            if micro_batch or size == 1:
                 hint = "; set execution.microBatch lower, or leave it out" if micro_batch > 1 else "; the size needs a larger GPU"
-                message = f"a forward pass of {pieces} x {batch.shape[1] - 1} tokens does not fit into GPU memory{hint}"
+                message = f"a forward pass of {size} x {batch.shape[1] - 1} tokens does not fit into GPU memory{hint}"
                 raise TaskRefused(f"{message} ({problem})") from problem
         # not in the handler: the exception holds the activations
-        state.fits = pieces // 2
+        state.fitting_micro_batch = size // 2
         if batch.is_cuda:
             torch.cuda.empty_cache()
-        print(f"trainer: {pieces} sequences do not fit into GPU memory; the micro-batch is now {state.fits}", file=sys.stderr, flush=True)
+        message = f"trainer: {size} sequences do not fit into GPU memory; the micro-batch is now {state.fitting_micro_batch}"
+        print(message, file=sys.stderr, flush=True)
 
 
 def gradients(model: Model, batch: Tensor, z_loss: float, micro_batch: int, dtype: torch.dtype, tokens: int = 0) -> Tensor:
