@@ -25,6 +25,12 @@ class Metrics:
             ["study", "cause"],
             registry=self._registry,
         )
+        self._account = Gauge(
+            "scaling_study_namespace_gpu_seconds",
+            "GPU-seconds of the namespace: used (against the cap, since the last reset), billed, and what pods and leases show.",
+            ["part"],
+            registry=self._registry,
+        )
         self._time = Histogram("scaling_study_reconcile_seconds", "Duration of one reconcile of one study.", registry=self._registry)
         self._rounds = Histogram(
             "scaling_study_round_seconds",
@@ -45,6 +51,11 @@ class Metrics:
         for cause, seconds in causes.items():
             self._gpu.labels(name, cause).set(seconds)
         self._causes[name] = self._causes.get(name, set()) | set(causes)
+
+    def set_account(self, parts: Mapping[str, float]) -> None:
+        """Set the GPU-seconds of the namespace by part of its account."""
+        for part, seconds in parts.items():
+            self._account.labels(part).set(seconds)
 
     def forget(self, name: str) -> None:
         """Remove the metrics of a deleted study."""

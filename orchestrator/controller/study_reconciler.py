@@ -107,6 +107,7 @@ class StudyReconciler:
         """Complete and write the namespace's account; stop all pods if its cap is exceeded. Raises ClusterError."""
         self._accounting.settle_unplanned(snapshot)
         self._accounting.enforce_cap(self.policy.gpu_hours, snapshot)
+        self._metrics.set_account(self._accounting.account.parts)
         self._accounting.save()
 
     def waits_for_others(self, name: str, snapshot: Snapshot) -> bool:

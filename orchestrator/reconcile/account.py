@@ -131,6 +131,13 @@ class Account:
         return self.billed - (self.resets[-1].gpu_seconds if self.resets else 0)
 
     @property
+    def parts(self) -> dict[str, float]:
+        """GPU-seconds by part. A gap between pods and leases is time before a lease, or of pods that the controller did not observe."""
+        entries = self.entries.values()
+        pods, leases = sum(entry.pods for entry in entries), sum(entry.leases for entry in entries)
+        return {"used": self.used, "billed": self.billed, "pods": pods, "leases": leases}
+
+    @property
     def has_running_pods(self) -> bool:
         """Whether a pod holds GPUs now, as last observed."""
         return any(not pod.end for pod in self.pods.values())

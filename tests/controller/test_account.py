@@ -15,7 +15,9 @@ from orchestrator.contract.vocabulary import ACCOUNT_NAME
 from orchestrator.controller.accounting import Accounting
 from orchestrator.controller.lease_cache import LeaseCaches
 from orchestrator.controller.loop import Loop
+from orchestrator.controller.metrics import Metrics
 from orchestrator.controller.snapshot import take_snapshot
+from orchestrator.controller.study_reconciler import StudyReconciler
 from orchestrator.errors import AlreadyExists, Conflict, Refused
 from orchestrator.reconcile.account import Account
 from orchestrator.store.memory import Fault
@@ -69,6 +71,21 @@ def test_a_running_pod_is_billed_from_its_start_without_a_lease() -> None:
     assert entry.pods >= GPUS * 3600
     assert entry.leases == 0, "the trainer has not renewed its lease"
     assert float(simulated.status()["gpuHours"]["used"]) >= GPUS
+
+
+def test_the_metrics_show_the_account() -> None:
+    simulated = SimulatedCluster(gpus=GPUS)
+    metrics = Metrics()
+    reconciler = StudyReconciler(simulated.cluster, lambda _url: simulated.store, simulated.clock, metrics)
+    loop = Loop(simulated.cluster, reconciler, metrics, simulated.clock, monotonic=simulated.clock.seconds)
+    simulated.apply(**SMALL)
+    simulated.step(loop)
+    simulated.start_pods()
+    spend(simulated, loop)
+    text = metrics.text().decode()
+    for part, seconds in account_of(simulated).parts.items():
+        assert f'scaling_study_namespace_gpu_seconds{{part="{part}"}} {float(seconds)}' in text
+    assert account_of(simulated).parts["pods"] > 0
 
 
 def test_the_cap_stops_the_pods_of_a_valid_study() -> None:

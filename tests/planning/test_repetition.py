@@ -33,6 +33,19 @@ def test_reading_is_that_of_the_cell_that_reads_most(source: str, percent: str) 
     assert (found.cell, found.tokens) == (cell.name, dict(cell.stages[-1].read)[digest] * 128)
 
 
+def test_reading_of_a_stage_with_one_training_task_is_counted() -> None:
+    document = study_spec("store", ["0.03M"])
+    document["grid"]["codePercent"] = [50]
+    document["recipes"][0]["stages"] = document["recipes"][0]["stages"][:1]
+    document["evaluation"]["after"] = ["pretrain"]
+    document["training"]["schedule"] = {"shape": "cosine", "warmup": 512}
+    spec = StudySpec.model_validate(document)
+    plan = plan_study(Study("s", spec, "s.yaml", document), {})
+    (stage,) = plan.cells[0].stages
+    assert len(stage.trains) == 1
+    assert sum(reading.tokens for reading in readings(plan, spec.data.sources, {})) == stage.tokens
+
+
 @pytest.mark.parametrize(
     ("of", "text", "is_over"),
     [

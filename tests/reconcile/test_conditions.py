@@ -1,11 +1,16 @@
 """Conditions and figures in the status of a study."""
 
+from dataclasses import replace
+from math import ceil
+
 import pytest
 
+from orchestrator.contract.tasks import TrainTask
 from orchestrator.contract.vocabulary import DIGEST_LABEL_LENGTH
 from orchestrator.reconcile.observed import Observation
+from orchestrator.reconcile.pace import seconds_left
 from orchestrator.reconcile.status import FAILED_CELLS, condition_of
-from tests.reconcile.decisions import PREPARED, condition, decided, lease, plan_at, trunk, workflow
+from tests.reconcile.decisions import PLAN, PREPARED, PRICE, condition, decided, lease, plan_at, pod, trunk, workflow
 
 
 def test_study_with_a_plan_is_accepted_and_planned() -> None:
@@ -36,3 +41,19 @@ def test_status_lists_a_bounded_number_of_failed_cells() -> None:
 def test_transition_time_is_that_of_the_last_change(before: str, since: str) -> None:
     known = {"type": "Degraded", "status": before, "lastTransitionTime": "earlier"}
     assert condition_of("Degraded", True, "Stalled", "", 1, known, "now")["lastTransitionTime"] == since
+
+
+@pytest.mark.parametrize("seconds", [1.0, 60.0, 7200.0])
+def test_eta_is_in_hours_and_minutes_rounded_up(seconds: float) -> None:
+    """Half of one trunk took `seconds`; the rest of the plan takes as long per FLOP, one task after the other."""
+    unit = trunk()
+    digest = unit.tasks[0]
+    planned = PLAN.tasks[digest]
+    assert isinstance(planned.task, TrainTask)
+    half = (planned.task.tokens - planned.from_tokens) // 2
+    leases = {digest: replace(lease(), seconds=seconds, trained=half, reached=planned.from_tokens + half)}
+    decision = decided(Observation(PREPARED, (workflow(unit),), (pod(unit),), leases))
+    left = seconds_left(PLAN, decision.tasks, leases, PRICE)
+    assert left is not None
+    hours, minutes = divmod(ceil(left / 60), 60)
+    assert decision.status["eta"] == f"{hours}h{minutes:02d}m"
