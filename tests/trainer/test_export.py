@@ -112,7 +112,7 @@ def test_non_finite_logits_fail_the_check(tmp_path: Path) -> None:
     ("name", "body", "message"),
     [
         (training_state.CONFIG, b"{}", r"config\.json does not describe a model of this trainer \(KeyError"),
-        (training_state.CONFIG, b"\xff", r"config\.json does not describe a model of this trainer"),
+        (training_state.CONFIG, b"\xff", r"config\.json is not the config of a checkpoint"),
     ],
     ids=["empty config", "not UTF-8"],
 )
