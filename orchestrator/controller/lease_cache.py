@@ -100,7 +100,7 @@ class LeaseCache:
 
     @property
     def damaged_records(self) -> Mapping[str, str]:
-        """Task -> problem of its record, for tasks that are marked as finished but do not count as done."""
+        """Digest -> reason, for tasks marked as finished whose record is damaged or missing."""
         return self._records.damaged
 
     def check_records(self, digests: Iterable[str]) -> None:

@@ -127,7 +127,7 @@ def _correct(values: Any, errors: list[FieldError], result: ReadResult, replaced
 
 
 def _renames(values: object, errors: list[FieldError]) -> dict[Path, str]:
-    """Return misspelled keys: path -> the intended key, which is missing."""
+    """Return path of a misspelled key -> the intended key, if that is absent."""
     renames: dict[Path, str] = {}
     for error in errors:
         holder = value_at(values, error.path[:-1])

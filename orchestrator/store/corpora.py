@@ -215,7 +215,9 @@ def _in_bucket(url: str) -> Iterator[ExternalStat]:
 
 
 def _across_folders(pattern: str) -> list[str]:
-    """Return patterns in which every `**` is a whole segment: in a bucket, `a**b` matches `a1b`, and `a1/2/3b` too.
+    """Split each `**` that is only a part of a segment into patterns where `**` is a whole segment.
+
+    In a bucket, `a**b` matches both `a1b` and `a1/2/3b`.
 
     Raises StoreError for more than three such `**`: each doubles the number of patterns.
     """

@@ -93,7 +93,7 @@ def unreadable_names(root: Path) -> Iterator[str]:
 
 
 def irregularity(root: Path, key: str) -> str:
-    """Return what lies at `key` in place of a file of the store, "" for a file or for nothing."""
+    """Return what is at `key` if it is not a regular file; "" for a regular file or no entry."""
     path = root / key
     if not _is_key(key):
         return ""
@@ -123,7 +123,7 @@ def checked_key(key: str) -> str:
 
 
 def _is_key(key: str) -> bool:
-    """Return whether the key has no segment like `..`; obstore rejects the others."""
+    """Return whether the key has no segment like `..`. obstore rejects other invalid keys."""
     return all(segment.strip(".") for segment in key.split("/"))
 
 

@@ -300,7 +300,7 @@ def _ended_silently(body: LeaseBody, bodies: list[LeaseBody]) -> bool:
 def tokens_lost(before: Sequence[LeaseBody], start: int, end: int) -> int:
     """Return the tokens trained twice by an attempt that resumed at `start` and whose task ends at `end`.
 
-    `before`: the earlier attempts, in order. Only the last one that started counts: tokens lost by earlier attempts are counted there.
+    `before`: the earlier attempts, in order. Only the last attempt that started is considered: each attempt counts its own losses.
     """
     reached = next((body.tokens for body in reversed(before) if body.took_up), start)
     return max(0, min(reached, end) - start)

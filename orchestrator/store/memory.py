@@ -135,7 +135,7 @@ def clock_off_by(offset: timedelta, clock: Callable[[], datetime] = utc_now) -> 
 def in_memory_store(
     faults: list[Fault] | None = None, *, clock: Callable[[], datetime] = utc_now, objects: InMemoryObjects | None = None
 ) -> Store:
-    """Return an in-memory store. Pass the `objects` of another store to share them with a second machine with its own clock."""
+    """Return an in-memory store. To simulate a second machine with its own clock, pass the `objects` of the first store."""
     return Store(objects or InMemoryObjects(faults, clock), "memory://", clock)
 
 

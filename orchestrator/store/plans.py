@@ -47,7 +47,7 @@ def freeze(store: Store, plan: Plan, spec_document: Mapping[str, Any]) -> tuple[
     """Freeze the plan as the newest version of its study, and return the plan's digest and the version number.
 
     Writes nothing if the newest version already has this plan and the same planned part of the spec. Replaces a damaged plan, and moves a
-    damaged newest version to damaged/: callers that must not plan again have read both before.
+    damaged newest version to damaged/: a caller that must not plan again reads both before it calls this.
     """
     text = dumps(to_document(plan))
     digest = digest_of_text(text)

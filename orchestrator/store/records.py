@@ -179,9 +179,9 @@ def finished_tasks(store: Store, digests: Iterable[str]) -> set[str]:
 
 
 class IntactRecords:
-    """Which tasks have an intact record. Each intact record is read once; a damaged or missing one at every call. Not thread-safe.
+    """Finds the tasks with an intact record. Each intact record is read once, a damaged or missing one at every call. Not thread-safe.
 
-    `damaged`: what is wrong with the record of each task that is marked as finished and is not.
+    `damaged`: digest -> reason, for tasks marked as finished whose record is damaged or missing.
     """
 
     def __init__(self, store: Store) -> None:

@@ -1,4 +1,4 @@
-"""Damage of any kind of file in a finished store: nothing ends in a traceback, and no result is lost without a word.
+"""Damage to every kind of file in a finished store: no command ends in a traceback, and no result is lost without a message.
 
 The table REACTIONS says for each kind of file what `store verify`, `status`, `report` and `run` do about each kind of damage. They are
 called through the functions that the commands use, on one study of seven tasks (tests/store/finished_store.py).
@@ -183,7 +183,7 @@ QUICK = ("truncated", "changed digit", "deleted")
 
 @pytest.mark.parametrize("damage", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in DAMAGES])
 @pytest.mark.parametrize("kind", REACTIONS)
-def test_reaction(study: FinishedStudy, finished: FinishedStudy, kind: str, damage: str) -> None:
+def test_commands_react_to_damage_as_the_table_says(study: FinishedStudy, finished: FinishedStudy, kind: str, damage: str) -> None:
     wanted = EXCEPTIONS.get((kind, damage), REACTIONS[kind])
     key = study.keys()[kind]
     DAMAGES[damage](study.folder / key)
@@ -244,7 +244,7 @@ def edit(study: FinishedStudy, digest: str) -> None:
     assert path.read_bytes() != body
 
 
-def test_edited_result_is_found_reported_as_a_hole_and_computed_again(study: FinishedStudy, finished: FinishedStudy) -> None:
+def test_edited_result_is_detected_and_computed_again(study: FinishedStudy, finished: FinishedStudy) -> None:
     digest = study.task(TaskKind.EVALUATE).digest
     edit(study, digest)
     (finding,) = verify(study.store, repair=False)
@@ -280,7 +280,7 @@ def test_trajectory_with_a_damaged_lease_is_trained_again(study: FinishedStudy, 
     assert [attempt.number for attempt in record.attempts] == [1, 2]
 
 
-def test_lost_pointer_of_a_finished_training_is_made_again_by_its_reader(study: FinishedStudy, finished: FinishedStudy) -> None:
+def test_lost_pointer_of_a_finished_training_is_rebuilt(study: FinishedStudy, finished: FinishedStudy) -> None:
     evaluate = study.task(TaskKind.EVALUATE)
     (study.folder / study.keys()["pointer"]).unlink()
     DAMAGES["deleted"](study.folder / record_key(evaluate.digest))
@@ -373,7 +373,7 @@ def test_commands_name_damage_and_its_fix(finished: FinishedStudy, tmp_path: Pat
     assert "`scaling-study run FILE` writes it again" in shown.stderr
 
 
-def test_verify_exits_0_for_damage_that_nothing_needs(finished: FinishedStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_exits_0_for_damage_to_unneeded_files(finished: FinishedStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = finished.copy(tmp_path / "store")
     DAMAGES["truncated"](study.folder / study.keys()["pointer, not needed"])
     verify_command(str(study.folder))

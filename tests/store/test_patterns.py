@@ -61,7 +61,7 @@ def test_many_stars_match_in_linear_time(pattern: str) -> None:
 
 
 @pytest.mark.parametrize("url", [False, True])
-def test_ten_stars_in_a_row_are_one(tree: Path, url: bool) -> None:
+def test_consecutive_double_stars_match_as_one(tree: Path, url: bool) -> None:
     place = f"file://{tree}/b" if url else f"{tree}/b"
     started = time.monotonic()
     assert [file.name for file in expand(f"{place}/{'**/' * 10}x.py", tree)] == [file.name for file in expand(f"{place}/**/x.py", tree)]
@@ -110,7 +110,7 @@ def test_invalid_patterns_are_clear_errors(path: str, message: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("pattern", ["a**", "**b.py", "a**b.py"])
-def test_stars_beside_other_characters_cross_folders_in_a_bucket(tree: Path, pattern: str) -> None:
+def test_double_star_within_a_segment_matches_across_folders_in_a_bucket(tree: Path, pattern: str) -> None:
     there = glob.glob(f"{tree}/**", recursive=True)  # noqa: PTH207
     wanted = {
         f"file://{name}"
@@ -122,13 +122,13 @@ def test_stars_beside_other_characters_cross_folders_in_a_bucket(tree: Path, pat
     assert wanted
 
 
-def test_file_whose_name_is_not_utf8_is_named(tmp_path: Path) -> None:
+def test_error_names_the_file_whose_name_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff.py")).write_text("x")
     with pytest.raises(StoreError, match=r"\\xff\.py: the name of this file or of its folder is not UTF-8; rename it"):
         expand(str(tmp_path), Path("/"))
 
 
-def test_pipes_are_no_files_of_a_source(tmp_path: Path) -> None:
+def test_named_pipes_are_not_files_of_a_source(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.py")
     for path in ("a.py", "*.py", ".", f"file://{tmp_path}/a.py", f"file://{tmp_path}/*.py"):
         with pytest.raises(KeyMissing):

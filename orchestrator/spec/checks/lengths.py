@@ -87,7 +87,7 @@ def rung_of(spec: StudySpec, size: str) -> Rung | None:
 
 
 def by_size(value: T | dict[str, T] | None, size: str) -> T | None:
-    """Return a setting that is one value or a map by size."""
+    """Return the value for `size` of a setting that is one value or a map from size to value."""
     return value.get(size) if isinstance(value, dict) else value
 
 

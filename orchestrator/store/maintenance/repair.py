@@ -1,4 +1,4 @@
-"""Repair a store: quarantine what is damaged, so that the next run makes it again, and restore what other objects prove.
+"""Repair a store: quarantine damaged objects, so that the next run makes them again, and restore what can be derived from others.
 
 Called by `verify`.
 """
@@ -20,7 +20,7 @@ from orchestrator.store.quarantine import copy_to_quarantine, quarantine_checkpo
 
 
 def quarantine_with_lease(store: Store, work_root: str, why: str, holder: Holder, *, digest: str = "", tokens: int | None = None) -> None:
-    """Quarantine the record of task `digest`, the checkpoint at `tokens`, or both, of `work_root`. Raises LeaseHeld."""
+    """Acquire the lease on `work_root`, then quarantine the record of `digest`, the checkpoint at `tokens`, or both. Raises LeaseHeld."""
     lease = acquire(store, work_root, digest, holder)
     try:
         if tokens is not None:
@@ -38,7 +38,7 @@ def quarantine_object(store: Store, key: str, why: str) -> None:
 
 
 def lost_pointer(store: Store, work_root: str, tokens: int, record: Record) -> Pointer | None:
-    """Return the pointer to the checkpoint that ends a recorded train task, from the manifest with the record's files; None without one."""
+    """Rebuild the pointer to the final checkpoint of a recorded train task from its manifest; None if no manifest matches the record."""
     for artifact in record.artifacts.values():
         manifest_key = str(PurePosixPath(artifact.key).parent / MANIFEST)
         try:
