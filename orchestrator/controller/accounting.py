@@ -44,7 +44,7 @@ class Accounting:
         self.account = Account.from_status((self._stored or {}).get("status") or {})
         uids = {name: body["metadata"]["uid"] for name, body in snapshot.studies.items()}
         self.account.bill_pods(snapshot.pods, snapshot.workflows, uids, now)
-        for uid, url in store_of_studies(snapshot).items():
+        for uid, url in _store_by_study(snapshot).items():
             if (uid, store_label(url)) in self.account.entries:
                 self.account.entries[uid, store_label(url)].url = url
         self._reset(now)
@@ -80,6 +80,7 @@ class Accounting:
         for entry in list(self.account.entries.values()):
             if self._store_of_planned.get(entry.uid) != entry.store and not entry.is_closed:
                 self._settle_unplanned(entry, snapshot)
+        self._settled = {key: state for key, state in self._settled.items() if key in self.account.entries}
 
     def _settle_unplanned(self, entry: Entry, snapshot: Snapshot) -> None:
         """Compare leases and pods of an entry if its pods have changed; close the entry once no pod exists."""
@@ -156,7 +157,7 @@ def _leased(study: str, cache: LeaseCache, roots: Iterable[str], snapshot: Snaps
     return [lease.until(finished) for lease in cache.leased_times(roots, study)]
 
 
-def store_of_studies(snapshot: Snapshot) -> dict[str, str]:
+def _store_by_study(snapshot: Snapshot) -> dict[str, str]:
     """Return the UID of each study object -> the URL of its store."""
     specs = ((body["metadata"]["uid"], body.get("spec")) for body in snapshot.studies.values())
     return {uid: spec["store"] for uid, spec in specs if isinstance(spec, dict) and isinstance(spec.get("store"), str)}

@@ -34,11 +34,12 @@ class FairShare:
 
         A study that ran before the account existed is missing in it until it is reconciled. `spent`: GPU-seconds of study `name`.
         """
-        missing = max(0.0, spent - account.billed_to(studies[name]["metadata"]["uid"])) if not account.resets else 0.0
-        for other, body in studies.items():
-            if other != name and not account.resets:
-                missing += max(0.0, self._usage_of(other, body)[0] - account.billed_to(body["metadata"]["uid"]))
-        return account.used + missing
+        if account.resets:
+            # all of it is in the account, which a reset excludes
+            return account.used
+        billed = account.billed_by_study()
+        used = {other: self._usage_of(other, body)[0] for other, body in studies.items()} | {name: spent}
+        return account.used + sum(max(0.0, used[other] - billed[body["metadata"]["uid"]]) for other, body in studies.items())
 
     def _usage_of(self, name: str, body: Document) -> tuple[float, float]:
         """Return the GPU-seconds used by, and promised to, a study; from its status if this process has not reconciled it yet."""

@@ -203,7 +203,7 @@ class StudyReconciler:
         facts = study_facts(planned, cache, body)
         uid = body["metadata"]["uid"]
         self._accounting.settle(study.name, uid, study.spec.store, cache, planned.roots, snapshot)
-        spent = max(cache.gpu_seconds(planned.roots, study.name), self._accounting.account.billed_to(uid))
+        spent = max(cache.gpu_seconds(planned.roots, study.name), self._accounting.account.billed_by_study()[uid])
         if known.failures_run_number != facts.run_number:
             known.final_failures, known.failures_run_number = {}, facts.run_number
         observed = self._observe(planned, cache, snapshot, known.final_failures, spent, queued_since)

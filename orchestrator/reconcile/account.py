@@ -1,4 +1,4 @@
-"""The account of a namespace's GPU-seconds: billed from pods and leases, never lowered.
+"""The account of a namespace's GPU-seconds: billed from pods and leases, and never lowered.
 
 `orchestrator.controller.accounting` keeps it in a GpuAccount object, which only the controller may write. Pure: the clock, the pods and the
 leases are arguments.
@@ -8,6 +8,7 @@ and the time in its lease. A pod is billed whether or not it has a lease, and a 
 attempts of a study, billed = pods + leases - overlap, where the overlap of an attempt is the smaller of the two.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -110,7 +111,7 @@ class Reset:
 
 @dataclass(slots=True)
 class Account:
-    """The account of a namespace. All amounts are GPU-seconds and only grow; a reset is a mark, not a change of what was billed."""
+    """The account of a namespace. All amounts are GPU-seconds and only grow; a reset changes only what counts against the cap."""
 
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
     """By UID of the study and label of the store."""
@@ -142,9 +143,12 @@ class Account:
         """Whether a pod holds GPUs now, as last observed."""
         return any(not pod.end for pod in self.pods.values())
 
-    def billed_to(self, uid: str) -> int:
-        """GPU-seconds billed to a study object, over all of its stores."""
-        return sum(entry.billed for entry in self.entries.values() if entry.uid == uid)
+    def billed_by_study(self) -> Counter[str]:
+        """Return the GPU-seconds billed to each study object, by UID, over all of its stores."""
+        found: Counter[str] = Counter()
+        for entry in self.entries.values():
+            found[entry.uid] += entry.billed
+        return found
 
     def entry(self, study: str, uid: str, store: str, url: str = "") -> Entry:
         """Return the entry of a study object and a store, a new one if there is none."""

@@ -132,7 +132,7 @@ def read_policy(data: Mapping[str, str] | None) -> Policy:
 
 
 def missing_limits(data: Mapping[str, str] | None) -> str:
-    """Return which limits the policy does not set, for the controller's log; "" if it sets all."""
+    """Return the limits that the policy does not set, for the controller's log; "" if it sets all."""
     if data is None:
         return "the namespace has no policy ConfigMap, so nothing limits its studies: GPU-hours, images, stores, Secrets and accounts"
     unset = [key for key in LIMITS if not data.get(key, "").strip()]
@@ -152,7 +152,7 @@ TEMPLATE: Final = "{{"
 
 
 def policy_violations(study: Study, policy: Policy) -> tuple[Violation, ...]:
-    """Return the rules of any cluster, and of this namespace, that the study violates."""
+    """Return the violated rules: those that hold on any cluster, then those of this namespace."""
     return (*violations_on_any_cluster(study), *_of_this_namespace(study, policy))
 
 
@@ -208,7 +208,7 @@ def _is_relative(address: str) -> bool:
 
 
 def _ambiguous(path: str, address: str) -> Iterator[Violation]:
-    """Yield a violation for an address that may name another place than it shows, so that the policy's patterns cannot be applied."""
+    """Yield a violation for an address with dot segments or percent-encoding, to which the policy's patterns cannot be applied."""
     if segment := dot_segment(address):
         problem = f"contains the segment {segment!r}, so it would name another folder; write the address of the folder itself"
         yield Violation("AddressNotAllowed", f"{path}: {address!r} {problem}")

@@ -1,4 +1,4 @@
-"""Parse the JSON documents of the store: the only place that does, except for records, which are part of the contract.
+"""Parse the JSON documents of the store. Records are parsed by `orchestrator.contract.record`.
 
 Bytes in a store may be truncated, replaced, or nested so deeply that `json` raises RecursionError. Every such document raises Damaged,
 which names its key.

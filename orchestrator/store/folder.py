@@ -1,7 +1,7 @@
-"""Files of a folder store: list them, and recognise what is not one of the store's files.
+"""Files of a folder store: list them, and detect entries that are not regular files.
 
-`bucket` calls it for folders. The listing of obstore fails as a whole at one symbolic link to itself or one name that is not UTF-8, and its
-reads block on named pipes. Users and other programs can put all of these into a folder.
+`bucket` calls it for folders. obstore's listing fails completely because of one symbolic link to itself or one name that is not UTF-8, and
+its reads block on named pipes. Users and other programs can create all of these in a folder.
 """
 
 import os
@@ -27,7 +27,7 @@ _MOST_LINKS: Final = 40
 def list_files(root: Path, prefix: str) -> Iterator[Stat]:
     """Yield the objects in the folder `prefix` of the store at `root`.
 
-    A name with a dot is that of an object, whatever lies there: reading a folder or a link in its place raises Damaged. Links to folders
+    A name with a dot is always listed as an object: reading a folder or a link in its place raises Damaged. Links to folders
     without a dot are followed, except into a folder that contains them. Names that are not UTF-8 are skipped: see `unreadable_names`.
     """
     open_folders: list[tuple[str, str, frozenset[str]]] = [(str(root / prefix) if prefix else str(root), prefix, frozenset())]
@@ -49,7 +49,7 @@ def list_files(root: Path, prefix: str) -> Iterator[Stat]:
 
 
 def _followed(entry: "os.DirEntry[str]", passed: frozenset[str]) -> frozenset[str] | None:
-    """Return the folders with the links on the path into a folder; None if the entry is no folder, or a link back to one of them."""
+    """Return the links on the path into a folder; None if the entry is not a folder, or links back to a folder on its path."""
     if not entry.is_symlink():
         return passed if entry.is_dir() else None
     try:
@@ -61,7 +61,7 @@ def _followed(entry: "os.DirEntry[str]", passed: frozenset[str]) -> frozenset[st
 
 
 def leads_back(link: str, passed: Iterable[str]) -> bool:
-    """Return whether a link to a folder leads to a folder that contains one of `passed`: following it would never end."""
+    """Return whether a link leads to a folder that contains one of `passed`, so that following it would not terminate."""
     target = os.path.realpath(link).rstrip("/") + "/"
     return any(f"{folder}/".startswith(target) for folder in passed)
 
@@ -128,7 +128,7 @@ def _is_key(key: str) -> bool:
 
 
 def set_folder_aside(root: Path, key: str) -> bool:
-    """Move a folder that lies in place of an object to damaged/; return whether there was one."""
+    """Move a folder that has the key of an object to damaged/; return whether there was one."""
     path = root / key
     if not _is_key(key) or path.is_symlink() or not path.is_dir():
         return False

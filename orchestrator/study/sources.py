@@ -17,8 +17,8 @@ from typing import Final
 from orchestrator.contract.files import fingerprint_of
 from orchestrator.store.corpora import CorpusFile, expand, hash_unchanged
 
-# A hash is cached only if the file is older. A file that is rewritten within one tick of the file system's clock keeps its time of
-# modification: 10 ms on Linux, 2 s on FAT and some NFS servers.
+# Minimum age of a file whose hash is cached. A file that is rewritten within one tick of the file system's clock keeps its modification
+# time; a tick is 10 ms on Linux, and 2 s on FAT and some NFS servers.
 _MIN_AGE_SECONDS: Final = 3.0
 # Reading is limited by disk or network, hashing by one core per thread; more threads are not faster.
 _THREADS: Final = 16

@@ -1,4 +1,4 @@
-"""Commands find a study by file or name. They run as processes without a cluster."""
+"""Commands find a study by file or name. The tests run them as processes, without a cluster."""
 
 import os
 import subprocess

@@ -1,12 +1,8 @@
 """The account of GPU-hours: no edit, deletion or restart lowers it, and the namespace's cap stops every pod."""
 
-import copy
-import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from orchestrator.cluster.memory import ClusterFault
 from orchestrator.cluster.port import Document
@@ -18,50 +14,21 @@ from orchestrator.controller.loop import Loop
 from orchestrator.controller.metrics import Metrics
 from orchestrator.controller.snapshot import take_snapshot
 from orchestrator.controller.study_reconciler import StudyReconciler
-from orchestrator.errors import AlreadyExists, Conflict, Refused
-from orchestrator.reconcile.account import Account
+from orchestrator.errors import Conflict
 from orchestrator.store.memory import Fault
+from tests.controller.accounts import (
+    CAP_HOURS,
+    GPUS,
+    OTHER_STORE,
+    REFUSED_EDITS,
+    account_of,
+    all_stopped,
+    put_deletion,
+    running_on_gpus,
+    spend,
+)  # fmt: skip
 from tests.controller.scenarios import SMALL, Killed, created
 from tests.controller.simulated_cluster import SPEC, SimulatedCluster
-
-CAP_HOURS = 0.2
-GPUS = 8
-OTHER_STORE = "memory://other"
-
-
-def account_of(simulated: SimulatedCluster) -> Account:
-    body = simulated.cluster.get("gpuaccounts", ACCOUNT_NAME)
-    return Account.from_status((body or {}).get("status") or {})
-
-
-def running_on_gpus(gpus: int = GPUS, cap: float = CAP_HOURS, **changes: Any) -> tuple[SimulatedCluster, Loop]:
-    """A study with a running pod in a namespace with a cap."""
-    simulated = SimulatedCluster(gpus=gpus)
-    simulated.open_apart(OTHER_STORE)
-    simulated.cluster.configs["scaling-study-policy"] = {"gpuHours": str(cap), "images": "trainer:*"}
-    loop = simulated.controller()
-    simulated.apply(**SMALL | changes)
-    simulated.step(loop)
-    simulated.start_pods()
-    return simulated, loop
-
-
-def spend(simulated: SimulatedCluster, loop: Loop, seconds: float = 600) -> None:
-    """Let the running pods run for some time, and the controller bill it."""
-    simulated.clock.advance(seconds)
-    simulated.step(loop)
-
-
-def all_stopped(simulated: SimulatedCluster) -> bool:
-    return all(body["spec"].get("shutdown") == "Stop" for body in simulated.workflows("", "Running"))
-
-
-def put_deletion(simulated: SimulatedCluster, name: str = "mine") -> None:
-    """Delete a study that has a finalizer: the object stays."""
-    body = simulated.cluster.get("scalingstudies", name)
-    assert body is not None
-    body["metadata"] |= {"finalizers": ["example.com/keep"], "deletionTimestamp": "2030-01-01T00:00:00Z"}
-    simulated.cluster.put("scalingstudies", body)
 
 
 def test_a_running_pod_is_billed_from_its_start_without_a_lease() -> None:
@@ -104,13 +71,6 @@ def test_the_cap_stops_pods_while_the_store_cannot_be_read() -> None:
     assert all_stopped(simulated)
 
 
-REFUSED_EDITS: dict[str, dict[str, Any]] = {
-    "unknown key": {"budgett": {"gpuHours": 1}},
-    "image not allowed": {"execution": {"image": "other:1"}},
-    "invalid size": {"grid": {"sizes": ["460M"], "codePercent": [50], "seeds": [1]}},
-}
-
-
 @pytest.mark.parametrize("edit", REFUSED_EDITS.values(), ids=REFUSED_EDITS)
 def test_a_refused_edit_stops_the_study_with_a_checkpoint_and_its_pods_are_billed(edit: dict[str, Any]) -> None:
     simulated, loop = running_on_gpus(cap=1000)
@@ -143,8 +103,9 @@ def test_the_cap_holds_for_a_study_that_is_refused_while_its_pod_ignores_the_sto
     assert simulated.condition("BudgetExhausted", "yours")["reason"] == "Overdrawn"
 
 
-def test_changing_the_store_does_not_reset_the_used_gpu_hours() -> None:
-    simulated, loop = running_on_gpus()
+@pytest.mark.parametrize(("cap", "budget"), [(CAP_HOURS, {}), (1000, {"gpuHours": str(CAP_HOURS)})], ids=["cap", "budget of the study"])
+def test_changing_the_store_does_not_reset_the_used_gpu_hours(cap: float, budget: dict[str, str]) -> None:
+    simulated, loop = running_on_gpus(cap=cap, budget=budget)
     spend(simulated, loop)
     simulated.end_pods(ExitCode.STOPPED)
     simulated.edit(store=OTHER_STORE)
@@ -153,17 +114,6 @@ def test_changing_the_store_does_not_reset_the_used_gpu_hours() -> None:
     assert created(simulated) == before
     assert simulated.condition("BudgetExhausted")["reason"] == "Overdrawn"
     assert float(simulated.status()["gpuHours"]["used"]) > CAP_HOURS
-
-
-def test_the_budget_of_a_study_counts_its_usage_in_every_store() -> None:
-    simulated, loop = running_on_gpus(cap=1000, budget={"gpuHours": str(CAP_HOURS)})
-    spend(simulated, loop)
-    simulated.end_pods(ExitCode.STOPPED)
-    simulated.edit(store=OTHER_STORE)
-    before = created(simulated)
-    simulated.step(loop, 3)
-    assert created(simulated) == before
-    assert simulated.condition("BudgetExhausted")["status"] == "True"
 
 
 @pytest.mark.parametrize("name", ["mine", "renamed"])
@@ -348,104 +298,3 @@ def test_a_controller_never_overwrites_what_another_has_billed() -> None:
     with pytest.raises(Conflict):
         old_leader.save()
     assert account_of(simulated).billed == billed
-
-
-# Seconds; at least the interval at which a trainer renews its lease
-STEPS = (6, 30, 700)
-
-
-class History:
-    """A random sequence of events of users, pods and controllers.
-
-    `renews`: whether trainers make progress and renew their leases. `truth`: GPU-seconds for which pods ran.
-    """
-
-    def __init__(self, seed: int, cap: float, renews: bool) -> None:
-        self.random = random.Random(seed)
-        self.cap = cap
-        self.renews = renews
-        self.simulated = SimulatedCluster(gpus=GPUS)
-        self.simulated.open_apart(OTHER_STORE)
-        self.simulated.cluster.configs["scaling-study-policy"] = {"gpuHours": str(cap), "images": "trainer:*"}
-        self.loop = self.simulated.controller()
-        self.truth = 0.0
-        self.known = 0.0
-
-    def pass_time(self, seconds: float) -> None:
-        running = [pod for pod in self.simulated.cluster.list("pods").items if pod["status"]["phase"] == "Running"]
-        self.truth += GPUS * seconds * len(running)
-        self.simulated.clock.advance(seconds)
-        if self.renews:
-            self.simulated.renew_leases()
-
-    def reconcile(self) -> None:
-        self.pass_time(61)
-        self.loop.relist()
-        self.loop.step()
-        account = account_of(self.simulated)
-        assert account.billed >= self.truth, "fewer GPU-seconds were billed than pods ran"
-        assert account.billed >= self.known, "the account was lowered"
-        self.known = account.billed
-        if account.used > self.cap * 3600:
-            assert all_stopped(self.simulated), "a Workflow was not stopped although the cap is exceeded"
-
-    def act(self, action: str) -> None:
-        name = self.random.choice(("mine", "yours"))
-        body = self.simulated.cluster.get("scalingstudies", name)
-        if action == "create":
-            changes = {"store": self.random.choice(("memory://simulated", OTHER_STORE))}
-            grid = {"sizes": ["0.03M"], "codePercent": [50], "seeds": [self.random.randint(1, 2)]}
-            try:
-                self.simulated.apply(name, **copy.deepcopy(SMALL) | changes | {"grid": grid})
-            except (AlreadyExists, Refused):
-                return
-        elif action == "start pods":
-            self.simulated.start_pods()
-        elif action == "end pods":
-            self.simulated.end_pods(self.random.choice((ExitCode.DONE, ExitCode.STOPPED, 1)))
-        elif action == "kill pods":
-            if not self.renews:
-                # a pod that leaves no trace, neither a lease nor its Workflow, must have been observed in a round
-                self.reconcile()
-            self.simulated.run_out_of_memory()
-        elif action == "new controller":
-            self.loop = self.simulated.controller()
-        elif action == "pass time":
-            self.pass_time(self.random.choice(STEPS))
-        elif body is not None:
-            self._change(action, name)
-
-    def _change(self, action: str, name: str) -> None:
-        if action == "delete":
-            self.simulated.cluster.delete("scalingstudies", name)
-        elif action == "finalize":
-            put_deletion(self.simulated, name)
-        elif action == "edit store":
-            self.simulated.edit(name, store=self.random.choice(("memory://simulated", OTHER_STORE)))
-        elif action == "edit refused":
-            self.simulated.edit(name, **self.random.choice(list(REFUSED_EDITS.values())))
-        elif action == "edit back":
-            self.simulated.edit(name, budgett=None, execution={"image": "trainer:1"}, grid=SMALL["grid"])
-        elif action == "pause":
-            self.simulated.edit(name, paused=self.random.random() < 0.5)
-
-
-ACTIONS = (
-    "create", "create", "start pods", "start pods", "end pods", "kill pods", "new controller", "pass time", "delete", "finalize",
-    "edit store", "edit refused", "edit back", "pause", "reconcile", "reconcile", "reconcile",
-)  # fmt: skip
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32), st.sampled_from((0.01, 0.2, 5.0)), st.booleans(), st.lists(st.sampled_from(ACTIONS), min_size=5, max_size=40))
-def test_random_histories_are_billed_in_full_and_stopped_at_the_cap(seed: int, cap: float, renews: bool, actions: list[str]) -> None:
-    history = History(seed, cap, renews)
-    history.act("create")
-    history.reconcile()
-    history.act("start pods")
-    for action in actions:
-        if action == "reconcile":
-            history.reconcile()
-        else:
-            history.act(action)
-    history.reconcile()

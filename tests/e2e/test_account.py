@@ -20,7 +20,7 @@ from tests.e2e.survival import SINGLE, Controller, Sandbox, Trial, recipe, stage
 pytestmark = pytest.mark.cluster
 
 GPUS = 8
-# Less than one pod costs: it holds its GPUs for some seconds
+# Lower than the cost of one pod, which holds its GPUs for several seconds
 CAP_HOURS = 0.001
 ON_GPUS: Document = {"gpusPerPod": {"0.01M": GPUS}}
 

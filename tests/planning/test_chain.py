@@ -142,7 +142,7 @@ def test_stage_of_one_batch_has_one_step() -> None:
 @settings(max_examples=50)
 @given(steps=st.integers(20, 400), percent=st.integers(5, 60), code=st.integers(1, 99))
 def test_windows_read_are_those_of_the_state_that_is_evaluated(steps: int, percent: int, code: int) -> None:
-    """The decay leaf counts its windows anew from the branch, so it can read other numbers than the stable part to the same length."""
+    """The decay leaf counts its windows from the branch, so its numbers can differ from those of a stable part of the same length."""
     document = study_spec("store", ["0.03M"])
     document["recipes"][0]["stages"] = document["recipes"][0]["stages"][:1]
     document["evaluation"]["after"] = ["pretrain"]
@@ -160,7 +160,7 @@ def test_windows_read_are_those_of_the_state_that_is_evaluated(steps: int, perce
 
 @pytest.mark.parametrize("fingerprints", [("a" * 64, "b" * 64), ("b" * 64, "a" * 64)])
 def test_windows_read_are_sorted_by_prepare_digest(fingerprints: tuple[str, str]) -> None:
-    """The order is part of the plan, whose digest may not depend on the order in which the stages name their sources."""
+    """The plan's digest does not depend on the order in which a stage lists its sources."""
     document = study_spec("store", ["0.03M"])
     for source, fingerprint in zip(document["data"]["sources"], fingerprints, strict=True):
         source["fingerprint"] = fingerprint

@@ -43,7 +43,7 @@ def test_prepare_tasks_cost_nothing(price: Price) -> None:
 
 @pytest.mark.parametrize("price", [H100, MEASURED])
 def test_evaluation_costs_the_forward_pass_of_full_windows(price: Price) -> None:
-    """A third of the FLOPs of training on them. Seconds per training token say nothing about it."""
+    """A third of the FLOPs of training on them. It does not depend on the measured seconds per training token."""
     for task in of_kind(TaskKind.EVALUATE):
         assert isinstance(task.task, EvaluateTask)
         documents = 300 if task.task.suite == "bpb" else 2000

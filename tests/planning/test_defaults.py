@@ -87,7 +87,7 @@ def test_tokenizer_file_is_identified_by_its_hash() -> None:
     ("window", "context", "continuation"), [(4096, 256, 64), (512, 256, 64), (510, 255, 64), (256, 128, 64), (254, 127, 63), (8, 4, 2)]
 )
 def test_continuation_items_fit_in_half_and_a_quarter_of_a_window(window: int, context: int, continuation: int) -> None:
-    """They are part of a task's identity: with other numbers, every finished evaluation would be done again."""
+    """They are part of a task's identity: other numbers would repeat every finished evaluation."""
     assert source_items("continuation", "digest", 100, window) == {
         "source": "digest", "documents": 100, "context": context, "continuation": continuation, "choices": 4, "seed": 0,
     }  # fmt: skip

@@ -131,7 +131,7 @@ def test_a_recreated_study_is_billed_only_for_new_leases() -> None:
     account.settle(account.entry("mine", "uid-2", "store"), leases, at(300))
     assert account.billed == 100
     account.settle(account.entry("mine", "uid-2", "store"), [*leases, LeasedTime("q", at(400), 50.0)], at(500))
-    assert (account.billed, account.billed_to("uid-2")) == (150, 50)
+    assert (account.billed, account.billed_by_study()["uid-2"]) == (150, 50)
 
 
 def test_a_killed_attempt_costs_its_time_until_the_end_that_argo_recorded() -> None:

@@ -43,7 +43,7 @@ def test_only_training_that_took_time_has_a_speed() -> None:
 
 
 def test_remaining_evaluations_take_the_mean_time_of_the_finished_ones() -> None:
-    """Attempts that have not finished say nothing about the whole time."""
+    """Unfinished attempts do not show the time of a whole task."""
     done = PREPARED | set(TRAINS) | set(EVALUATIONS[:2])
     leases: dict[str, ObservedLease] = {TRAINS[0]: replace(lease(), seconds=1.0, trained=512)}
     for digest, seconds in zip(EVALUATIONS[:3], (10.0, 20.0, 500.0), strict=True):

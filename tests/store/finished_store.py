@@ -27,26 +27,10 @@ from orchestrator.local.workers import Inbox
 from orchestrator.store import Store, addresses, artifacts, checkpoints, metrics, open_store, records
 from orchestrator.store.maintenance import write_gc_report
 from orchestrator.store.plans import current
+from tests import small_study
 
-STUDY = """\
-apiVersion: scaling-study.dev/v1alpha1
-kind: ScalingStudy
-metadata: {name: small}
-spec:
-  store: store
-  grid: {sizes: ["0.03M"], codePercent: [50], seeds: [1]}
-  data:
-    tokenizer: {train: {vocabulary: 1024, bytes: 1M, weights: {text: 50, code: 50}}}
-    sources:
-    - {name: text, group: text, path: text}
-    - {name: code, group: code, path: code}
-  training: {sequenceLength: 128, precision: fp32, schedule: {warmup: 8K}}
-  recipes:
-  - name: scratch
-    stages:
-    - {name: pretrain, tokens: 100K, mixture: {codePercent: grid, code: {code: 100}, text: {text: 100}}}
-  evaluation: {after: [pretrain], suites: [bpb]}
-"""
+# One cell of the two
+STUDY = small_study.STUDY.replace("codePercent: [0, 50]", "codePercent: [50]")
 TOKENS_PER_SOURCE = 1_000_000
 
 

@@ -9,27 +9,7 @@ from orchestrator.planning.repetition import SourceTokens
 from orchestrator.store.addresses import plan_key, study_key
 from orchestrator.store.plans import current, versions
 from orchestrator.study.opening import freeze_plan, known_tokens, open_study, paths_by_fingerprint, store_address
-
-STUDY = """\
-apiVersion: scaling-study.dev/v1alpha1
-kind: ScalingStudy
-metadata: {name: small}
-spec:
-  store: store
-  grid: {sizes: ["0.03M"], codePercent: [0, 50], seeds: [1]}
-  data:
-    tokenizer: {train: {vocabulary: 1024, bytes: 1M, weights: {text: 50, code: 50}}}
-    sources:
-    - {name: text, group: text, path: text}
-    - {name: code, group: code, path: code}
-  training: {sequenceLength: 128, precision: fp32, schedule: {warmup: 8K}}
-  recipes:
-  - name: scratch
-    stages:
-    - {name: pretrain, tokens: 100K, mixture: {codePercent: grid, code: {code: 100}, text: {text: 100}}}
-  evaluation: {after: [pretrain], suites: [bpb]}
-  budget: {gpuHours: 10}
-"""
+from tests.small_study import STUDY
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import json
-import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,13 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainer.context import Outcome, Stopped
 from trainer.data.sources import PreparedSource
-from trainer.prepare import Sizes, readers
+from trainer.prepare import Sizes
 from trainer.prepare.tokenizer import END_OF_TEXT
 
 from orchestrator.contract.tasks import Reader, Task
 from orchestrator.errors import StoreUnavailable, TaskRefused
 from orchestrator.store import Store, open_store
-from orchestrator.store.corpora import expand, opened
 from orchestrator.store.leases import history
 from orchestrator.store.memory import Fault, InMemoryObjects, in_memory_store
 from orchestrator.store.records import create_task
@@ -145,44 +143,6 @@ def test_file_that_does_not_have_the_format_of_its_name_is_refused(name: str, co
     path = workplace.write(name, content)
     with pytest.raises(TaskRefused, match=f"{name}.*{message}"):
         workplace.attempt(workplace.task(path))
-
-
-SMALL_FILES_WITH_A_LONG_LINE: dict[str, Callable[[bytes], bytes]] = {
-    "long.jsonl": lambda content: content,
-    "long.jsonl.gz": gzip.compress,
-    "long.jsonl.zst": zstandard.compress,
-}
-
-
-@pytest.mark.parametrize("name", SMALL_FILES_WITH_A_LONG_LINE)
-def test_line_above_the_limit_is_refused_by_file_and_line(name: str, workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "_LONGEST_LINE", 2**20)
-    longest = lines_of(["a" * (2**20 - len(lines_of([""])))])
-    assert len(longest) == 2**20
-    pack = SMALL_FILES_WITH_A_LONG_LINE[name]
-    assert workplace.prepared(workplace.write(f"whole-{name}", pack(longest + longest)), held_out_one_in=10**6).results["documents"] == 2
-    path = workplace.write(name, pack(longest + b'{"text": "' + b"a" * 2**20))
-    with pytest.raises(TaskRefused, match=rf"{name}:2: the line is longer than 1,048,576 bytes"):
-        workplace.attempt(workplace.task(path))
-
-
-@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gz", "zst"])
-def test_memory_for_a_compressed_giant_line_is_bounded(
-    pack: Callable[[bytes], bytes], workplace: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(readers, "_LONGEST_LINE", 2**20)
-    monkeypatch.setattr(readers, "_COMPRESSED_CHUNK", 2**8)
-    kind = "gz" if pack is gzip.compress else "zst"
-    path = workplace.write(f"giant.jsonl.{kind}", pack(b'{"text": "' + b"a" * 2**27))
-    (file,) = expand(str(path), path.parent)
-    tracemalloc.start()
-    try:
-        with opened(file) as stream, pytest.raises(TaskRefused, match=rf"giant\.jsonl\.{kind}:1: the line is longer"):
-            list(readers.records(stream, file, READER))
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 2**25, f"{peak:,} bytes for a line of {2**27:,}"
 
 
 @pytest.mark.parametrize(

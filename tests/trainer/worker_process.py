@@ -21,7 +21,7 @@ FAKE_WORKER = (sys.executable, str(FOLDER / "fake_worker.py"))
 
 
 class Process(Protocol):
-    """The part of `subprocess.Popen` that a worker needs."""
+    """The methods of `subprocess.Popen` that a worker uses."""
 
     @property
     def pid(self) -> int: ...

@@ -1,6 +1,6 @@
-"""Find damage that costs no result: of leases, of files for information, and names that no object has.
+"""Find damage that affects no result: damaged leases, damaged informational files, and file names that are not keys.
 
-Called by `verify`. A bucket takes tens of milliseconds per object, so that the files are read concurrently.
+Called by `verify`. A bucket takes tens of milliseconds per object, so the files are read concurrently.
 """
 
 import re
@@ -39,7 +39,7 @@ class Finding:
 
 
 def notes(store: Store, keys: Iterable[str]) -> Iterator[Finding]:
-    """Yield the damaged documents among `keys` that decide no result, attempts without a lease, and names that are not UTF-8."""
+    """Yield damaged documents among `keys` that do not affect results, attempts without a lease, and names that are not UTF-8."""
     found = list(keys)
     documents = [(key, *how) for key in found if (how := _how_to_read(key)) is not None]
     with ThreadPoolExecutor(_THREADS) as threads:

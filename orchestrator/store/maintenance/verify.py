@@ -1,7 +1,7 @@
 """Verify a store: read every object that something refers to, and check it against its hash.
 
-Called by `scaling-study store verify`. Damage that counts costs a result or stops a run: of plans, versions of studies, records and their
-artifacts, needed checkpoints, effective metrics. Damage of an object that nothing needs any more is reported as a note.
+Called by `scaling-study store verify`. Damage counts if it affects a result or stops a run: damage to plans, versions of studies, records
+and their artifacts, needed checkpoints, and metrics in the report. Damage to an object that is no longer needed is reported as a note.
 """
 
 import re
@@ -49,7 +49,7 @@ _VERSION: Final = re.compile(rf"{STUDIES}/(.+)/(\d+)\.json")
 
 
 def verify(store: Store, repair: bool) -> list[Finding]:
-    """Read and hash every object that counts. With `repair`, quarantine damaged ones under their lease, and restore what others prove."""
+    """Read and hash every object that counts. With `repair`, quarantine damaged ones under their lease, and restore what can be derived."""
     with TemporaryDirectory(prefix="scaling-study-verify-") as scratch:
         check = _Check(store, repair, Path(scratch))
         return [
@@ -107,7 +107,7 @@ class _Check:
             yield self._quarantine_objects(replace(finding, counts=self._is_newest(name, number)), [key])
 
     def _unnamed_plans(self) -> Iterator[Finding]:
-        """Plans that no version refers to: the newest version was deleted, or a run was killed before it wrote the version."""
+        """Yield plans that no version refers to: the newest version was deleted, or a run was killed before it wrote the version."""
         named = {version.plan for version in self._versions.values()}
         for digest, plan in sorted(self._plans.items()):
             numbers = self._numbers.get(plan.study, [])
@@ -120,7 +120,7 @@ class _Check:
 
     @cached_property
     def _numbers(self) -> dict[str, list[int]]:
-        """The version numbers of each study, ascending."""
+        """Return the version numbers of each study, ascending."""
         numbers: dict[str, list[int]] = {}
         for key in self._under(STUDIES):
             if match := _VERSION.fullmatch(key):
@@ -129,7 +129,7 @@ class _Check:
 
     @cached_property
     def _versions(self) -> dict[tuple[str, int], StudyVersion]:
-        """The readable versions by study and number."""
+        """Return the readable versions by study and number."""
         found = {}
         for name, numbers in self._numbers.items():
             for number in numbers:
@@ -174,7 +174,7 @@ class _Check:
         return self._quarantine(finding, root, digest=digest)
 
     def _pointer_of(self, digest: str, record: Record) -> Iterator[Finding]:
-        """The pointer to the state that a recorded train task has reached: evaluations and later stages find it there."""
+        """Check the pointer to the final state of a recorded train task, which evaluations and later stages read."""
         task = _task_of(record)
         if not isinstance(task, TrainTask) or not record.artifacts:
             return
@@ -206,7 +206,7 @@ class _Check:
                 continue
 
     def _restore_task(self, finding: Finding, digest: str) -> Finding:
-        """A task's identity is also in its record and in the plans; nothing reads the file of a task that is done."""
+        """Restore a task.json from the plan or the record, which contain the identity too. It is not needed once the task is done."""
         record = self._records.get(digest)
         known = self._planned.get(digest) or (_task_of(record) if record else None)
         finding = replace(finding, counts=record is None and (digest in self._planned or not self._plans))
@@ -264,7 +264,7 @@ class _Check:
             return str(problem)
 
     def _is_needed(self, root: str, tokens: int) -> bool:
-        """Whether a plan, record or lease needs a checkpoint; every one counts while a plan is damaged."""
+        """Return whether a plan, record or lease needs a checkpoint. While a plan is damaged, every checkpoint counts as needed."""
         return bool(self._bad_plans) or tokens in self._needed.get(root, set())
 
     @cached_property
@@ -290,7 +290,7 @@ class _Check:
                 yield Finding(key, str(problem), self._repair, "its rows are lost; results are not affected", counts)
 
     def _is_effective(self, root: str, attempt: int) -> bool:
-        """Whether the report draws the metrics of an attempt."""
+        """Return whether the report shows the metrics of an attempt."""
         try:
             return attempt in effective_attempts(self._store, root)
         except Damaged:

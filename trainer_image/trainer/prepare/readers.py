@@ -45,15 +45,21 @@ _COMPRESSED_CHUNK: Final = 1 << 12
 _PARQUET_ROWS: Final = 1024
 
 
-def records(stream: BinaryIO, file: CorpusFile, reader: Reader) -> Iterator[Entry]:
-    """Yield every record of a file in order. Raises TaskRefused if the file is not of the format of its name."""
+def records(
+    stream: BinaryIO, file: CorpusFile, reader: Reader, *, longest_line: int = _LONGEST_LINE, chunk: int = _COMPRESSED_CHUNK
+) -> Iterator[Entry]:
+    """Yield every record of a file in order.
+
+    `longest_line`: maximum bytes of a line. `chunk`: bytes of a zst file that are decompressed at once. Raises TaskRefused if the file is
+    not of the format of its name.
+    """
     match file.kind.reader:
         case files.JSON_LINES:
-            return _json_lines(_lines(stream, file), file, reader.column)
+            return _json_lines(_lines(stream, file, longest_line), file, reader.column)
         case files.JSON_LINES_GZ:
-            return _json_lines(_gunzipped(stream, file), file, reader.column)
+            return _json_lines(_gunzipped(stream, file, longest_line), file, reader.column)
         case files.JSON_LINES_ZST:
-            return _json_lines(_unzstandard(stream, file), file, reader.column)
+            return _json_lines(_unzstandard(stream, file, longest_line, chunk), file, reader.column)
         case files.PARQUET:
             return _parquet(stream, file, reader.column)
         case files.TEXT:
@@ -124,33 +130,33 @@ def _checked(text: object) -> Entry:
     return _kept(text)
 
 
-def _lines(stream: BinaryIO | gzip.GzipFile, file: CorpusFile) -> Iterator[bytes]:
+def _lines(stream: BinaryIO | gzip.GzipFile, file: CorpusFile, longest: int) -> Iterator[bytes]:
     """Yield the lines of a stream. Raises TaskRefused for a line above the limit, before more of it is in memory."""
     for number in count(1):
-        line = stream.readline(_LONGEST_LINE + 1)
+        line = stream.readline(longest + 1)
         if not line:
             return
-        if len(line) > _LONGEST_LINE:
+        if len(line) > longest:
             raise TaskRefused(
-                f"{file.name}:{number}: the line is longer than {_LONGEST_LINE:,} bytes, the limit for one document; "
+                f"{file.name}:{number}: the line is longer than {longest:,} bytes, the limit for one document; "
                 "write one JSON object per line, and split larger documents"
             )
         yield line
 
 
-def _gunzipped(stream: BinaryIO, file: CorpusFile) -> Iterator[bytes]:
+def _gunzipped(stream: BinaryIO, file: CorpusFile, longest_line: int) -> Iterator[bytes]:
     try:
         with gzip.open(stream) as content:
-            yield from _lines(content, file)
+            yield from _lines(content, file, longest_line)
     except (EOFError, gzip.BadGzipFile, zlib.error) as problem:
         raise TaskRefused(f"{file.name}: is not a complete gzip file: {problem}; download it again and plan again") from problem
 
 
-def _unzstandard(stream: BinaryIO, file: CorpusFile) -> Iterator[bytes]:
+def _unzstandard(stream: BinaryIO, file: CorpusFile, longest_line: int, chunk: int) -> Iterator[bytes]:
     import zstandard
 
     try:
-        yield from _lines(io.BufferedReader(_ZstandardFrames(stream, file), 1 << 20), file)
+        yield from _lines(io.BufferedReader(_ZstandardFrames(stream, file, chunk), 1 << 20), file, longest_line)
     except zstandard.ZstdError as problem:
         raise TaskRefused(f"{file.name}: is not a complete zst file: {problem}; download it again and plan again") from problem
 
@@ -158,10 +164,10 @@ def _unzstandard(stream: BinaryIO, file: CorpusFile) -> Iterator[bytes]:
 class _ZstandardFrames(io.RawIOBase):
     """Stream of concatenated zstd frames. The library's own reader treats a truncated frame as the end of the file."""
 
-    def __init__(self, stream: BinaryIO, file: CorpusFile) -> None:
+    def __init__(self, stream: BinaryIO, file: CorpusFile, chunk: int) -> None:
         import zstandard
 
-        self._stream, self._file = stream, file
+        self._stream, self._file, self._chunk_bytes = stream, file, chunk
         self._library = zstandard.ZstdDecompressor(max_window_size=1 << 31)
         self._frame: Any = None
         self._rest, self._ready = b"", memoryview(b"")
@@ -171,7 +177,7 @@ class _ZstandardFrames(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - as typeshed has it
         while not self._ready:
-            chunk = self._rest or self._stream.read(_COMPRESSED_CHUNK)
+            chunk = self._rest or self._stream.read(self._chunk_bytes)
             if not chunk:
                 return self._end()
             self._ready = memoryview(self._decompressed(chunk))
